@@ -1,0 +1,3 @@
+//! The `metal-candle` command-line tool.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! How operations run: one folder a backend.
+
+pub mod cpu;

@@ -1,0 +1,9 @@
+//! LoRA fine-tuning and inference of transformer models.
+
+pub mod backend;
+pub mod error;
+pub mod models;
+pub mod tensor;
+pub mod training;
+
+pub use error::{Error, Result};

@@ -1,0 +1,1 @@
+//! Model files: configuration, weights, tokenizer, chat template, and one file a family.

@@ -1,0 +1,1 @@
+//! LoRA training: adapters, data, schedule, checkpoints, the trainer.
