@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod error;
 pub mod models;
+pub mod ops;
 pub mod tensor;
 pub mod training;
 

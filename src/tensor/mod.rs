@@ -2,8 +2,10 @@
 
 mod dtype;
 mod host;
+pub(crate) mod layout;
 mod shape;
 
 pub use dtype::{DType, Element};
 pub use host::HostTensor;
+pub use layout::Layout;
 pub use shape::{Shape, TensorSpec};
