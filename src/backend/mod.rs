@@ -1,3 +1,166 @@
-//! How operations run: one folder a backend.
+//! How operations run: devices, compiled programs, and one folder a backend.
 
 pub mod cpu;
+mod program;
+pub mod reference;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub use program::Program;
+use program::{Cache, Compiled, Structure};
+
+use crate::graph::{Graph, LazyTensor, Operand, Plan};
+use crate::ops::Op;
+use crate::tensor::{Buffer, HostTensor, Parameter, TensorSpec};
+use crate::{Error, Result};
+
+/// What a backend must do.
+pub trait Backend: Send + Sync {
+    /// The device's name, for messages.
+    fn name(&self) -> String;
+
+    /// Memory filled with zeros.
+    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>>;
+
+    /// A buffer with the content of a host tensor, without a copy where the device can read it in place.
+    fn adopt(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
+        let buffer = self.allocate(tensor.bytes().len())?;
+        buffer.write(0, tensor.bytes())?;
+        Ok(buffer)
+    }
+
+    /// Working memory that an operation wants, in bytes.
+    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize;
+
+    /// Chooses kernels for every step. An operation or dtype without a kernel is an error that names it.
+    fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>>;
+}
+
+/// A plan made ready for a device.
+pub trait Executable: Send + Sync {
+    /// Takes the inputs, runs all steps, waits for them and hands over the outputs. Nothing is allocated.
+    fn run(&self, io: &mut dyn Io) -> Result<()>;
+}
+
+/// The host's side of a run.
+pub trait Io {
+    /// The bytes of the plan's input `index`.
+    fn input(&self, index: usize) -> &[u8];
+    /// Receives the bytes of the plan's output `index`.
+    fn output(&mut self, index: usize, bytes: &[u8]);
+}
+
+/// A device with its compiled plans. Cloning gives another handle of the same device.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    backend: Box<dyn Backend>,
+    cache: Cache,
+    compilations: AtomicUsize,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Device({})", self.name())
+    }
+}
+
+impl Device {
+    /// The CPU with this many threads; 0 means as many as there are cores.
+    pub fn cpu(threads: usize) -> Result<Self> {
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads if threads > 1024 => {
+                return Err(Error::invalid("threads", format!("{threads} is more than 1024")));
+            }
+            threads => threads,
+        };
+        Ok(Self::new(Box::new(cpu::Cpu::new(threads))))
+    }
+
+    /// The operations' scalar definitions in f64: slow, and the measure of every other device.
+    pub fn reference() -> Self {
+        Self::new(Box::new(reference::Definitions::default()))
+    }
+
+    /// A device from its backend.
+    pub fn new(backend: Box<dyn Backend>) -> Self {
+        Self(Arc::new(Inner { backend, cache: Cache::default(), compilations: AtomicUsize::new(0) }))
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> String {
+        self.0.backend.name()
+    }
+
+    /// Memory filled with zeros.
+    pub fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>> {
+        self.0.backend.allocate(bytes)
+    }
+
+    /// A tensor on the device with this value. A frozen one may use the host's memory in place.
+    pub fn parameter(
+        &self,
+        name: impl Into<String>,
+        value: &HostTensor,
+        trainable: bool,
+    ) -> Result<Parameter> {
+        let buffer = if trainable {
+            let buffer = self.0.backend.allocate(value.bytes().len())?;
+            buffer.write(0, value.bytes())?;
+            buffer
+        } else {
+            self.0.backend.adopt(value)?
+        };
+        Parameter::new(name, value.spec().clone(), trainable, buffer, 0)
+    }
+
+    /// A frozen tensor of zeros that programs may update: a cache, an optimizer's state.
+    pub fn state(&self, name: impl Into<String>, spec: TensorSpec) -> Result<Parameter> {
+        let buffer = self.0.backend.allocate(spec.bytes())?;
+        Parameter::new(name, spec, false, buffer, 0)
+    }
+
+    /// The plan of a computation on this device, without compiling it.
+    pub fn plan(&self, graph: &Graph, outputs: &[LazyTensor], updates: &[LazyTensor]) -> Result<Plan> {
+        Plan::new(graph, outputs, updates, &|op, inputs, specs| self.0.backend.scratch(op, inputs, specs))
+    }
+
+    /// Compiles the computation of `outputs`, and of `updates`, which are computed for their effect on
+    /// parameters. A recording of the same structure on the same parameters is compiled once.
+    pub fn compile(&self, graph: &Graph, outputs: &[LazyTensor], updates: &[LazyTensor]) -> Result<Program> {
+        let (structure, constants) = Structure::of(graph, outputs, updates)?;
+        let compiled = match self.0.cache.get(&structure) {
+            Some(compiled) => compiled,
+            None => {
+                let plan = self.plan(graph, outputs, updates)?;
+                let executable = self.0.backend.compile(&plan)?;
+                self.0.compilations.fetch_add(1, Ordering::Relaxed);
+                let compiled = Arc::new(Compiled::new(plan, executable));
+                self.0.cache.put(structure, Arc::clone(&compiled));
+                compiled
+            }
+        };
+        Ok(Program::new(compiled, constants))
+    }
+
+    /// Computes tensors of one graph that has no inputs.
+    pub fn eval(&self, tensors: &[LazyTensor]) -> Result<Vec<HostTensor>> {
+        let Some(first) = tensors.first() else { return Ok(Vec::new()) };
+        self.compile(first.graph(), tensors, &[])?.run(&[])
+    }
+
+    /// How many plans were compiled so far; those found in the cache do not count.
+    pub fn compilations(&self) -> usize {
+        self.0.compilations.load(Ordering::Relaxed)
+    }
+}
+
+impl LazyTensor {
+    /// Computes this tensor; its graph must have no inputs.
+    pub fn eval(&self, device: &Device) -> Result<HostTensor> {
+        Ok(device.eval(std::slice::from_ref(self))?.remove(0))
+    }
+}

@@ -1,6 +1,54 @@
-//! The CPU backend.
+//! The CPU backend: a flat list of kernel calls on arena offsets, run by threads that stay awake within a step.
 
 pub(crate) mod attention;
+mod executor;
 pub(crate) mod matmul;
+mod memory;
 pub(crate) mod pool;
 pub(crate) mod rows;
+
+use std::sync::Arc;
+
+use super::{Backend, Executable};
+use crate::Result;
+use crate::graph::{Operand, Plan};
+use crate::ops::Op;
+use crate::tensor::{Buffer, HostTensor, TensorSpec};
+use memory::{Arena, CpuBuffer};
+use pool::Pool;
+
+/// The CPU backend.
+pub struct Cpu {
+    pool: Arc<Pool>,
+    arena: Arena,
+}
+
+impl Cpu {
+    /// With this many threads, the calling one among them.
+    pub(super) fn new(threads: usize) -> Self {
+        Self { pool: Arc::new(Pool::new(threads)), arena: Arena::default() }
+    }
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> String {
+        "cpu".to_owned()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>> {
+        Ok(Arc::new(CpuBuffer::new(bytes, &self.arena)?))
+    }
+
+    fn adopt(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
+        Ok(Arc::new(CpuBuffer::adopt(tensor, &self.arena)))
+    }
+
+    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
+        executor::scratch(&self.pool, op, inputs, outputs)
+    }
+
+    fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {
+        self.arena.reserve(plan.arena_bytes)?;
+        executor::compile(&self.pool, &self.arena, plan)
+    }
+}

@@ -1,0 +1,239 @@
+//! Compiled programs and the cache that keeps them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Executable, Io};
+use crate::graph::{Graph, LazyTensor, Plan, Source};
+use crate::ops::{Op, Value};
+use crate::tensor::{HostTensor, TensorSpec};
+use crate::{Error, Result};
+
+/// How many compiled plans a device keeps; the one unused for longest goes first.
+const CACHED_PLANS: usize = 64;
+
+/// A plan with its kernels.
+pub(super) struct Compiled {
+    plan: Plan,
+    executable: Box<dyn Executable>,
+    /// For each input of the plan: given at a run, or a constant of the recording.
+    sources: Vec<InputSource>,
+}
+
+#[derive(Clone, Copy)]
+enum InputSource {
+    Given(usize),
+    Constant(usize),
+}
+
+impl Compiled {
+    pub(super) fn new(mut plan: Plan, executable: Box<dyn Executable>) -> Self {
+        let (mut given, mut constants) = (0, 0);
+        let mut sources = Vec::new();
+        for input in &mut plan.inputs {
+            // The value belongs to one recording; the plan serves all of the same structure.
+            if input.constant.take().is_some() {
+                sources.push(InputSource::Constant(constants));
+                constants += 1;
+            } else {
+                sources.push(InputSource::Given(given));
+                given += 1;
+            }
+        }
+        Self { plan, executable, sources }
+    }
+}
+
+/// A recorded step, ready to be replayed.
+#[derive(Clone)]
+pub struct Program {
+    compiled: Arc<Compiled>,
+    constants: Vec<HostTensor>,
+}
+
+impl Program {
+    pub(super) fn new(compiled: Arc<Compiled>, constants: Vec<HostTensor>) -> Self {
+        Self { compiled, constants }
+    }
+
+    /// What runs, and where everything lies.
+    pub fn plan(&self) -> &Plan {
+        &self.compiled.plan
+    }
+
+    /// Names and specs of the inputs, in the order in which `run` takes them.
+    pub fn inputs(&self) -> Vec<(&str, TensorSpec)> {
+        let plan = &self.compiled.plan;
+        plan.inputs
+            .iter()
+            .zip(&self.compiled.sources)
+            .filter(|(_, source)| matches!(source, InputSource::Given(_)))
+            .map(|(input, _)| (input.name.as_str(), input.operand.spec()))
+            .collect()
+    }
+
+    /// Runs the program and returns its outputs in new tensors.
+    pub fn run(&self, inputs: &[&HostTensor]) -> Result<Vec<HostTensor>> {
+        let mut outputs = self.outputs();
+        self.run_into(inputs, &mut outputs)?;
+        Ok(outputs)
+    }
+
+    /// Tensors that fit [`Program::run_into`].
+    pub fn outputs(&self) -> Vec<HostTensor> {
+        self.compiled.plan.outputs.iter().map(|operand| HostTensor::zeros(operand.spec())).collect()
+    }
+
+    /// Runs the program and writes its outputs into tensors made by [`Program::outputs`]. Nothing is allocated.
+    pub fn run_into(&self, inputs: &[&HostTensor], outputs: &mut [HostTensor]) -> Result<()> {
+        self.check(inputs, outputs)?;
+        let mut io = Tensors { program: self, inputs, outputs };
+        self.compiled.executable.run(&mut io)
+    }
+
+    fn check(&self, inputs: &[&HostTensor], outputs: &[HostTensor]) -> Result<()> {
+        let plan = &self.compiled.plan;
+        let given = plan
+            .inputs
+            .iter()
+            .zip(&self.compiled.sources)
+            .filter(|(_, source)| matches!(source, InputSource::Given(_)))
+            .map(|(input, _)| input);
+        let expected = plan.inputs.len() - self.constants.len();
+        if inputs.len() != expected {
+            return Err(Error::invalid("run", format!("takes {expected} inputs, {} given", inputs.len())));
+        }
+        for (tensor, input) in inputs.iter().zip(given) {
+            let (dtype, shape) = (input.operand.dtype, &input.operand.layout.shape);
+            if tensor.dtype() != dtype || tensor.shape() != shape {
+                let message = format!("must be {dtype}{shape}, is {}", tensor.spec());
+                return Err(Error::invalid(format!("input '{}'", input.name), message));
+            }
+        }
+        let fits = outputs.len() == plan.outputs.len()
+            && outputs.iter().zip(&plan.outputs).all(|(tensor, operand)| {
+                tensor.dtype() == operand.dtype && tensor.shape() == &operand.layout.shape
+            });
+        if fits {
+            Ok(())
+        } else {
+            Err(Error::invalid("run", "the outputs were not made by Program::outputs"))
+        }
+    }
+}
+
+struct Tensors<'a> {
+    program: &'a Program,
+    inputs: &'a [&'a HostTensor],
+    outputs: &'a mut [HostTensor],
+}
+
+impl Io for Tensors<'_> {
+    fn input(&self, index: usize) -> &[u8] {
+        match self.program.compiled.sources[index] {
+            InputSource::Given(given) => self.inputs[given].bytes(),
+            InputSource::Constant(constant) => self.program.constants[constant].bytes(),
+        }
+    }
+
+    fn output(&mut self, index: usize, bytes: &[u8]) {
+        self.outputs[index].bytes_mut().copy_from_slice(bytes);
+    }
+}
+
+/// What decides whether two recordings run the same plan: their reachable nodes with constants and inputs
+/// reduced to specs.
+#[derive(PartialEq, Eq, Hash)]
+pub(super) struct Structure {
+    nodes: Vec<(Leaf, Vec<Value>)>,
+    outputs: Vec<Value>,
+    updates: Vec<Value>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+enum Leaf {
+    Input(String, TensorSpec),
+    Constant(TensorSpec),
+    Parameter(usize),
+    Operation(Op),
+}
+
+impl Structure {
+    /// The structure, and the constants in the order of the plan's inputs.
+    pub(super) fn of(
+        graph: &Graph,
+        outputs: &[LazyTensor],
+        updates: &[LazyTensor],
+    ) -> Result<(Self, Vec<HostTensor>)> {
+        if outputs.iter().chain(updates).any(|tensor| !tensor.graph().is(graph)) {
+            return Err(Error::invalid("compile", "an output belongs to another graph"));
+        }
+        let nodes = graph.nodes();
+        let mut live = vec![false; nodes.list.len()];
+        for tensor in outputs.iter().chain(updates) {
+            live[tensor.value().node] = true;
+        }
+        for index in (0..nodes.list.len()).rev() {
+            live[index] |= matches!(nodes.list[index].source, Source::Input(_));
+            if live[index] {
+                nodes.list[index].inputs.iter().for_each(|input| live[input.node] = true);
+            }
+        }
+        let mut number = vec![0; nodes.list.len()];
+        let mut entries = Vec::new();
+        let mut constants = Vec::new();
+        for (index, node) in nodes.list.iter().enumerate().filter(|&(index, _)| live[index]) {
+            number[index] = entries.len();
+            let inputs =
+                node.inputs.iter().map(|value| Value { node: number[value.node], ..*value }).collect();
+            let leaf = match &node.source {
+                Source::Input(name) => Leaf::Input(name.clone(), node.outputs[0].clone()),
+                Source::Constant(tensor) => {
+                    constants.push(tensor.clone());
+                    Leaf::Constant(tensor.spec().clone())
+                }
+                Source::Parameter(parameter) => Leaf::Parameter(parameter.identity()),
+                Source::Operation(op) => Leaf::Operation(op.clone()),
+            };
+            entries.push((leaf, inputs));
+        }
+        let renumbered = |tensors: &[LazyTensor]| {
+            tensors.iter().map(|t| Value { node: number[t.value().node], port: t.value().port }).collect()
+        };
+        let structure = Self { nodes: entries, outputs: renumbered(outputs), updates: renumbered(updates) };
+        Ok((structure, constants))
+    }
+}
+
+/// Compiled plans by structure, the least recently used one leaving first.
+#[derive(Default)]
+pub(super) struct Cache(Mutex<Entries>);
+
+#[derive(Default)]
+struct Entries {
+    plans: HashMap<Structure, (Arc<Compiled>, u64)>,
+    clock: u64,
+}
+
+impl Cache {
+    pub(super) fn get(&self, structure: &Structure) -> Option<Arc<Compiled>> {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.clock += 1;
+        let now = entries.clock;
+        entries.plans.get_mut(structure).map(|(compiled, used)| {
+            *used = now;
+            Arc::clone(compiled)
+        })
+    }
+
+    pub(super) fn put(&self, structure: Structure, compiled: Arc<Compiled>) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.clock += 1;
+        let now = entries.clock;
+        entries.plans.insert(structure, (compiled, now));
+        if entries.plans.len() > CACHED_PLANS {
+            let oldest = entries.plans.values().map(|&(_, used)| used).min();
+            entries.plans.retain(|_, &mut (_, used)| Some(used) != oldest);
+        }
+    }
+}
