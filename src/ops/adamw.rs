@@ -10,8 +10,9 @@ use crate::{Error, Result};
 /// `p ← p − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + eps)`, with g the gradient times `factor`.
 ///
 /// Inputs: for every tensor p, g, m, v (f32, one shape), then hyper f32 `[3]`: lr, the step t counted from 1,
-/// factor; and the gradients' global norm f32 `[1]` if `max_norm` is set: factor is then multiplied by
-/// `min(1, max_norm / (factor·norm + 1e-6))`. Outputs: p, m, v of every tensor, updated in place.
+/// factor; and the gradients' global norm f32 `[1]`. The factor is multiplied by
+/// `min(1, max_norm / (factor·norm + 1e-6))`, and if it is not finite then, nothing changes: a broken step leaves
+/// the last good state. Outputs: p, m, v of every tensor, updated in place.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AdamW {
     /// Decay of the mean.
@@ -22,14 +23,14 @@ pub struct AdamW {
     pub eps: Real,
     /// Weight decay.
     pub weight_decay: Real,
-    /// Gradients are scaled down to this norm.
-    pub max_norm: Option<Real>,
+    /// Gradients are scaled down to this norm; infinity for no limit.
+    pub max_norm: Real,
 }
 
 impl AdamW {
     /// How many tensors are updated.
     pub(crate) fn tensors(&self, inputs: usize) -> usize {
-        (inputs - 1 - usize::from(self.max_norm.is_some())) / 4
+        (inputs - 2) / 4
     }
 }
 
@@ -39,15 +40,12 @@ impl Operation for AdamW {
     }
 
     fn infer(&self, inputs: &[TensorSpec]) -> Result<Vec<TensorSpec>> {
-        let scalars = 1 + usize::from(self.max_norm.is_some());
-        if inputs.len() < scalars || !(inputs.len() - scalars).is_multiple_of(4) {
+        if inputs.len() < 2 || !(inputs.len() - 2).is_multiple_of(4) {
             return Err(Error::invalid("adamw", "takes p, g, m and v of each tensor, then the scalars"));
         }
-        let (tensors, rest) = inputs.split_at(inputs.len() - scalars);
+        let (tensors, rest) = inputs.split_at(inputs.len() - 2);
         expect_spec("adamw", "hyper", &rest[0], &TensorSpec::f32([3]))?;
-        if let Some(norm) = rest.get(1) {
-            expect_spec("adamw", "the norm", norm, &TensorSpec::f32([1]))?;
-        }
+        expect_spec("adamw", "the norm", &rest[1], &TensorSpec::f32([1]))?;
         let mut outputs = Vec::new();
         for tensor in tensors.chunks(4) {
             let expected = TensorSpec::new(DType::F32, tensor[0].shape.clone());
@@ -67,9 +65,12 @@ impl Operation for AdamW {
         let tensors = self.tensors(inputs.len());
         let hyper = &inputs[4 * tensors].data;
         let (lr, step, mut factor) = (hyper[0], hyper[1], hyper[2]);
-        if let Some(max_norm) = self.max_norm {
-            let norm = inputs[4 * tensors + 1].data[0];
-            factor *= (f64::from(max_norm.0) / (factor * norm + 1e-6)).min(1.0);
+        let norm = inputs[4 * tensors + 1].data[0];
+        let limit = f64::from(self.max_norm.0) / (factor * norm + 1e-6);
+        factor *= if limit >= 1.0 { 1.0 } else { limit };
+        if !(factor * norm).is_finite() {
+            let unchanged = |tensor: &[Reference]| [tensor[0].clone(), tensor[2].clone(), tensor[3].clone()];
+            return inputs[..4 * tensors].chunks(4).flat_map(unchanged).collect();
         }
         let [beta1, beta2, eps, decay] =
             [self.beta1, self.beta2, self.eps, self.weight_decay].map(|x| f64::from(x.0));

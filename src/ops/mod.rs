@@ -31,6 +31,7 @@ pub use attention::{Attention, AttentionGrad};
 pub use cast::Cast;
 pub use cross_entropy::CrossEntropy;
 pub use dropout::Dropout;
+pub(crate) use dropout::philox;
 pub use elementwise::{Affine, Binary, BinaryFn, Fill, Scale, Unary, UnaryFn, UnaryGrad};
 pub use embedding::{Embedding, EmbeddingGrad};
 pub use kv_write::KvWrite;

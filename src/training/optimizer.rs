@@ -1,0 +1,141 @@
+//! The adapter's parameters with their gradients and AdamW state, each kind side by side in one buffer, and the
+//! program that updates all of them.
+
+use crate::backend::{Device, Program};
+use crate::graph::{Graph, LazyTensor};
+use crate::ops::{Accumulate, AdamW, GlobalNorm, Real};
+use crate::tensor::{HostTensor, Parameter, TensorSpec};
+use crate::{Error, Result};
+
+/// AdamW's constants.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OptimizerOptions {
+    /// Decay of the mean.
+    pub beta1: f32,
+    /// Decay of the mean square.
+    pub beta2: f32,
+    /// Added to the root mean square.
+    pub eps: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Gradients are scaled down to this global norm; infinity for no limit.
+    pub max_norm: f32,
+}
+
+impl Default for OptimizerOptions {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_norm: 1.0 }
+    }
+}
+
+/// Tensors that train, and everything that belongs to them.
+pub(crate) struct Optimizer {
+    pub(crate) parameters: Vec<Parameter>,
+    gradients: Vec<Parameter>,
+    means: Vec<Parameter>,
+    squares: Vec<Parameter>,
+    update: Program,
+    outputs: Vec<HostTensor>,
+}
+
+impl Optimizer {
+    /// Places named tensors on the device, with zeroed state.
+    pub(crate) fn new(device: &Device, tensors: &[(String, HostTensor)], options: &OptimizerOptions) -> Result<Self> {
+        let parameters = side_by_side(device, tensors, "", true)?;
+        for (parameter, (_, value)) in parameters.iter().zip(tensors) {
+            parameter.write(value)?;
+        }
+        let gradients = side_by_side(device, tensors, ".grad", false)?;
+        let means = side_by_side(device, tensors, ".exp_avg", false)?;
+        let squares = side_by_side(device, tensors, ".exp_avg_sq", false)?;
+
+        let graph = Graph::new();
+        let hyper = graph.input("hyper", TensorSpec::f32([3]));
+        let recorded = |list: &[Parameter]| -> Vec<LazyTensor> { list.iter().map(|p| graph.parameter(p)).collect() };
+        let kinds = [&parameters, &gradients, &means, &squares].map(|list| recorded(list));
+        let gradient_refs: Vec<&LazyTensor> = kinds[1].iter().collect();
+        let norm = graph.record(GlobalNorm, &gradient_refs)?.remove(0);
+        let mut inputs: Vec<&LazyTensor> = (0..tensors.len()).flat_map(|i| kinds.iter().map(move |k| &k[i])).collect();
+        inputs.extend([&hyper, &norm]);
+        let op = AdamW {
+            beta1: Real(options.beta1),
+            beta2: Real(options.beta2),
+            eps: Real(options.eps),
+            weight_decay: Real(options.weight_decay),
+            max_norm: Real(options.max_norm),
+        };
+        let updates = graph.record(op, &inputs)?;
+        let update = device.compile(&graph, &[norm], &updates)?;
+        Ok(Self { outputs: update.outputs(), parameters, gradients, means, squares, update })
+    }
+
+    /// Records that the loss's gradients are added to those kept here; `keep` (f32 `[1]`) is 0 for the first
+    /// micro-batch of a step, 1 for the others. Returns what must be computed.
+    pub(crate) fn record_gradients(
+        &self,
+        graph: &Graph,
+        loss: &LazyTensor,
+        keep: &LazyTensor,
+    ) -> Result<Vec<LazyTensor>> {
+        let wrt: Vec<LazyTensor> = self.parameters.iter().map(|p| graph.parameter(p)).collect();
+        let gradients = graph.gradients(loss, &wrt)?;
+        let add = |(sum, gradient): (&Parameter, &LazyTensor)| {
+            Ok(graph.record(Accumulate, &[&graph.parameter(sum), gradient, keep])?.remove(0))
+        };
+        self.gradients.iter().zip(&gradients).map(add).collect()
+    }
+
+    /// Updates all tensors from the accumulated gradients times `factor`. Returns the global norm of the
+    /// gradients, times `factor`, before clipping; if it is not finite, nothing was changed.
+    pub(crate) fn step(&mut self, learning_rate: f64, step: usize, factor: f64) -> Result<f64> {
+        let hyper = HostTensor::from_slice(&[learning_rate as f32, step as f32, factor as f32], [3])?;
+        self.update.run_into(&[&hyper], &mut self.outputs)?;
+        Ok(f64::from(self.outputs[0].as_slice::<f32>()?[0]) * factor)
+    }
+
+    /// The accumulated gradient of a tensor.
+    pub(crate) fn gradient(&self, index: usize) -> Result<HostTensor> {
+        self.gradients[index].read()
+    }
+
+    /// The state, by the names under which checkpoints keep it.
+    pub(crate) fn state(&self) -> Result<Vec<(String, HostTensor)>> {
+        self.means.iter().chain(&self.squares).map(|p| Ok((p.name().to_owned(), p.read()?))).collect()
+    }
+
+    /// Restores tensors and state.
+    pub(crate) fn restore(&self, values: &[(String, HostTensor)]) -> Result<()> {
+        for parameter in self.parameters.iter().chain(&self.means).chain(&self.squares) {
+            let value = values.iter().find(|(name, _)| name == parameter.name());
+            let Some((_, value)) = value else {
+                return Err(Error::invalid(parameter.name(), "is missing from the checkpoint"));
+            };
+            parameter.write(value)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes on the device.
+    pub(crate) fn bytes(&self) -> usize {
+        4 * self.parameters.iter().map(|p| p.spec().bytes()).sum::<usize>()
+    }
+}
+
+fn side_by_side(
+    device: &Device,
+    tensors: &[(String, HostTensor)],
+    suffix: &str,
+    trainable: bool,
+) -> Result<Vec<Parameter>> {
+    let padded = |tensor: &HostTensor| tensor.spec().bytes().next_multiple_of(64);
+    let buffer = device.allocate(tensors.iter().map(|(_, tensor)| padded(tensor)).sum())?;
+    let mut offset = 0;
+    tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let at = offset;
+            offset += padded(tensor);
+            Parameter::new(format!("{name}{suffix}"), tensor.spec().clone(), trainable, buffer.clone(), at)
+        })
+        .collect()
+}

@@ -1,0 +1,613 @@
+//! The training loop: batches, accumulated gradients, updates, validation, checkpoints.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::adapter::{Adapter, AdapterModule};
+use super::batches::{Batch, BatchOptions, Batches};
+use super::checkpoint::{self, TrainerState};
+use super::data::Example;
+use super::lora::{LoraConfig, LoraModule};
+use super::metrics::{Metrics, Report};
+use super::optimizer::{Optimizer, OptimizerOptions};
+use super::scheduler::Schedule;
+use crate::backend::Program;
+use crate::graph::Graph;
+use crate::models::{AdapterParameters, Decoder};
+use crate::tensor::{DType, HostTensor, TensorSpec};
+use crate::{Error, Result};
+
+/// Supervised positions are padded to a multiple of this, so that few programs serve all batches.
+const SUPERVISED_STEP: usize = 64;
+
+/// How to train.
+#[derive(Debug, Clone)]
+pub struct TrainOptions {
+    /// Optimizer steps; one step is `accumulation` batches.
+    pub steps: usize,
+    /// Sequences in a batch.
+    pub batch_size: usize,
+    /// Batches whose gradients are added before an update.
+    pub accumulation: usize,
+    /// Longest sequence, in tokens.
+    pub max_length: usize,
+    /// The learning rate over time.
+    pub schedule: Schedule,
+    /// AdamW's constants.
+    pub optimizer: OptimizerOptions,
+    /// Steps between validations; 0 for only before and after.
+    pub eval_every: usize,
+    /// Steps between reports.
+    pub report_every: usize,
+    /// Steps between checkpoints; 0 for only at the end and on interruption.
+    pub save_every: usize,
+    /// How many checkpoints to keep.
+    pub keep_checkpoints: usize,
+    /// Validations without improvement after which training stops; 0 for never.
+    pub patience: usize,
+    /// Decides the initial adapter, the order of the data and the dropout.
+    pub seed: u64,
+    /// Recompute each layer in the backward pass instead of keeping its intermediates.
+    pub checkpoint_layers: bool,
+    /// Go on from the newest checkpoint in the output folder.
+    pub resume: bool,
+}
+
+/// What happens while training, for whoever shows it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// Training begins or goes on at this step.
+    Start {
+        /// The step.
+        step: usize,
+    },
+    /// A step is done.
+    Step {
+        /// How many steps are done.
+        step: usize,
+        /// Mean loss of the step's tokens.
+        loss: f64,
+        /// Trained tokens, padding not counted, a second.
+        tokens_per_second: f64,
+    },
+    /// A report was written.
+    Report(Report),
+    /// A checkpoint was written.
+    Saved(PathBuf),
+    /// Validation did not improve for long enough.
+    EarlyStop {
+        /// The step.
+        step: usize,
+        /// The step of the best adapter.
+        best_step: usize,
+    },
+}
+
+/// How training ended.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Steps done in all.
+    pub steps: usize,
+    /// Validation loss of the untrained model, if it was measured in this run.
+    pub first_valid_loss: Option<f64>,
+    /// The best validation loss and its step.
+    pub best: Option<(f64, usize)>,
+    /// Mean loss of the last step.
+    pub train_loss: f64,
+    /// Share of computed tokens that were padding.
+    pub padding: f64,
+    /// Tokens (padding not counted) a second of training, validation not counted.
+    pub tokens_per_second: f64,
+    /// Whether the caller stopped it.
+    pub interrupted: bool,
+}
+
+/// Memory and size of a run, known before it starts.
+#[derive(Debug, Clone, Copy)]
+pub struct Estimate {
+    /// Parameters that train.
+    pub trainable: usize,
+    /// Parameters of the model's matrices.
+    pub total: usize,
+    /// Bytes of the model's matrices.
+    pub weights: usize,
+    /// Bytes of the adapter, its gradients and the optimizer's state.
+    pub optimizer: usize,
+    /// Bytes of the intermediates of the largest batch.
+    pub activations: usize,
+}
+
+impl Estimate {
+    /// All bytes.
+    pub fn bytes(&self) -> usize {
+        self.weights + self.optimizer + self.activations
+    }
+}
+
+/// A LoRA training run.
+pub struct Trainer<'a> {
+    model: &'a Decoder,
+    config: LoraConfig,
+    modules: Vec<LoraModule>,
+    base_model: Option<String>,
+    options: TrainOptions,
+    train: &'a [Example],
+    valid: &'a [Example],
+    out: PathBuf,
+    optimizer: Optimizer,
+    adapter: AdapterParameters,
+    programs: HashMap<(usize, usize, usize, bool), Program>,
+    state: TrainerState,
+}
+
+impl<'a> Trainer<'a> {
+    /// Prepares a run that writes into the folder `out`.
+    pub fn new(
+        model: &'a Decoder,
+        config: LoraConfig,
+        base_model: Option<String>,
+        options: TrainOptions,
+        train: &'a [Example],
+        valid: &'a [Example],
+        out: &Path,
+    ) -> Result<Self> {
+        config.validate()?;
+        let modules = config.resolve(&model.linear_modules())?;
+        let initial = initial_adapter(&config, &modules)?;
+        Self::with_initial(model, config, base_model, options, train, valid, out, modules, &initial)
+    }
+
+    /// Prepares a run that starts from an adapter.
+    pub fn from_adapter(
+        model: &'a Decoder,
+        adapter: &Adapter,
+        options: TrainOptions,
+        train: &'a [Example],
+        valid: &'a [Example],
+        out: &Path,
+    ) -> Result<Self> {
+        adapter.check(&model.linear_modules())?;
+        let modules = adapter.lora_modules();
+        let tensors = tensors_of(&adapter.modules);
+        let base = adapter.base_model.clone();
+        Self::with_initial(model, adapter.config.clone(), base, options, train, valid, out, modules, &tensors)
+    }
+
+    fn with_initial(
+        model: &'a Decoder,
+        config: LoraConfig,
+        base_model: Option<String>,
+        options: TrainOptions,
+        train: &'a [Example],
+        valid: &'a [Example],
+        out: &Path,
+        modules: Vec<LoraModule>,
+        initial: &[(String, HostTensor)],
+    ) -> Result<Self> {
+        if train.is_empty() {
+            return Err(Error::invalid("training data", "is empty; give at least one example"));
+        }
+        let optimizer = Optimizer::new(model.device(), initial, &options.optimizer)?;
+        let mut adapter = AdapterParameters::default();
+        for (module, pair) in modules.iter().zip(optimizer.parameters.chunks(2)) {
+            adapter.insert(module.path.clone(), pair[0].clone(), pair[1].clone(), module.scale as f32);
+        }
+        let state = TrainerState::new(options.seed);
+        Ok(Self {
+            model,
+            config,
+            modules,
+            base_model,
+            options,
+            train,
+            valid,
+            out: out.to_owned(),
+            optimizer,
+            adapter,
+            programs: HashMap::new(),
+            state,
+        })
+    }
+
+    /// The adapter as it is on the device now.
+    pub fn parameters(&self) -> &AdapterParameters {
+        &self.adapter
+    }
+
+    /// What the run will need, from the plan of its largest batch.
+    pub fn estimate(&self) -> Result<Estimate> {
+        let batches = Batches::new(self.train, &self.batch_options(), 0)?;
+        let largest = batches.iter().max_by_key(|batch| (batch.padded_tokens(), batch.supervised.len()));
+        let activations = match largest {
+            Some(batch) => {
+                let (graph, outputs, updates) =
+                    self.record(batch.rows, batch.length, supervised_bucket(batch.supervised.len()), true)?;
+                self.model.device().plan(&graph, &outputs, &updates)?.arena_bytes
+            }
+            None => 0,
+        };
+        Ok(Estimate {
+            trainable: self.modules.iter().map(|m| m.rank * (m.in_features + m.out_features)).sum(),
+            total: self.model.matrix_parameters(),
+            weights: self.model.bytes(),
+            optimizer: self.optimizer.bytes(),
+            activations,
+        })
+    }
+
+    fn batch_options(&self) -> BatchOptions {
+        BatchOptions {
+            batch_size: self.options.batch_size,
+            max_length: self.options.max_length,
+            seed: self.options.seed,
+        }
+    }
+
+    /// Trains until the last step, an early stop, or until `stop` is set; then writes the best adapter.
+    pub fn run(&mut self, stop: &AtomicBool, observer: &mut dyn FnMut(&Event)) -> Result<Summary> {
+        let mut metrics = self.begin(observer)?;
+        let mut summary = Summary {
+            steps: self.state.step,
+            first_valid_loss: None,
+            best: self.state.best(),
+            train_loss: f64::NAN,
+            padding: 0.0,
+            tokens_per_second: 0.0,
+            interrupted: false,
+        };
+        if self.state.step == 0 && !self.valid.is_empty() {
+            let loss = self.validate(stop, &mut metrics, observer)?;
+            summary.first_valid_loss = loss;
+        }
+        let (mut seconds, mut real, mut padded) = (0.0, 0, 0);
+        let mut epoch_batches = self.epoch_batches()?;
+        while self.state.step < self.options.steps {
+            if stop.load(Ordering::Relaxed) {
+                summary.interrupted = true;
+                break;
+            }
+            let started = Instant::now();
+            let done = match self.train_step(&mut epoch_batches) {
+                Err(error @ Error::NonFinite { .. }) => {
+                    self.save(observer)?;
+                    return Err(error);
+                }
+                other => other?,
+            };
+            let elapsed = started.elapsed().as_secs_f64();
+            seconds += elapsed;
+            real += done.real_tokens;
+            padded += done.computed_tokens;
+            summary.train_loss = done.loss;
+            let step = self.state.step;
+            let tokens_per_second = done.real_tokens as f64 / elapsed;
+            observer(&Event::Step { step, loss: done.loss, tokens_per_second });
+            if step.is_multiple_of(self.options.report_every.max(1)) || step == self.options.steps {
+                let report = Report {
+                    step,
+                    epoch: Some(self.state.epoch),
+                    train_loss: Some(done.loss),
+                    tokens_per_second: Some(tokens_per_second),
+                    learning_rate: Some(done.learning_rate),
+                    grad_norm: Some(done.norm),
+                    padding: Some(1.0 - done.real_tokens as f64 / done.computed_tokens as f64),
+                    ..Report::default()
+                };
+                metrics.write(&report)?;
+                observer(&Event::Report(report));
+            }
+            let last = step == self.options.steps;
+            if !self.valid.is_empty() && (last || due(step, self.options.eval_every)) {
+                self.validate(stop, &mut metrics, observer)?;
+                if self.options.patience > 0 && self.state.bad_evals >= self.options.patience {
+                    observer(&Event::EarlyStop { step, best_step: self.state.best_step });
+                    break;
+                }
+            }
+            if due(step, self.options.save_every) && !last {
+                self.save(observer)?;
+            }
+        }
+        self.save(observer)?;
+        self.finish()?;
+        summary.steps = self.state.step;
+        summary.best = self.state.best();
+        summary.padding = if padded > 0 { 1.0 - real as f64 / padded as f64 } else { 0.0 };
+        summary.tokens_per_second = if seconds > 0.0 { real as f64 / seconds } else { 0.0 };
+        Ok(summary)
+    }
+
+    /// Opens the output folder and, on resume, restores the newest checkpoint.
+    fn begin(&mut self, observer: &mut dyn FnMut(&Event)) -> Result<Metrics> {
+        std::fs::create_dir_all(&self.out).map_err(|source| Error::io(&self.out, "create", source))?;
+        let found = if self.options.resume { checkpoint::latest(&self.out)? } else { None };
+        if let Some(found) = found {
+            let (adapter, tensors, state) = checkpoint::load(&found)?;
+            adapter.check(&self.model.linear_modules())?;
+            state.check(&self.fingerprint(), &found)?;
+            let mut values = tensors_of(&adapter.modules);
+            values.extend(tensors);
+            self.optimizer.restore(&values)?;
+            self.state = state;
+        } else if self.options.resume {
+            return Err(Error::file(&self.out, "holds no complete checkpoint to resume from; leave out --resume"));
+        }
+        observer(&Event::Start { step: self.state.step });
+        Metrics::open(&self.out.join("metrics.jsonl"), self.state.step)
+    }
+
+    fn fingerprint(&self) -> String {
+        let o = &self.options;
+        let shape: Vec<String> = self.modules.iter().map(|m| format!("{}:{}", m.path, m.rank)).collect();
+        checkpoint::fingerprint(&format!(
+            "{shape:?} {} {} {} {} {}",
+            o.batch_size,
+            o.accumulation,
+            o.max_length,
+            o.seed,
+            self.train.len()
+        ))
+    }
+
+    fn epoch_batches(&self) -> Result<Vec<Batch>> {
+        Batches::new(self.train, &self.batch_options(), self.state.epoch)
+    }
+
+    fn next_batch(&mut self, epoch: &mut Vec<Batch>) -> Result<Batch> {
+        if self.state.batch_index >= epoch.len() {
+            self.state.epoch += 1;
+            self.state.batch_index = 0;
+            *epoch = self.epoch_batches()?;
+        }
+        self.state.batch_index += 1;
+        Ok(epoch[self.state.batch_index - 1].clone())
+    }
+
+    fn train_step(&mut self, epoch: &mut Vec<Batch>) -> Result<StepDone> {
+        let position = (self.state.epoch, self.state.batch_index);
+        let result = self.try_step(epoch);
+        if result.is_err() {
+            // What is saved after a failure must point at the data of the step that failed.
+            (self.state.epoch, self.state.batch_index) = position;
+        }
+        result
+    }
+
+    fn try_step(&mut self, epoch: &mut Vec<Batch>) -> Result<StepDone> {
+        let step = self.state.step;
+        let (mut loss, mut supervised, mut real_tokens, mut computed_tokens) = (0.0, 0, 0, 0);
+        for micro in 0..self.options.accumulation.max(1) {
+            let batch = self.next_batch(epoch)?;
+            loss += self.micro_step(&batch, micro)?;
+            supervised += batch.supervised.len();
+            real_tokens += batch.real_tokens;
+            computed_tokens += batch.padded_tokens();
+        }
+        let mean = loss / supervised.max(1) as f64;
+        let learning_rate = self.options.schedule.learning_rate(step);
+        let advice = "the last good state was saved; lower the learning rate, or look for broken values in the model \
+                      or the data of this step";
+        if !mean.is_finite() {
+            return Err(non_finite(step + 1, "training loss", mean, advice));
+        }
+        let norm = self.optimizer.step(learning_rate, step + 1, 1.0 / supervised.max(1) as f64)?;
+        if !norm.is_finite() {
+            return Err(non_finite(step + 1, &self.broken_gradient()?, norm, advice));
+        }
+        self.state.step += 1;
+        self.state.tokens_seen += real_tokens as u64;
+        Ok(StepDone { loss: mean, norm, learning_rate, real_tokens, computed_tokens })
+    }
+
+    /// Names the first tensor whose gradient is not finite.
+    fn broken_gradient(&self) -> Result<String> {
+        for (index, parameter) in self.optimizer.parameters.iter().enumerate() {
+            let gradient = self.optimizer.gradient(index)?;
+            if gradient.as_slice::<f32>()?.iter().any(|g| !g.is_finite()) {
+                return Ok(format!("gradient of {}", parameter.name()));
+            }
+        }
+        Ok("global gradient norm".to_owned())
+    }
+
+    fn micro_step(&mut self, batch: &Batch, micro: usize) -> Result<f64> {
+        let seed = self.options.seed ^ (self.state.step as u64) << 20 ^ micro as u64;
+        let keep = if micro == 0 { 0.0_f32 } else { 1.0 };
+        let seed = HostTensor::from_slice(&[seed as u32, (seed >> 32) as u32], [2])?;
+        let keep = HostTensor::scalar(keep);
+        let inputs = batch_inputs(batch)?;
+        let program = self.program(batch, true)?;
+        let all: Vec<&HostTensor> = inputs.iter().chain([&seed, &keep]).collect();
+        let outputs = program.run(&all)?;
+        Ok(f64::from(outputs[0].as_slice::<f32>()?[0]))
+    }
+
+    fn program(&mut self, batch: &Batch, train: bool) -> Result<Program> {
+        let key = (batch.rows, batch.length, supervised_bucket(batch.supervised.len()), train);
+        if let Some(program) = self.programs.get(&key) {
+            return Ok(program.clone());
+        }
+        let (graph, outputs, updates) = self.record(key.0, key.1, key.2, train)?;
+        let program = self.model.device().compile(&graph, &outputs, &updates)?;
+        self.programs.insert(key, program.clone());
+        Ok(program)
+    }
+
+    fn record(&self, rows: usize, length: usize, supervised: usize, train: bool) -> Result<Recorded> {
+        let dropout = if train { self.config.dropout } else { 0.0 };
+        let checkpoint = train && self.options.checkpoint_layers;
+        let recorded = record_loss(self.model, &self.adapter, rows, length, supervised, train, dropout, checkpoint)?;
+        let (graph, loss) = recorded;
+        let updates = if train {
+            let keep = graph.input("keep", TensorSpec::f32([1]));
+            self.optimizer.record_gradients(&graph, &loss, &keep)?
+        } else {
+            Vec::new()
+        };
+        Ok((graph, vec![loss], updates))
+    }
+
+    /// Mean loss of the validation set; `None` if it was interrupted.
+    fn validate(
+        &mut self,
+        stop: &AtomicBool,
+        metrics: &mut Metrics,
+        observer: &mut dyn FnMut(&Event),
+    ) -> Result<Option<f64>> {
+        let (mut loss, mut tokens) = (0.0, 0);
+        for batch in Batches::in_order(self.valid, &self.batch_options())? {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let program = self.program(&batch, false)?;
+            let inputs = batch_inputs(&batch)?;
+            let outputs = program.run(&inputs.iter().collect::<Vec<_>>())?;
+            loss += f64::from(outputs[0].as_slice::<f32>()?[0]);
+            tokens += batch.supervised.len();
+        }
+        let loss = loss / tokens.max(1) as f64;
+        let step = self.state.step;
+        if !loss.is_finite() {
+            let advice = "check the model's weights and the validation data, or lower the learning rate";
+            return Err(non_finite(step, "validation loss", loss, advice));
+        }
+        let report = Report { step, epoch: Some(self.state.epoch), valid_loss: Some(loss), ..Report::default() };
+        metrics.write(&report)?;
+        observer(&Event::Report(report));
+        if self.state.note_validation(loss) {
+            self.current_adapter()?.save(&self.out)?;
+        }
+        Ok(Some(loss))
+    }
+
+    fn current_adapter(&self) -> Result<Adapter> {
+        let modules = self
+            .modules
+            .iter()
+            .zip(self.optimizer.parameters.chunks(2))
+            .map(|(module, pair)| {
+                Ok(AdapterModule {
+                    path: module.path.clone(),
+                    a: pair[0].read()?,
+                    b: pair[1].read()?,
+                    scale: module.scale,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Adapter { config: self.config.clone(), base_model: self.base_model.clone(), modules })
+    }
+
+    fn save(&mut self, observer: &mut dyn FnMut(&Event)) -> Result<()> {
+        let adapter = self.current_adapter()?;
+        self.state.fingerprint = self.fingerprint();
+        let path = checkpoint::save(&self.out, &adapter, &self.optimizer.state()?, &self.state)?;
+        checkpoint::prune(&self.out, self.options.keep_checkpoints.max(1))?;
+        observer(&Event::Saved(path));
+        Ok(())
+    }
+
+    /// Without validation the last adapter is the one to keep.
+    fn finish(&self) -> Result<()> {
+        if self.state.best().is_none() { self.current_adapter()?.save(&self.out) } else { Ok(()) }
+    }
+}
+
+type Recorded = (Graph, Vec<crate::graph::LazyTensor>, Vec<crate::graph::LazyTensor>);
+
+struct StepDone {
+    loss: f64,
+    norm: f64,
+    learning_rate: f64,
+    real_tokens: usize,
+    computed_tokens: usize,
+}
+
+fn due(step: usize, every: usize) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+fn non_finite(step: usize, what: &str, value: f64, advice: &str) -> Error {
+    Error::NonFinite { step, what: what.to_owned(), value, advice: advice.to_owned() }
+}
+
+fn initial_adapter(config: &LoraConfig, modules: &[LoraModule]) -> Result<Vec<(String, HostTensor)>> {
+    let mut tensors = Vec::new();
+    for module in modules {
+        let a = super::lora::init_a(module.rank, module.in_features, config.seed, &module.path);
+        let a = HostTensor::from_slice(&a, [module.rank, module.in_features])?;
+        let b = HostTensor::zeros(TensorSpec::f32([module.out_features, module.rank]));
+        tensors.extend([(format!("{}.lora_A", module.path), a), (format!("{}.lora_B", module.path), b)]);
+    }
+    Ok(tensors)
+}
+
+/// The tensors of an adapter under the names that the optimizer gives them.
+fn tensors_of(modules: &[AdapterModule]) -> Vec<(String, HostTensor)> {
+    let pair = |module: &AdapterModule| {
+        [
+            (format!("{}.lora_A", module.path), module.a.clone()),
+            (format!("{}.lora_B", module.path), module.b.clone()),
+        ]
+    };
+    modules.iter().flat_map(pair).collect()
+}
+
+pub(crate) fn supervised_bucket(count: usize) -> usize {
+    count.max(1).next_multiple_of(SUPERVISED_STEP)
+}
+
+/// Records the summed loss of the supervised positions of a batch. Inputs: ids, positions `[rows·length]`, then
+/// rows, targets and weights of the supervised positions, and the dropout's seed if training.
+pub(crate) fn record_loss(
+    model: &Decoder,
+    adapter: &AdapterParameters,
+    rows: usize,
+    length: usize,
+    supervised: usize,
+    train: bool,
+    dropout: f32,
+    checkpoint: bool,
+) -> Result<(Graph, crate::graph::LazyTensor)> {
+    let graph = Graph::new();
+    let tokens = TensorSpec::u32([rows * length]);
+    let ids = graph.input("ids", tokens.clone());
+    let positions = graph.input("positions", tokens);
+    let picked = graph.input("rows", TensorSpec::u32([supervised]));
+    let targets = graph.input("targets", TensorSpec::u32([supervised]));
+    let weights = graph.input("weights", TensorSpec::f32([supervised]));
+    let dropout = if train {
+        let seed = graph.input("seed", TensorSpec::u32([2]));
+        (dropout > 0.0).then_some((dropout, seed))
+    } else {
+        None
+    };
+    let hidden = model.record_sequences(&graph, &ids, &positions, rows, Some(adapter), dropout, checkpoint)?;
+    let hidden = hidden.embedding(&picked, DType::F32)?;
+    let loss = model.record_loss(&graph, &hidden, &targets, &weights)?;
+    let (graph, mut fused) = graph.fused(&[loss])?;
+    Ok((graph, fused.remove(0)))
+}
+
+/// The tensors that [`record_loss`] takes, without the seed.
+pub(crate) fn batch_inputs(batch: &Batch) -> Result<[HostTensor; 5]> {
+    let count = batch.supervised.len();
+    let bucket = supervised_bucket(count);
+    let padded = |values: &[u32]| {
+        let mut values = values.to_vec();
+        values.resize(bucket, 0);
+        HostTensor::from_slice(&values, [bucket])
+    };
+    let tokens = batch.rows * batch.length;
+    let positions: Vec<u32> = (0..tokens).map(|index| (index % batch.length) as u32).collect();
+    let weights: Vec<f32> = (0..bucket).map(|index| if index < count { 1.0 } else { 0.0 }).collect();
+    Ok([
+        HostTensor::from_slice(&batch.ids, [tokens])?,
+        HostTensor::from_slice(&positions, [tokens])?,
+        padded(&batch.supervised)?,
+        padded(&batch.targets)?,
+        HostTensor::from_slice(&weights, [bucket])?,
+    ])
+}
