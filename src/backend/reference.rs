@@ -179,6 +179,6 @@ fn check_indices(op: &Op, inputs: &[Reference]) -> Result<()> {
 }
 
 /// An index outside its table, found while running.
-pub(super) fn index_error(op: &'static str, what: &str, found: usize, limit: usize) -> Error {
+pub(in crate::backend) fn index_error(op: &'static str, what: &str, found: usize, limit: usize) -> Error {
     Error::invalid(op, format!("{what} {found} is outside its table of {limit} rows"))
 }

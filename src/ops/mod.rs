@@ -37,6 +37,7 @@ pub use embedding::{Embedding, EmbeddingGrad};
 pub use kv_write::KvWrite;
 pub use layer_norm::{LayerNorm, LayerNormGrad};
 pub use layout::{Broadcast, Concat, Copy, Permute, Reshape, Slice, Unslice};
+pub(crate) use lora::total_rank;
 pub use lora::{Lora, LoraGrad, LoraSlot};
 pub use matmul::MatMul;
 pub use reduce::{GlobalNorm, Reduce, ReduceFn};
@@ -44,6 +45,7 @@ use reference::Reference;
 pub use rms_norm::{RmsNorm, RmsNormGrad};
 pub use rope::Rope;
 pub use silu_mul::{SiluMul, SiluMulGrad};
+pub(crate) use softmax::split;
 pub use softmax::{LogSoftmax, LogSoftmaxGrad, Softmax, SoftmaxGrad};
 pub use top_k::{ArgMax, TopK};
 

@@ -42,6 +42,44 @@ pub(crate) unsafe fn run<K: Kernel>(pool: &Pool, items: usize, elements: usize, 
     });
 }
 
+/// Work in tasks of unequal length, which threads take one after the other.
+pub(crate) trait Tasks: Sync {
+    /// Does one task on the thread of this number. `#[inline(always)]`, as [`Kernel::items`].
+    ///
+    /// # Safety
+    /// The tasks' pointers are valid, and no other thread works on this task or with this thread number.
+    unsafe fn task<I: Isa>(&self, task: usize, thread: usize);
+}
+
+/// Does all tasks of a kernel that does about `work` multiply-adds.
+///
+/// # Safety
+/// The pointers are valid for all tasks; different tasks do not write to the same memory, nor do different threads
+/// to the memory that belongs to a thread number.
+pub(crate) unsafe fn run_tasks<K: Tasks>(pool: &Pool, tasks: usize, work: usize, kernel: &K) {
+    if tasks < 2 || work < 8 * SMALL {
+        // SAFETY: as the caller promises.
+        return unsafe { dispatch(&OnThread { kernel, thread: 0 }, 0..tasks) };
+    }
+    // SAFETY: as the caller promises.
+    pool.each(tasks, &|task, thread| unsafe { dispatch(&OnThread { kernel, thread }, task..task + 1) });
+}
+
+struct OnThread<'a, K> {
+    kernel: &'a K,
+    thread: usize,
+}
+
+impl<K: Tasks> Kernel for OnThread<'_, K> {
+    #[inline(always)]
+    unsafe fn items<I: Isa>(&self, range: Range<usize>) {
+        for task in range {
+            // SAFETY: as the caller promises.
+            unsafe { self.kernel.task::<I>(task, self.thread) };
+        }
+    }
+}
+
 /// # Safety
 /// See [`Kernel::items`].
 #[cfg(target_arch = "x86_64")]

@@ -1,1 +1,342 @@
-//! Dense products.
+//! Dense products. See [`crate::ops::MatMul`].
+//!
+//! Tasks are blocks of columns (and of rows, where there are few columns). A task packs its columns of the right
+//! matrix once for every [`DEPTH`] of k and multiplies all its rows with them. Sums go through k in one order
+//! whatever the number of threads, so results do not depend on it. One or a few rows against columns that lie one
+//! after the other in memory, the products of decoding, are dot products instead: nothing is packed.
+
+use std::ops::Range;
+
+use super::executor::{Call, Site, real};
+use super::kernel::{In, Kernel, Out, Tasks, chunks, run, run_tasks};
+use super::number::Real;
+use super::pool::Pool;
+use super::tile::{Matrix, Panels, Tile, WIDEST, multiply, pack};
+use super::vector::{Isa, V};
+use crate::Result;
+use crate::graph::Operand;
+use crate::ops::MatMul;
+use crate::tensor::layout::collapse;
+use crate::tensor::{DType, TensorSpec};
+
+/// The most of k that is packed at a time: two panels of it fit in the first-level cache.
+const DEPTH: usize = 384;
+/// The most columns of a task.
+const COLUMNS: usize = 128;
+/// Rows that are multiplied with all of a task's columns before the next rows.
+const ROWS: usize = 96;
+/// The most rows for which dot products are used.
+const FEW: usize = 3;
+
+/// The steps of a matrix, and its dtype.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Side {
+    pub(super) dtype: DType,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    /// From one matrix of the batch to the next; 0 if all share one.
+    pub(super) batch: usize,
+}
+
+/// A product `c = alpha·a·b`, or `c += alpha·a·b`, of fixed sizes and steps.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Product {
+    pub(super) batch: usize,
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) a: Side,
+    pub(super) b: Side,
+    pub(super) c_dtype: DType,
+    /// Step between rows of c, whose columns are neighbours; matrices of the batch lie `m·ldc` apart.
+    pub(super) ldc: usize,
+    pub(super) alpha: f32,
+    pub(super) add: bool,
+}
+
+impl Product {
+    /// Of one matrix `a` `[m, k]` and one `b` `[k, n]` into contiguous f32.
+    pub(super) fn new((m, n, k): (usize, usize, usize), a: Side, b: Side) -> Self {
+        Self { batch: 1, m, n, k, a, b, c_dtype: DType::F32, ldc: n, alpha: 1.0, add: false }
+    }
+
+    /// Whether a must first be written as contiguous f32.
+    fn copies_a(&self) -> bool {
+        self.a.dtype != DType::F32 || (self.a.columns != 1 && self.k > 1)
+    }
+
+    fn is_dot(&self) -> bool {
+        self.m <= FEW && self.b.rows == 1 && self.batch == 1
+    }
+
+    fn depth(&self) -> usize {
+        // A 16-bit result is rounded once, so its sum is not taken apart.
+        if self.c_dtype != DType::F32 { self.k } else { self.k.div_ceil(self.k.div_ceil(DEPTH).max(1)).max(1) }
+    }
+
+    /// Columns and rows of a task.
+    fn blocks(&self, threads: usize) -> (usize, usize) {
+        if threads == 1 {
+            return (COLUMNS, self.m.max(1));
+        }
+        let wanted = 4 * threads;
+        let columns = self.n.div_ceil(wanted).next_multiple_of(WIDEST).min(COLUMNS);
+        let tasks = self.batch * self.n.div_ceil(columns);
+        let rows = if tasks >= 2 * threads {
+            self.m
+        } else {
+            self.m.div_ceil((2 * threads).div_ceil(tasks.max(1))).next_multiple_of(12)
+        };
+        (columns, rows.max(1))
+    }
+
+    /// Working memory in bytes.
+    pub(super) fn scratch(&self, threads: usize) -> usize {
+        let left = if self.copies_a() { (self.batch * self.m * self.k).next_multiple_of(16) } else { 0 };
+        let right = if self.is_dot() { 0 } else { threads * self.panels(threads) };
+        4 * (left + right)
+    }
+
+    /// Elements of one thread's packed columns.
+    fn panels(&self, threads: usize) -> usize {
+        let columns = self.blocks(threads).0.min(self.n.next_multiple_of(WIDEST));
+        self.depth() * columns
+    }
+
+    /// Computes it.
+    ///
+    /// # Safety
+    /// The pointers are valid for the matrices, `scratch` for [`Product::scratch`] bytes, 64-byte aligned; c
+    /// overlaps nothing.
+    pub(super) unsafe fn run(&self, pool: &Pool, a: *const u8, b: *const u8, c: *mut u8, scratch: *mut u8) {
+        let mut product = *self;
+        let (mut a, mut scratch) = (a, scratch.cast::<f32>());
+        if self.batch * self.m * self.n == 0 {
+            return;
+        }
+        // SAFETY: as the caller promises.
+        unsafe {
+            if self.copies_a() {
+                real!(self.a.dtype, |T| {
+                    let kernel = Rows { from: In(a.cast::<T>()), to: Out(scratch), side: self.a, m: self.m, k: self.k };
+                    run(pool, self.batch * self.m.div_ceil(8), self.batch * self.m * self.k, &kernel);
+                });
+                a = scratch.cast();
+                scratch = scratch.add((self.batch * self.m * self.k).next_multiple_of(16));
+                let batch = self.m * self.k;
+                product.a = Side { dtype: DType::F32, rows: self.k, columns: 1, batch };
+            }
+            real!(self.b.dtype, |B| {
+                real!(self.c_dtype, |C| {
+                    let (a, b, c) = (In(a.cast::<f32>()), In(b.cast::<B>()), Out(c.cast::<C>()));
+                    if self.is_dot() {
+                        let kernel = Dots { product, a, b, c };
+                        run(pool, self.n, self.n * self.k, &kernel);
+                    } else {
+                        let threads = pool.threads();
+                        let (columns, rows) = self.blocks(threads);
+                        let kernel = Blocks { product, a, b, c, columns, rows, scratch: Out(scratch), threads };
+                        let tasks = self.batch * self.n.div_ceil(columns) * self.m.div_ceil(rows);
+                        run_tasks(pool, tasks, self.batch * self.m * self.n * self.k, &kernel);
+                    }
+                });
+            });
+        }
+    }
+}
+
+/// Writes the left matrices as contiguous f32, eight rows an item.
+struct Rows<T> {
+    from: In<T>,
+    to: Out<f32>,
+    side: Side,
+    m: usize,
+    k: usize,
+}
+
+impl<T: Real> Kernel for Rows<T> {
+    #[inline(always)]
+    unsafe fn items<I: Isa>(&self, range: Range<usize>) {
+        let Self { from, to, side, m, k } = *self;
+        let groups = m.div_ceil(8);
+        for item in range {
+            let (batch, row) = (item / groups, item % groups * 8);
+            let count = 8.min(m - row);
+            // SAFETY: the rows are the kernel's.
+            unsafe {
+                let from = from.at(batch * side.batch + row * side.rows);
+                let to = to.at((batch * m + row) * k);
+                if side.columns == 1 {
+                    for i in 0..count {
+                        chunks!(k, |p, len| {
+                            V::<I>::load(from.add(i * side.rows + p), len, 0.0).store(to.add(i * k + p), len);
+                        });
+                    }
+                    continue;
+                }
+                let whole = if count == 8 && side.rows == 1 && T::DTYPE == DType::F32 { k / 8 * 8 } else { 0 };
+                for p in (0..whole).step_by(8) {
+                    I::Tile::transpose(from.add(p * side.columns).cast(), side.columns, to.add(p), k);
+                }
+                for p in whole..k {
+                    for i in 0..count {
+                        to.add(i * k + p).write(from.add(p * side.columns + i * side.rows).read().get());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Dot products of a few rows with columns, an item a column.
+struct Dots<B, C> {
+    product: Product,
+    a: In<f32>,
+    b: In<B>,
+    c: Out<C>,
+}
+
+impl<B: Real, C: Real> Kernel for Dots<B, C> {
+    #[inline(always)]
+    unsafe fn items<I: Isa>(&self, range: Range<usize>) {
+        let Product { m, k, a: left, b: right, ldc, alpha, add, .. } = self.product;
+        for column in range {
+            for row in 0..m {
+                // SAFETY: row and column are the product's.
+                unsafe {
+                    let (x, w) = (self.a.at(row * left.rows), self.b.at(column * right.columns));
+                    let mut sum = V::<I>::splat(0.0);
+                    chunks!(k, |p, len| {
+                        sum = V::load(w.add(p), len, 0.0).fma(V::load(x.add(p), len, 0.0), sum);
+                    });
+                    let to = self.c.at(row * ldc + column);
+                    let old = if add { to.read().get() } else { 0.0 };
+                    to.write(C::of(old + alpha * sum.sum()));
+                }
+            }
+        }
+    }
+}
+
+/// Blocks of columns and rows.
+struct Blocks<B, C> {
+    product: Product,
+    a: In<f32>,
+    b: In<B>,
+    c: Out<C>,
+    columns: usize,
+    rows: usize,
+    scratch: Out<f32>,
+    threads: usize,
+}
+
+impl<B: Real, C: Real> Tasks for Blocks<B, C> {
+    #[inline(always)]
+    unsafe fn task<I: Isa>(&self, task: usize, thread: usize) {
+        let Product { m, n, k, a: left, b: right, ldc, alpha, add, .. } = self.product;
+        let (across, down) = (n.div_ceil(self.columns), m.div_ceil(self.rows));
+        let (batch, task) = (task / (across * down), task % (across * down));
+        let (column, row) = (task % across * self.columns, task / across * self.rows);
+        let (width, height) = (self.columns.min(n - column), self.rows.min(m - row));
+        let depth = self.product.depth();
+        // SAFETY: the block is the task's alone; the packed columns belong to the thread.
+        unsafe {
+            let packed = self.scratch.at(thread * self.product.panels(self.threads));
+            let a = self.a.at(batch * left.batch + row * left.rows);
+            let b = self.b.at(batch * right.batch + column * right.columns);
+            let c = self.c.at((batch * m + row) * ldc + column);
+            let mut start = 0;
+            while start < k || start == 0 {
+                let len = depth.min(k - start);
+                let part = Matrix { start: b.add(start * right.rows), rows: right.rows, columns: right.columns };
+                pack::<I::Tile, B>(part, len, width, packed);
+                let panels = Panels { start: packed, panel: len * I::Tile::NR, ldb: I::Tile::NR };
+                for first in (0..height).step_by(ROWS) {
+                    let a = Matrix { start: a.add(first * left.rows + start), rows: left.rows, columns: 1 };
+                    let sizes = (ROWS.min(height - first), width, len);
+                    multiply::<I::Tile, C>(sizes, a, panels, c.add(first * ldc), ldc, alpha, add || start > 0);
+                }
+                start += depth;
+            }
+        }
+    }
+}
+
+/// The product of a matmul's operands.
+fn product(op: &MatMul, inputs: &[(DType, &crate::tensor::Layout)], c_dtype: DType) -> Product {
+    let specs: Vec<TensorSpec> =
+        inputs.iter().map(|(dtype, layout)| TensorSpec::new(*dtype, layout.shape.clone())).collect();
+    let (batch, m, n, k) = op.sizes(&specs).expect("checked when it was recorded");
+    let side = |index: usize, transpose: bool| {
+        let (dtype, layout) = inputs[index];
+        let axes = layout.shape.rank() - 2;
+        let (mut rows, mut columns) = (layout.strides[axes], layout.strides[axes + 1]);
+        if transpose {
+            (rows, columns) = (columns, rows);
+        }
+        let batch = collapse(&layout.shape.dims()[..axes], &layout.strides[..axes]).unwrap_or(0);
+        Side { dtype, rows, columns, batch: if axes == 0 { 0 } else { batch } }
+    };
+    let (a, b) = (side(0, op.transpose_a), side(1, op.transpose_b));
+    let mut product = Product { batch, m, n, k, a, b, c_dtype, ldc: n, alpha: op.alpha.0, add: false };
+    // A batch that shares its right matrix is one tall left matrix, if its rows follow each other evenly.
+    if inputs[1].1.shape.rank() == 2 && batch > 1 && (a.batch == m * a.rows || m == 1) {
+        let rows = if m == 1 { a.batch } else { a.rows };
+        product = Product { batch: 1, m: batch * m, a: Side { rows, batch: 0, ..a }, ..product };
+    }
+    product
+}
+
+pub(super) fn scratch(op: &MatMul, inputs: &[Operand], output: &TensorSpec, threads: usize) -> usize {
+    let sides: Vec<_> = inputs.iter().map(|operand| (operand.dtype, &operand.layout)).collect();
+    product(op, &sides, output.dtype).scratch(threads)
+}
+
+pub(super) fn compile(op: &MatMul, site: &Site<'_>) -> Result<Call> {
+    let sides: Vec<_> = site.inputs.iter().map(|tensor| (tensor.dtype, &tensor.layout)).collect();
+    let Some(c) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let mut product = product(op, &sides, c.dtype);
+    let (a, b, scratch) = (site.inputs[0].clone(), site.inputs[1].clone(), site.scratch);
+    let addend = site.inputs.get(2).cloned();
+    product.add = addend.is_some();
+    let (beta, elements) = (op.beta.0, c.layout.shape.elements());
+    Ok(Box::new(move |cx| {
+        // SAFETY: the planner gave these tensors their places, and the scratch its size.
+        unsafe {
+            if let Some(addend) = &addend {
+                real!(c.dtype, |T| {
+                    let kernel = Scaled { x: In(addend.at::<T>(cx)), y: Out(c.at::<T>(cx)), factor: beta };
+                    run(cx.pool, elements.div_ceil(1024), elements, &Chunked { kernel, elements });
+                });
+            }
+            product.run(cx.pool, a.at(cx), b.at(cx), c.at(cx), cx.at(scratch));
+        }
+        Ok(())
+    }))
+}
+
+/// `y = factor·x`; in place ok.
+struct Scaled<T> {
+    x: In<T>,
+    y: Out<T>,
+    factor: f32,
+}
+
+struct Chunked<K> {
+    kernel: K,
+    elements: usize,
+}
+
+impl<T: Real> Kernel for Chunked<Scaled<T>> {
+    #[inline(always)]
+    unsafe fn items<I: Isa>(&self, range: Range<usize>) {
+        let (start, end) = (range.start * 1024, self.elements.min(range.end * 1024));
+        let Scaled { x, y, factor } = self.kernel;
+        // SAFETY: the elements are the kernel's.
+        unsafe {
+            chunks!(end - start, |i, len| {
+                (V::<I>::load(x.at(start + i), len, 0.0) * factor).store(y.at(start + i), len);
+            });
+        }
+    }
+}

@@ -1,11 +1,35 @@
 //! The CPU backend: a flat list of kernel calls on arena offsets, run by threads that stay awake within a step.
 
-pub(crate) mod attention;
+mod accumulate;
+mod adamw;
+mod attention;
+mod attention_grad;
+mod cross_entropy;
+mod dropout;
+mod elementwise;
+mod embedding;
 mod executor;
-pub(crate) mod matmul;
+mod kernel;
+mod kv_write;
+mod layer_norm;
+mod layout;
+mod lora;
+mod math;
+mod matmul;
 mod memory;
-pub(crate) mod pool;
-pub(crate) mod rows;
+mod number;
+mod pool;
+mod reduce;
+mod rms_norm;
+mod rope;
+mod silu_mul;
+mod softmax;
+mod tile;
+mod top_k;
+mod vector;
+#[cfg(target_arch = "x86_64")]
+mod vector_x86;
+mod walk;
 
 use std::sync::Arc;
 

@@ -5,11 +5,14 @@
 
 use std::ops::Range;
 
+use super::executor::{Call, Site, real};
 use super::kernel::{In, Kernel, Out, chunks, run};
 use super::math::{exp, exp_nonpositive, log};
 use super::number::Real;
 use super::pool::Pool;
 use super::vector::{Isa, LANES, V};
+use crate::Result;
+use crate::ops::split;
 use crate::tensor::DType;
 
 /// `y = softmax(x)`, or `log softmax(x)` if `log`, of `rows` rows of `n` elements. In place ok.
@@ -40,21 +43,22 @@ pub(crate) unsafe fn softmax<T: Real>(
     }
 }
 
-/// The gradient: `dx = y·(dy − Σ dy·y)`, or `dx = dy − exp(y)·Σ dy` if `log`. All contiguous `[rows, n]`. In
-/// place over dy or y ok.
+/// The gradient: `dx = y·(dy − Σ dy·y)`, or `dx = dy − exp(y)·Σ dy` if `log`. Rows of dy and y lie `strides`
+/// apart, those of dx are contiguous. In place over contiguous dy or y ok.
 ///
 /// # Safety
-/// The pointers are valid for `rows·n` elements; dx is dy, or y, or lies apart.
+/// The pointers are valid for `rows` rows of `n` elements; dx is dy, or y, or lies apart.
 pub(crate) unsafe fn softmax_grad<T: Real>(
     pool: &Pool,
     dy: *const T,
     y: *const T,
+    strides: [usize; 2],
     dx: *mut T,
     rows: usize,
     n: usize,
     log: bool,
 ) {
-    let kernel = RowGrad { dy: In(dy), y: In(y), dx: Out(dx), n, log };
+    let kernel = RowGrad { dy: In(dy), y: In(y), strides, dx: Out(dx), n, log };
     // SAFETY: as the caller promises.
     unsafe { run(pool, rows, rows * n, &kernel) }
 }
@@ -187,6 +191,7 @@ impl<T: Real> Kernel for RowLogSoftmax<T> {
 struct RowGrad<T> {
     dy: In<T>,
     y: In<T>,
+    strides: [usize; 2],
     dx: Out<T>,
     n: usize,
     log: bool,
@@ -195,11 +200,11 @@ struct RowGrad<T> {
 impl<T: Real> Kernel for RowGrad<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
-        let Self { dy, y, dx, n, log } = *self;
+        let Self { dy, y, strides, dx, n, log } = *self;
         for row in range {
             // SAFETY: the row is one of the kernel's; every group of lanes is read before it is written.
             unsafe {
-                let (dy, y, dx) = (dy.at(row * n), y.at(row * n), dx.at(row * n));
+                let (dy, y, dx) = (dy.at(row * strides[0]), y.at(row * strides[1]), dx.at(row * n));
                 let mut total = V::<I>::splat(0.0);
                 chunks!(n, |i, len| {
                     let d = V::<I>::load(dy.add(i), len, 0.0);
@@ -299,4 +304,41 @@ impl<T: Real> Kernel for AxisGrad<T> {
             }
         }
     }
+}
+
+pub(super) fn compile(along: usize, log: bool, site: &Site<'_>) -> Result<Call> {
+    let Some(y) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let x = site.inputs[0].clone();
+    let (outer, axis, inner) = split(&x.layout.shape, along);
+    let last = along + 1 == x.layout.shape.rank();
+    Ok(Box::new(move |cx| {
+        // SAFETY: the planner gave the tensors their places.
+        unsafe {
+            real!(x.dtype, |T| if last {
+                softmax::<T>(cx.pool, x.at(cx), x.row_stride(), y.at(cx), axis, outer, axis, log);
+            } else {
+                softmax_axis::<T>(cx.pool, x.at(cx), y.at(cx), outer, axis, inner, log);
+            });
+        }
+        Ok(())
+    }))
+}
+
+pub(super) fn compile_grad(along: usize, log: bool, site: &Site<'_>) -> Result<Call> {
+    let Some(dx) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let (dy, y) = (site.inputs[0].clone(), site.inputs[1].clone());
+    let (outer, axis, inner) = split(&dy.layout.shape, along);
+    let last = along + 1 == dy.layout.shape.rank();
+    Ok(Box::new(move |cx| {
+        // SAFETY: the planner gave the tensors their places.
+        unsafe {
+            real!(dy.dtype, |T| if last {
+                let strides = [dy.row_stride(), y.row_stride()];
+                softmax_grad::<T>(cx.pool, dy.at(cx), y.at(cx), strides, dx.at(cx), outer, axis, log);
+            } else {
+                softmax_axis_grad::<T>(cx.pool, dy.at(cx), y.at(cx), dx.at(cx), outer, axis, inner, log);
+            });
+        }
+        Ok(())
+    }))
 }

@@ -23,6 +23,8 @@ pub(crate) unsafe trait Isa: Copy {
     type Int: Copy;
     /// A truth value for each lane.
     type Mask: Copy;
+    /// Registers for dense products.
+    type Tile: super::tile::Tile;
 
     fn splat(x: f32) -> Self::Float;
     fn splat_int(x: u32) -> Self::Int;
@@ -273,6 +275,7 @@ unsafe impl<const FUSED: bool> Isa for Portable<FUSED> {
     type Float = [f32; LANES];
     type Int = [u32; LANES];
     type Mask = [bool; LANES];
+    type Tile = super::tile::PortableTile<FUSED>;
 
     #[inline(always)]
     fn splat(x: f32) -> Self::Float {

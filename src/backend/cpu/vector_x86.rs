@@ -28,6 +28,7 @@ macro_rules! map {
     }};
     ([$init:expr; $count:expr], |$r:ident| $body:expr) => {{
         // SAFETY: the machine has the instruction set, as `Isa` demands.
+        #[allow(unused_unsafe, reason = "some initial values are plain numbers")]
         let mut result = [unsafe { $init }; $count];
         for $r in 0..$count {
             // SAFETY: as above, and pointers are valid for LANES elements.
@@ -46,6 +47,7 @@ unsafe impl Isa for Avx2 {
     type Float = [__m256; 4];
     type Int = [__m256i; 4];
     type Mask = [__m256; 4];
+    type Tile = super::tile::Avx2Tile;
 
     #[inline(always)]
     fn splat(x: f32) -> Self::Float {
@@ -208,6 +210,7 @@ unsafe impl Isa for Avx512 {
     type Float = [__m512; 2];
     type Int = [__m512i; 2];
     type Mask = [__mmask16; 2];
+    type Tile = super::tile::Avx512Tile;
 
     #[inline(always)]
     fn splat(x: f32) -> Self::Float {

@@ -1,0 +1,374 @@
+//! The innermost part of every dense product: a few rows of the left matrix times [`Tile::NR`] columns of the right
+//! one, with the sums in registers.
+//!
+//! The right matrix lies in panels: `NR` neighbouring columns for each k, one k after the other (`ldb` apart). The
+//! left one is read where it is, one number at a time. The loop is the one of Goto and van de Geijn (Anatomy of
+//! High-Performance Matrix Multiplication, 2008), with registers of whatever instruction set there is.
+
+use super::number::Number;
+
+/// The most columns of a tile on any machine; panels that hold tensors of any ISA are padded to this.
+pub(crate) const WIDEST: usize = 32;
+
+/// Registers for one row of a tile.
+///
+/// # Safety
+/// As for [`super::vector::Isa`]: the machine has the instructions; pointers are valid for [`Tile::NR`] elements.
+pub(crate) unsafe trait Tile: Copy {
+    /// Rows of a tile.
+    const MR: usize;
+    /// Columns of a tile.
+    const NR: usize;
+    /// One row of sums.
+    type Row: Copy;
+
+    fn zero() -> Self::Row;
+    unsafe fn load(p: *const f32) -> Self::Row;
+    unsafe fn store(p: *mut f32, row: Self::Row);
+    /// `x·b + row`
+    fn fma(x: f32, b: Self::Row, row: Self::Row) -> Self::Row;
+    /// Writes the transpose of the 8 x 8 block at `from`, whose rows are `from_stride` apart.
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+}
+
+/// A matrix in memory: where it begins and the steps between rows and columns, in elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<T> {
+    pub(crate) start: T,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+}
+
+/// The right matrix in panels: element (k, j) is at `panel·(j / NR) + ldb·k + j mod NR`.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels {
+    pub(crate) start: *const f32,
+    pub(crate) panel: usize,
+    pub(crate) ldb: usize,
+}
+
+/// `c = alpha·a·b`, or `c += alpha·a·b` if `add`; c has row stride `ldc`.
+///
+/// # Safety
+/// a is valid for `m` x `k`, b for `k` x `n` rounded up to [`Tile::NR`], c for `m` x `n`; nothing else uses c.
+#[inline(always)]
+pub(crate) unsafe fn multiply<S: Tile, O: Number>(
+    (m, n, k): (usize, usize, usize),
+    a: Matrix<*const f32>,
+    b: Panels,
+    c: *mut O,
+    ldc: usize,
+    alpha: f32,
+    add: bool,
+) {
+    let mut column = 0;
+    while column < n {
+        let width = S::NR.min(n - column);
+        // SAFETY: the panel and these columns of c exist.
+        unsafe {
+            let panel = b.start.add(column / S::NR * b.panel);
+            let out = Out { start: c.add(column), ldc, width, alpha, add };
+            let mut row = 0;
+            if S::MR == 12 {
+                while row + 12 <= m {
+                    rows::<S, O, 12>(k, a, panel, b.ldb, out, row);
+                    row += 12;
+                }
+            }
+            while row + 6 <= m {
+                rows::<S, O, 6>(k, a, panel, b.ldb, out, row);
+                row += 6;
+            }
+            if row + 4 <= m {
+                rows::<S, O, 4>(k, a, panel, b.ldb, out, row);
+                row += 4;
+            }
+            if row + 2 <= m {
+                rows::<S, O, 2>(k, a, panel, b.ldb, out, row);
+                row += 2;
+            }
+            if row < m {
+                rows::<S, O, 1>(k, a, panel, b.ldb, out, row);
+            }
+        }
+        column += S::NR;
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Out<O> {
+    start: *mut O,
+    ldc: usize,
+    width: usize,
+    alpha: f32,
+    add: bool,
+}
+
+/// # Safety
+/// See [`multiply`].
+#[inline(always)]
+unsafe fn rows<S: Tile, O: Number, const R: usize>(
+    k: usize,
+    a: Matrix<*const f32>,
+    b: *const f32,
+    ldb: usize,
+    out: Out<O>,
+    row: usize,
+) {
+    let mut sums = [S::zero(); R];
+    // SAFETY: as the caller of `multiply` promises.
+    unsafe {
+        let mut left = a.start.add(row * a.rows);
+        let mut right = b;
+        for _ in 0..k {
+            let panel = S::load(right);
+            for i in 0..R {
+                sums[i] = S::fma(*left.add(i * a.rows), panel, sums[i]);
+            }
+            left = left.add(a.columns);
+            right = right.add(ldb);
+        }
+        for (i, sum) in sums.into_iter().enumerate() {
+            store::<S, O>(sum, out.start.add((row + i) * out.ldc), out);
+        }
+    }
+}
+
+/// # Safety
+/// `to` is valid for `out.width` elements.
+#[inline(always)]
+unsafe fn store<S: Tile, O: Number>(sum: S::Row, to: *mut O, out: Out<O>) {
+    // SAFETY: as the caller promises; the array has room for any row.
+    unsafe {
+        if O::DTYPE == crate::tensor::DType::F32 && out.width == S::NR {
+            let to = to.cast::<f32>();
+            let old = if out.add { S::load(to) } else { S::zero() };
+            let sum = if out.add || out.alpha != 1.0 { S::fma(out.alpha, sum, old) } else { sum };
+            return S::store(to, sum);
+        }
+        let mut lanes = [0.0; WIDEST];
+        S::store(lanes.as_mut_ptr(), sum);
+        for j in 0..out.width {
+            let old = if out.add { to.add(j).read().get() } else { 0.0 };
+            to.add(j).write(O::of(if out.add { old + out.alpha * lanes[j] } else { out.alpha * lanes[j] }));
+        }
+    }
+}
+
+/// Writes columns `0..n` of a matrix `[k, n]` as panels of NR columns, the last one filled with zeros.
+///
+/// # Safety
+/// `b` is valid for `k` x `n`, `to` for `k` times `n` rounded up to NR.
+#[inline(always)]
+pub(crate) unsafe fn pack<S: Tile, T: Number>(b: Matrix<*const T>, k: usize, n: usize, to: *mut f32) {
+    for (index, column) in (0..n).step_by(S::NR).enumerate() {
+        let width = S::NR.min(n - column);
+        // SAFETY: panel `index` lies within `to`, its columns within `b`.
+        unsafe {
+            let from = Matrix { start: b.start.add(column * b.columns), ..b };
+            let to = to.add(index * k * S::NR);
+            if width < S::NR {
+                std::ptr::write_bytes(to, 0, k * S::NR);
+            }
+            if b.rows == 1 {
+                pack_transposed::<S, T>(from, k, width, to);
+            } else if b.columns == 1 && width == S::NR {
+                for p in 0..k {
+                    for j in 0..S::NR {
+                        to.add(p * S::NR + j).write(from.start.add(p * b.rows + j).read().get());
+                    }
+                }
+            } else {
+                pack_any::<S, T>(from, 0, k, 0, width, to);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// See [`pack`].
+#[inline(always)]
+unsafe fn pack_any<S: Tile, T: Number>(
+    from: Matrix<*const T>,
+    first: usize,
+    k: usize,
+    left: usize,
+    width: usize,
+    to: *mut f32,
+) {
+    for p in first..k {
+        for j in left..width {
+            // SAFETY: as the caller promises.
+            unsafe { to.add(p * S::NR + j).write(from.start.add(p * from.rows + j * from.columns).read().get()) };
+        }
+    }
+}
+
+/// Columns lie one after the other in memory: blocks of 8 x 8 are transposed in registers.
+///
+/// # Safety
+/// See [`pack`].
+#[inline(always)]
+unsafe fn pack_transposed<S: Tile, T: Number>(from: Matrix<*const T>, k: usize, width: usize, to: *mut f32) {
+    let (whole_k, whole_width) = (k / 8 * 8, width / 8 * 8);
+    // SAFETY: the blocks lie within the panel and the matrix.
+    unsafe {
+        for j in (0..whole_width).step_by(8) {
+            let columns = from.start.add(j * from.columns);
+            for p in (0..whole_k).step_by(8) {
+                let to = to.add(p * S::NR + j);
+                if T::DTYPE == crate::tensor::DType::F32 {
+                    S::transpose(columns.add(p).cast(), from.columns, to, S::NR);
+                } else {
+                    let mut block = [0.0_f32; 64];
+                    for column in 0..8 {
+                        for i in 0..8 {
+                            block[column * 8 + i] = columns.add(column * from.columns + p + i).read().get();
+                        }
+                    }
+                    S::transpose(block.as_ptr(), 8, to, S::NR);
+                }
+            }
+        }
+        pack_any::<S, T>(from, whole_k, k, 0, whole_width, to);
+        pack_any::<S, T>(from, 0, k, whole_width, width, to);
+    }
+}
+
+/// Any machine. The parameter says whether multiply-add is one instruction.
+#[derive(Clone, Copy)]
+pub(crate) struct PortableTile<const FUSED: bool>;
+
+// SAFETY: needs no instruction set.
+unsafe impl<const FUSED: bool> Tile for PortableTile<FUSED> {
+    const MR: usize = 6;
+    const NR: usize = 16;
+    type Row = [f32; 16];
+
+    #[inline(always)]
+    fn zero() -> Self::Row {
+        [0.0; 16]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self::Row {
+        // SAFETY: as the trait demands.
+        unsafe { p.cast::<Self::Row>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, row: Self::Row) {
+        // SAFETY: as the trait demands.
+        unsafe { p.cast::<Self::Row>().write_unaligned(row) }
+    }
+    #[inline(always)]
+    fn fma(x: f32, b: Self::Row, mut row: Self::Row) -> Self::Row {
+        for j in 0..16 {
+            row[j] = if FUSED { x.mul_add(b[j], row[j]) } else { x * b[j] + row[j] };
+        }
+        row
+    }
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        for i in 0..8 {
+            for j in 0..8 {
+                // SAFETY: as the trait demands.
+                unsafe { *to.add(j * to_stride + i) = *from.add(i * from_stride + j) };
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2Tile, Avx512Tile};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Tile;
+
+    /// AVX2 with FMA.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2Tile;
+
+    /// AVX-512.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512Tile;
+
+    /// # Safety
+    /// The machine has AVX; the pointers are valid for eight rows of eight.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let zero = _mm256_setzero_ps();
+            let (mut r, mut t, mut s) = ([zero; 8], [zero; 8], [zero; 8]);
+            for i in 0..8 {
+                r[i] = _mm256_loadu_ps(from.add(i * from_stride));
+            }
+            // Pairs of rows interleaved, then pairs of pairs, then halves.
+            for i in (0..8).step_by(2) {
+                t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+                t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+            }
+            for i in [0, 4] {
+                for half in 0..2 {
+                    let (a, b) = (t[i + half], t[i + half + 2]);
+                    s[i + 2 * half] = _mm256_shuffle_ps::<0x44>(a, b);
+                    s[i + 2 * half + 1] = _mm256_shuffle_ps::<0xee>(a, b);
+                }
+            }
+            for i in 0..4 {
+                _mm256_storeu_ps(to.add(i * to_stride), _mm256_permute2f128_ps::<0x20>(s[i], s[i + 4]));
+                _mm256_storeu_ps(to.add((i + 4) * to_stride), _mm256_permute2f128_ps::<0x31>(s[i], s[i + 4]));
+            }
+        }
+    }
+
+    macro_rules! tile {
+        ($name:ident, $mr:literal, $nr:literal, $register:ty, $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident) => {
+            // SAFETY: the functions need the instruction set of the type's name only.
+            unsafe impl Tile for $name {
+                const MR: usize = $mr;
+                const NR: usize = $nr;
+                type Row = [$register; 2];
+
+                #[inline(always)]
+                fn zero() -> Self::Row {
+                    // SAFETY: the machine has the instruction set.
+                    [unsafe { $zero() }; 2]
+                }
+                #[inline(always)]
+                unsafe fn load(p: *const f32) -> Self::Row {
+                    // SAFETY: as the trait demands.
+                    unsafe { [$load(p), $load(p.add($nr / 2))] }
+                }
+                #[inline(always)]
+                unsafe fn store(p: *mut f32, row: Self::Row) {
+                    // SAFETY: as the trait demands.
+                    unsafe {
+                        $store(p, row[0]);
+                        $store(p.add($nr / 2), row[1]);
+                    }
+                }
+                #[inline(always)]
+                fn fma(x: f32, b: Self::Row, row: Self::Row) -> Self::Row {
+                    // SAFETY: the machine has the instruction set.
+                    unsafe {
+                        let x = $splat(x);
+                        [$fma(x, b[0], row[0]), $fma(x, b[1], row[1])]
+                    }
+                }
+                #[inline(always)]
+                unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+                    // SAFETY: as the trait demands.
+                    unsafe { transpose(from, from_stride, to, to_stride) }
+                }
+            }
+        };
+    }
+
+    tile!(Avx2Tile, 6, 16, __m256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps);
+    tile!(
+        Avx512Tile, 12, 32, __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps
+    );
+}
