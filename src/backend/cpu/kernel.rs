@@ -177,20 +177,15 @@ impl<T> Out<T> {
     }
 }
 
-/// Runs a block for each group of lanes in `0..n`: `$i` is where it starts, `$len` its length. The block is
-/// compiled twice, so that in full groups the length is a constant.
+/// Runs a block for each group of lanes in `0..n`: `$i` is where it starts, `$len` its length.
 macro_rules! chunks {
     ($n:expr, |$i:ident, $len:ident| $body:block) => {
         let total: usize = $n;
         let mut $i = 0usize;
-        while $i + $crate::backend::cpu::vector::LANES <= total {
-            let $len = $crate::backend::cpu::vector::LANES;
+        while $i < total {
+            let $len = (total - $i).min($crate::backend::cpu::vector::LANES);
             $body
             $i += $crate::backend::cpu::vector::LANES;
-        }
-        if $i < total {
-            let $len = total - $i;
-            $body
         }
     };
 }

@@ -6,6 +6,7 @@
 //! High-Performance Matrix Multiplication, 2008), with registers of whatever instruction set there is.
 
 use super::number::Number;
+use crate::tensor::DType;
 
 /// The most columns of a tile on any machine; panels that hold tensors of any ISA are padded to this.
 pub(crate) const WIDEST: usize = 32;
@@ -29,6 +30,29 @@ pub(crate) unsafe trait Tile: Copy {
     fn fma(x: f32, b: Self::Row, row: Self::Row) -> Self::Row;
     /// Writes the transpose of the 8 x 8 block at `from`, whose rows are `from_stride` apart.
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+
+    /// [`product`] compiled for this instruction set, once.
+    unsafe fn multiply(job: &Job);
+    /// [`panels`] compiled for this instruction set, once a dtype.
+    unsafe fn pack_f32(b: Matrix<*const f32>, k: usize, n: usize, to: *mut f32);
+    /// As [`Tile::pack_f32`].
+    unsafe fn pack_f16(b: Matrix<*const half::f16>, k: usize, n: usize, to: *mut f32);
+    /// As [`Tile::pack_f32`].
+    unsafe fn pack_bf16(b: Matrix<*const half::bf16>, k: usize, n: usize, to: *mut f32);
+}
+
+/// A product of small matrices, all f32: `c = alpha·a·b`, or `c += alpha·a·b` if `add`; c has row stride `ldc`.
+#[derive(Clone, Copy)]
+pub(crate) struct Job {
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) a: Matrix<*const f32>,
+    pub(crate) b: Panels,
+    pub(crate) c: *mut f32,
+    pub(crate) ldc: usize,
+    pub(crate) alpha: f32,
+    pub(crate) add: bool,
 }
 
 /// A matrix in memory: where it begins and the steps between rows and columns, in elements.
@@ -47,79 +71,61 @@ pub(crate) struct Panels {
     pub(crate) ldb: usize,
 }
 
-/// `c = alpha·a·b`, or `c += alpha·a·b` if `add`; c has row stride `ldc`.
-///
 /// # Safety
 /// a is valid for `m` x `k`, b for `k` x `n` rounded up to [`Tile::NR`], c for `m` x `n`; nothing else uses c.
 #[inline(always)]
-pub(crate) unsafe fn multiply<S: Tile, O: Number>(
-    (m, n, k): (usize, usize, usize),
-    a: Matrix<*const f32>,
-    b: Panels,
-    c: *mut O,
-    ldc: usize,
-    alpha: f32,
-    add: bool,
-) {
-    let mut column = 0;
-    while column < n {
+unsafe fn product<S: Tile>(job: &Job) {
+    let Job { m, n, k, a, b, .. } = *job;
+    for column in (0..n).step_by(S::NR) {
         let width = S::NR.min(n - column);
         // SAFETY: the panel and these columns of c exist.
         unsafe {
             let panel = b.start.add(column / S::NR * b.panel);
-            let out = Out { start: c.add(column), ldc, width, alpha, add };
             let mut row = 0;
-            if S::MR == 12 {
-                while row + 12 <= m {
-                    rows::<S, O, 12>(k, a, panel, b.ldb, out, row);
-                    row += 12;
+            while row < m {
+                let left = a.start.add(row * a.rows);
+                let c = job.c.add(row * job.ldc + column);
+                let count = S::MR.min(m - row);
+                match count {
+                    12.. => rows::<S, 12>(k, left, a, panel, b.ldb, c, width, job),
+                    8..12 => rows::<S, 8>(k, left, a, panel, b.ldb, c, width, job),
+                    6..8 => rows::<S, 6>(k, left, a, panel, b.ldb, c, width, job),
+                    4..6 => rows::<S, 4>(k, left, a, panel, b.ldb, c, width, job),
+                    2..4 => rows::<S, 2>(k, left, a, panel, b.ldb, c, width, job),
+                    _ => rows::<S, 1>(k, left, a, panel, b.ldb, c, width, job),
                 }
-            }
-            while row + 6 <= m {
-                rows::<S, O, 6>(k, a, panel, b.ldb, out, row);
-                row += 6;
-            }
-            if row + 4 <= m {
-                rows::<S, O, 4>(k, a, panel, b.ldb, out, row);
-                row += 4;
-            }
-            if row + 2 <= m {
-                rows::<S, O, 2>(k, a, panel, b.ldb, out, row);
-                row += 2;
-            }
-            if row < m {
-                rows::<S, O, 1>(k, a, panel, b.ldb, out, row);
+                row += match count {
+                    12.. => 12,
+                    8..12 => 8,
+                    6..8 => 6,
+                    4..6 => 4,
+                    2..4 => 2,
+                    _ => 1,
+                };
             }
         }
-        column += S::NR;
     }
 }
 
-#[derive(Clone, Copy)]
-struct Out<O> {
-    start: *mut O,
-    ldc: usize,
-    width: usize,
-    alpha: f32,
-    add: bool,
-}
-
 /// # Safety
-/// See [`multiply`].
+/// See [`product`].
 #[inline(always)]
-unsafe fn rows<S: Tile, O: Number, const R: usize>(
+unsafe fn rows<S: Tile, const R: usize>(
     k: usize,
+    mut left: *const f32,
     a: Matrix<*const f32>,
-    b: *const f32,
+    mut right: *const f32,
     ldb: usize,
-    out: Out<O>,
-    row: usize,
+    c: *mut f32,
+    width: usize,
+    job: &Job,
 ) {
+    if R > S::MR {
+        return;
+    }
     let mut sums = [S::zero(); R];
-    // SAFETY: as the caller of `multiply` promises.
+    // SAFETY: as the caller promises.
     unsafe {
-        let mut left = a.start.add(row * a.rows);
-        let mut right = b;
         for _ in 0..k {
             let panel = S::load(right);
             for i in 0..R {
@@ -128,29 +134,56 @@ unsafe fn rows<S: Tile, O: Number, const R: usize>(
             left = left.add(a.columns);
             right = right.add(ldb);
         }
-        for (i, sum) in sums.into_iter().enumerate() {
-            store::<S, O>(sum, out.start.add((row + i) * out.ldc), out);
+        if width == S::NR {
+            for i in 0..R {
+                let to = c.add(i * job.ldc);
+                let old = if job.add { S::load(to) } else { S::zero() };
+                S::store(to, S::fma(job.alpha, sums[i], old));
+            }
+            return;
+        }
+        let mut lanes = [[0.0; WIDEST]; R];
+        for i in 0..R {
+            S::store(lanes[i].as_mut_ptr(), sums[i]);
+        }
+        narrow(&lanes, c, width, job);
+    }
+}
+
+/// Writes the first `width` columns of a tile.
+///
+/// # Safety
+/// c is valid for them.
+#[inline(never)]
+unsafe fn narrow(lanes: &[[f32; WIDEST]], c: *mut f32, width: usize, job: &Job) {
+    for (i, lanes) in lanes.iter().enumerate() {
+        for (j, lane) in lanes.iter().enumerate().take(width) {
+            // SAFETY: as the caller promises.
+            unsafe {
+                let to = c.add(i * job.ldc + j);
+                let old = if job.add { to.read() } else { 0.0 };
+                to.write(old + job.alpha * lane);
+            }
         }
     }
 }
 
+/// Packs a matrix of a dtype known at run time; see [`panels`].
+///
 /// # Safety
-/// `to` is valid for `out.width` elements.
+/// See [`panels`]; `b` points to elements of `dtype`.
 #[inline(always)]
-unsafe fn store<S: Tile, O: Number>(sum: S::Row, to: *mut O, out: Out<O>) {
-    // SAFETY: as the caller promises; the array has room for any row.
+pub(crate) unsafe fn pack<S: Tile>(dtype: DType, b: Matrix<*const u8>, k: usize, n: usize, to: *mut f32) {
+    fn typed<T>(b: Matrix<*const u8>) -> Matrix<*const T> {
+        Matrix { start: b.start.cast(), rows: b.rows, columns: b.columns }
+    }
+    // SAFETY: as the caller promises.
     unsafe {
-        if O::DTYPE == crate::tensor::DType::F32 && out.width == S::NR {
-            let to = to.cast::<f32>();
-            let old = if out.add { S::load(to) } else { S::zero() };
-            let sum = if out.add || out.alpha != 1.0 { S::fma(out.alpha, sum, old) } else { sum };
-            return S::store(to, sum);
-        }
-        let mut lanes = [0.0; WIDEST];
-        S::store(lanes.as_mut_ptr(), sum);
-        for j in 0..out.width {
-            let old = if out.add { to.add(j).read().get() } else { 0.0 };
-            to.add(j).write(O::of(if out.add { old + out.alpha * lanes[j] } else { out.alpha * lanes[j] }));
+        match dtype {
+            DType::F32 => S::pack_f32(typed(b), k, n, to),
+            DType::F16 => S::pack_f16(typed(b), k, n, to),
+            DType::BF16 => S::pack_bf16(typed(b), k, n, to),
+            DType::U32 => unreachable!("shape rules refuse integers here"),
         }
     }
 }
@@ -160,7 +193,7 @@ unsafe fn store<S: Tile, O: Number>(sum: S::Row, to: *mut O, out: Out<O>) {
 /// # Safety
 /// `b` is valid for `k` x `n`, `to` for `k` times `n` rounded up to NR.
 #[inline(always)]
-pub(crate) unsafe fn pack<S: Tile, T: Number>(b: Matrix<*const T>, k: usize, n: usize, to: *mut f32) {
+unsafe fn panels<S: Tile, T: Number>(b: Matrix<*const T>, k: usize, n: usize, to: *mut f32) {
     for (index, column) in (0..n).step_by(S::NR).enumerate() {
         let width = S::NR.min(n - column);
         // SAFETY: panel `index` lies within `to`, its columns within `b`.
@@ -186,7 +219,7 @@ pub(crate) unsafe fn pack<S: Tile, T: Number>(b: Matrix<*const T>, k: usize, n: 
 }
 
 /// # Safety
-/// See [`pack`].
+/// See [`panels`].
 #[inline(always)]
 unsafe fn pack_any<S: Tile, T: Number>(
     from: Matrix<*const T>,
@@ -207,7 +240,7 @@ unsafe fn pack_any<S: Tile, T: Number>(
 /// Columns lie one after the other in memory: blocks of 8 x 8 are transposed in registers.
 ///
 /// # Safety
-/// See [`pack`].
+/// See [`panels`].
 #[inline(always)]
 unsafe fn pack_transposed<S: Tile, T: Number>(from: Matrix<*const T>, k: usize, width: usize, to: *mut f32) {
     let (whole_k, whole_width) = (k / 8 * 8, width / 8 * 8);
@@ -217,7 +250,7 @@ unsafe fn pack_transposed<S: Tile, T: Number>(from: Matrix<*const T>, k: usize, 
             let columns = from.start.add(j * from.columns);
             for p in (0..whole_k).step_by(8) {
                 let to = to.add(p * S::NR + j);
-                if T::DTYPE == crate::tensor::DType::F32 {
+                if T::DTYPE == DType::F32 {
                     S::transpose(columns.add(p).cast(), from.columns, to, S::NR);
                 } else {
                     let mut block = [0.0_f32; 64];
@@ -275,6 +308,22 @@ unsafe impl<const FUSED: bool> Tile for PortableTile<FUSED> {
             }
         }
     }
+    unsafe fn multiply(job: &Job) {
+        // SAFETY: as the trait demands.
+        unsafe { product::<Self>(job) }
+    }
+    unsafe fn pack_f32(b: Matrix<*const f32>, k: usize, n: usize, to: *mut f32) {
+        // SAFETY: as the trait demands.
+        unsafe { panels::<Self, f32>(b, k, n, to) }
+    }
+    unsafe fn pack_f16(b: Matrix<*const half::f16>, k: usize, n: usize, to: *mut f32) {
+        // SAFETY: as the trait demands.
+        unsafe { panels::<Self, half::f16>(b, k, n, to) }
+    }
+    unsafe fn pack_bf16(b: Matrix<*const half::bf16>, k: usize, n: usize, to: *mut f32) {
+        // SAFETY: as the trait demands.
+        unsafe { panels::<Self, half::bf16>(b, k, n, to) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -284,7 +333,9 @@ pub(crate) use x86::{Avx2Tile, Avx512Tile};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Tile;
+    use half::{bf16, f16};
+
+    use super::{Job, Matrix, Tile, panels, product};
 
     /// AVX2 with FMA.
     #[derive(Clone, Copy)]
@@ -325,7 +376,7 @@ mod x86 {
     }
 
     macro_rules! tile {
-        ($name:ident, $mr:literal, $nr:literal, $register:ty, $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident) => {
+        ($name:ident, $features:literal, $mr:literal, $nr:literal, $register:ty, $zero:ident, $load:ident, $store:ident, $splat:ident, $fma:ident) => {
             // SAFETY: the functions need the instruction set of the type's name only.
             unsafe impl Tile for $name {
                 const MR: usize = $mr;
@@ -363,12 +414,49 @@ mod x86 {
                     // SAFETY: as the trait demands.
                     unsafe { transpose(from, from_stride, to, to_stride) }
                 }
+
+                unsafe fn multiply(job: &Job) {
+                    #[target_feature(enable = $features)]
+                    unsafe fn compiled(job: &Job) {
+                        // SAFETY: as the trait demands.
+                        unsafe { product::<$name>(job) }
+                    }
+                    // SAFETY: as the trait demands.
+                    unsafe { compiled(job) }
+                }
+                unsafe fn pack_f32(b: Matrix<*const f32>, k: usize, n: usize, to: *mut f32) {
+                    #[target_feature(enable = $features)]
+                    unsafe fn compiled(b: Matrix<*const f32>, k: usize, n: usize, to: *mut f32) {
+                        // SAFETY: as the trait demands.
+                        unsafe { panels::<$name, f32>(b, k, n, to) }
+                    }
+                    // SAFETY: as the trait demands.
+                    unsafe { compiled(b, k, n, to) }
+                }
+                unsafe fn pack_f16(b: Matrix<*const f16>, k: usize, n: usize, to: *mut f32) {
+                    #[target_feature(enable = $features)]
+                    unsafe fn compiled(b: Matrix<*const f16>, k: usize, n: usize, to: *mut f32) {
+                        // SAFETY: as the trait demands.
+                        unsafe { panels::<$name, f16>(b, k, n, to) }
+                    }
+                    // SAFETY: as the trait demands.
+                    unsafe { compiled(b, k, n, to) }
+                }
+                unsafe fn pack_bf16(b: Matrix<*const bf16>, k: usize, n: usize, to: *mut f32) {
+                    #[target_feature(enable = $features)]
+                    unsafe fn compiled(b: Matrix<*const bf16>, k: usize, n: usize, to: *mut f32) {
+                        // SAFETY: as the trait demands.
+                        unsafe { panels::<$name, bf16>(b, k, n, to) }
+                    }
+                    // SAFETY: as the trait demands.
+                    unsafe { compiled(b, k, n, to) }
+                }
             }
         };
     }
 
-    tile!(Avx2Tile, 6, 16, __m256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps);
+    tile!(Avx2Tile, "avx2,fma,f16c", 6, 16, __m256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps);
     tile!(
-        Avx512Tile, 12, 32, __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps
+        Avx512Tile, "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c", 12, 32, __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps
     );
 }

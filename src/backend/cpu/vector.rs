@@ -120,12 +120,8 @@ impl<I: Isa> V<I> {
             // SAFETY: as the caller promises.
             return Self(unsafe { T::load::<I>(p) });
         }
-        let mut lanes = [fill; LANES];
-        for l in 0..len {
-            // SAFETY: l < len.
-            lanes[l] = unsafe { p.add(l).read() }.get();
-        }
-        Self::from_array(&lanes)
+        // SAFETY: as the caller promises.
+        Self::from_array(&unsafe { gather(p, 1, len, fill) })
     }
 
     /// The numbers at `p`, `p + stride`, …; lanes from `len` on hold `fill`.
@@ -134,12 +130,8 @@ impl<I: Isa> V<I> {
     /// `p` is valid for these reads.
     #[inline(always)]
     pub(crate) unsafe fn gather<T: Number>(p: *const T, stride: usize, len: usize, fill: f32) -> Self {
-        let mut lanes = [fill; LANES];
-        for l in 0..len {
-            // SAFETY: l < len.
-            lanes[l] = unsafe { p.add(l * stride).read() }.get();
-        }
-        Self::from_array(&lanes)
+        // SAFETY: as the caller promises.
+        Self::from_array(&unsafe { gather(p, stride, len, fill) })
     }
 
     /// Writes the first `len` lanes to `p`.
@@ -152,11 +144,8 @@ impl<I: Isa> V<I> {
             // SAFETY: as the caller promises.
             return unsafe { T::store::<I>(p, self.0) };
         }
-        let lanes = self.to_array();
-        for l in 0..len {
-            // SAFETY: l < len.
-            unsafe { p.add(l).write(T::of(lanes[l])) };
-        }
+        // SAFETY: as the caller promises.
+        unsafe { scatter(p, &self.to_array(), len) };
     }
 
     /// From an array.
@@ -253,6 +242,32 @@ impl<I: Isa> V<I> {
             width /= 2;
         }
         lanes[0]
+    }
+}
+
+/// The first `len` lanes from numbers `stride` apart. Out of line: it is for the rest of a row.
+///
+/// # Safety
+/// `p` is valid for these reads.
+#[inline(never)]
+unsafe fn gather<T: Number>(p: *const T, stride: usize, len: usize, fill: f32) -> [f32; LANES] {
+    let mut lanes = [fill; LANES];
+    for (l, lane) in lanes.iter_mut().enumerate().take(len) {
+        // SAFETY: l < len.
+        *lane = unsafe { p.add(l * stride).read() }.get();
+    }
+    lanes
+}
+
+/// Writes the first `len` lanes.
+///
+/// # Safety
+/// `p` is valid for `len` writes.
+#[inline(never)]
+unsafe fn scatter<T: Number>(p: *mut T, lanes: &[f32; LANES], len: usize) {
+    for (l, &lane) in lanes.iter().enumerate().take(len) {
+        // SAFETY: l < len.
+        unsafe { p.add(l).write(T::of(lane)) };
     }
 }
 
