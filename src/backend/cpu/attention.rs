@@ -7,13 +7,12 @@
 use super::executor::{Call, Run, Site, Tensor, real};
 use super::kernel::{In, Out, Tasks, chunks, run_tasks};
 use super::math::{exp_nonpositive, log};
-use super::number::Real;
-use super::tile::{Matrix, Panels, Tile, WIDEST, multiply, pack};
+use super::tile::{Job, Matrix, Panels, Tile, WIDEST, pack};
 use super::vector::{Isa, V};
 use crate::Result;
 use crate::graph::Operand;
 use crate::ops::Attention;
-use crate::tensor::Layout;
+use crate::tensor::{DType, Layout};
 
 /// Keys of a tile.
 pub(super) const KEYS: usize = 64;
@@ -70,27 +69,61 @@ impl Mask {
     }
 }
 
-/// A tensor `[batch, length, heads, d]` with its steps.
+/// A tensor `[batch, length, heads, d]` with its steps, in elements.
 #[derive(Clone, Copy)]
-pub(super) struct Heads<T> {
-    pub(super) start: In<T>,
-    pub(super) batch: usize,
+pub(super) struct Heads {
+    start: In<u8>,
+    pub(super) dtype: DType,
+    batch: usize,
     pub(super) position: usize,
-    pub(super) head: usize,
+    head: usize,
 }
 
-impl<T> Heads<T> {
-    pub(super) fn new(start: *const T, layout: &Layout) -> Self {
-        Self { start: In(start), batch: layout.strides[0], position: layout.strides[1], head: layout.strides[2] }
+impl Heads {
+    /// # Safety
+    /// The tensor belongs to the plan that runs.
+    pub(super) unsafe fn new(tensor: &Tensor, cx: &Run<'_>) -> Self {
+        let steps = &tensor.layout.strides;
+        // SAFETY: as the caller promises.
+        let start = In(unsafe { tensor.at::<u8>(cx) }.cast_const());
+        Self { start, dtype: tensor.dtype, batch: steps[0], position: steps[1], head: steps[2] }
     }
 
     /// # Safety
     /// The element exists.
     #[inline(always)]
-    pub(super) unsafe fn at(&self, batch: usize, position: usize, head: usize) -> *const T {
+    pub(super) unsafe fn at(&self, batch: usize, position: usize, head: usize) -> *const u8 {
+        let element = batch * self.batch + position * self.position + head * self.head;
         // SAFETY: as the caller promises.
-        unsafe { self.start.at(batch * self.batch + position * self.position + head * self.head) }
+        unsafe { self.start.at(element * self.dtype.size()) }
     }
+
+    /// A part of the rows of one head as the right side of a product: `rows` a step apart, or transposed.
+    #[inline(always)]
+    pub(super) fn matrix(&self, start: *const u8, transposed: bool) -> Matrix<*const u8> {
+        let (rows, columns) = if transposed { (1, self.position) } else { (self.position, 1) };
+        Matrix { start, rows, columns }
+    }
+}
+
+/// `len` numbers of a row, from element `i` on.
+///
+/// # Safety
+/// They exist, with this dtype.
+#[inline(always)]
+pub(super) unsafe fn load<I: Isa>(dtype: DType, row: *const u8, i: usize, len: usize) -> V<I> {
+    // SAFETY: as the caller promises.
+    real!(dtype, |T| unsafe { V::load(row.cast::<T>().add(i), len, 0.0) })
+}
+
+/// Writes the first `len` lanes to a row, from element `i` on.
+///
+/// # Safety
+/// As for [`load`].
+#[inline(always)]
+pub(super) unsafe fn store<I: Isa>(dtype: DType, row: *mut u8, i: usize, len: usize, x: V<I>) {
+    // SAFETY: as the caller promises.
+    real!(dtype, |T| unsafe { x.store(row.cast::<T>().add(i), len) });
 }
 
 /// Sizes of an attention.
@@ -139,14 +172,14 @@ impl Sizes {
     }
 }
 
-struct Forward<T, K> {
+struct Forward {
     sizes: Sizes,
     mask: Mask,
     scale: f32,
-    q: Heads<T>,
-    k: Heads<K>,
-    v: Heads<K>,
-    out: Option<Out<T>>,
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    out: Option<Out<u8>>,
     lse: Option<Out<f32>>,
     scratch: Out<f32>,
 }
@@ -165,7 +198,7 @@ struct Rows {
     rest: *mut f32,
 }
 
-impl<T: Real, K: Real> Tasks for Forward<T, K> {
+impl Tasks for Forward {
     #[inline(always)]
     unsafe fn task<I: Isa>(&self, task: usize, thread: usize) {
         let Sizes { queries, kv_heads, d, .. } = self.sizes;
@@ -196,7 +229,7 @@ impl<T: Real, K: Real> Tasks for Forward<T, K> {
             for row in 0..rows {
                 let from = self.q.at(batch, first + row / group, kv * group + row % group);
                 chunks!(d, |i, len| {
-                    (V::<I>::load(from.add(i), len, 0.0) * self.scale).store(q.add(row * d + i), len);
+                    (load::<I>(self.q.dtype, from, i, len) * self.scale).store(q.add(row * d + i), len);
                 });
                 tile.max.add(row).write(f32::NEG_INFINITY);
                 tile.total.add(row).write(0.0);
@@ -208,7 +241,7 @@ impl<T: Real, K: Real> Tasks for Forward<T, K> {
     }
 }
 
-impl<T: Real, K: Real> Forward<T, K> {
+impl Forward {
     /// Tiles of keys.
     ///
     /// # Safety
@@ -216,6 +249,7 @@ impl<T: Real, K: Real> Forward<T, K> {
     #[inline(always)]
     unsafe fn many<I: Isa>(&self, tile: &Rows) {
         let (d, padded, group) = (self.sizes.d, self.sizes.padded(), self.sizes.group());
+        let nr = I::Tile::NR;
         // SAFETY: as the caller promises.
         unsafe {
             let (keys, scores) = (tile.rest, tile.rest.add(KEYS * d));
@@ -223,13 +257,21 @@ impl<T: Real, K: Real> Forward<T, K> {
             let (start, end) = self.mask.span(tile.batch, tile.first, tile.queries);
             for key in (start..end).step_by(KEYS) {
                 let count = KEYS.min(end - key);
-                let from = Matrix { start: self.k.at(tile.batch, key, tile.kv), rows: 1, columns: self.k.position };
-                pack::<I::Tile, K>(from, d, count, keys);
-                let from = Matrix { start: self.v.at(tile.batch, key, tile.kv), rows: self.v.position, columns: 1 };
-                pack::<I::Tile, K>(from, count, d, values);
-                let q = Matrix { start: tile.q.cast_const(), rows: d, columns: 1 };
-                let panels = Panels { start: keys, panel: d * I::Tile::NR, ldb: I::Tile::NR };
-                multiply::<I::Tile, f32>((tile.rows, count, d), q, panels, scores, KEYS, 1.0, false);
+                let from = self.k.matrix(self.k.at(tile.batch, key, tile.kv), true);
+                pack::<I::Tile>(self.k.dtype, from, d, count, keys);
+                let from = self.v.matrix(self.v.at(tile.batch, key, tile.kv), false);
+                pack::<I::Tile>(self.v.dtype, from, count, d, values);
+                I::Tile::multiply(&Job {
+                    m: tile.rows,
+                    n: count,
+                    k: d,
+                    a: Matrix { start: tile.q, rows: d, columns: 1 },
+                    b: Panels { start: keys, panel: d * nr, ldb: nr },
+                    c: scores,
+                    ldc: KEYS,
+                    alpha: 1.0,
+                    add: false,
+                });
                 for row in 0..tile.rows {
                     let (lo, hi) = self.mask.range(tile.batch, tile.first + row / group);
                     let seen = (lo.saturating_sub(key).min(count), hi.saturating_sub(key).min(count));
@@ -237,9 +279,17 @@ impl<T: Real, K: Real> Forward<T, K> {
                     let (max, total) = (tile.max.add(row), tile.total.add(row));
                     weigh::<I>(scores.add(row * KEYS), count, seen, max, total, Some((sums, d)));
                 }
-                let weights = Matrix { start: scores.cast_const(), rows: KEYS, columns: 1 };
-                let panels = Panels { start: values, panel: count * I::Tile::NR, ldb: I::Tile::NR };
-                multiply::<I::Tile, f32>((tile.rows, d, count), weights, panels, tile.sums, padded, 1.0, true);
+                I::Tile::multiply(&Job {
+                    m: tile.rows,
+                    n: d,
+                    k: count,
+                    a: Matrix { start: scores, rows: KEYS, columns: 1 },
+                    b: Panels { start: values, panel: count * nr, ldb: nr },
+                    c: tile.sums,
+                    ldc: padded,
+                    alpha: 1.0,
+                    add: true,
+                });
             }
         }
     }
@@ -261,7 +311,8 @@ impl<T: Real, K: Real> Forward<T, K> {
                 for row in 0..tile.rows {
                     let mut sum = V::<I>::splat(0.0);
                     chunks!(d, |i, len| {
-                        sum = V::load(k.add(i), len, 0.0).fma(V::load(tile.q.add(row * d + i), len, 0.0), sum);
+                        let q = V::load(tile.q.add(row * d + i).cast_const(), len, 0.0);
+                        sum = load::<I>(self.k.dtype, k, i, len).fma(q, sum);
                     });
                     scores.add(row * capacity + key - start).write(sum.sum());
                 }
@@ -283,7 +334,7 @@ impl<T: Real, K: Real> Forward<T, K> {
                     let to = tile.sums.add(row * padded);
                     chunks!(d, |i, len| {
                         let sum = V::load(to.add(i).cast_const(), len, 0.0);
-                        V::load(v.add(i), len, 0.0).fma(weight, sum).store(to.add(i), len);
+                        load::<I>(self.v.dtype, v, i, len).fma(weight, sum).store(to.add(i), len);
                     });
                 }
             }
@@ -309,11 +360,12 @@ impl<T: Real, K: Real> Forward<T, K> {
                     lse.at((tile.batch * heads + head) * queries + query).write(value);
                 }
                 let Some(out) = self.out else { continue };
-                let to = out.at(((tile.batch * queries + query) * heads + head) * d);
+                let to = out.at(((tile.batch * queries + query) * heads + head) * d * self.q.dtype.size());
                 let scale = if total == 0.0 { 0.0 } else { 1.0 / total };
                 let sums = tile.sums.add(row * self.sizes.padded());
                 chunks!(d, |i, len| {
-                    (V::<I>::load(sums.add(i), len, 0.0) * scale).store(to.add(i), len);
+                    let row = V::<I>::load(sums.add(i).cast_const(), len, 0.0);
+                    store(self.q.dtype, to, i, len, row * scale);
                 });
             }
         }
@@ -388,7 +440,7 @@ pub(super) fn compile(op: &Attention, site: &Site<'_>) -> Result<Call> {
         keys: sizes.keys,
     };
     let tasks = sizes.batch * sizes.kv_heads * sizes.queries.div_ceil(sizes.tile());
-    let run_one = move |cx: &Run<'_>, q: &Tensor, k: &Tensor, v: &Tensor| {
+    Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places, and the scratch its size.
         unsafe {
             let mask = Mask {
@@ -398,24 +450,19 @@ pub(super) fn compile(op: &Attention, site: &Site<'_>) -> Result<Call> {
             };
             let keys = if mask.causal { sizes.keys.min(mask.pos + sizes.queries) } else { sizes.keys };
             let work = 2 * sizes.batch * sizes.queries * keys * sizes.heads * sizes.d;
-            real!(q.dtype, |T| real!(k.dtype, |K| {
-                let kernel = Forward::<T, K> {
-                    sizes,
-                    mask,
-                    scale,
-                    q: Heads::new(q.at(cx), &q.layout),
-                    k: Heads::new(k.at(cx), &k.layout),
-                    v: Heads::new(v.at(cx), &v.layout),
-                    out: out.as_ref().map(|out| Out(out.at(cx))),
-                    lse: lse.as_ref().map(|lse| Out(lse.at(cx))),
-                    scratch: Out(cx.at(scratch)),
-                };
-                run_tasks(cx.pool, tasks, work, &kernel);
-            }));
+            let kernel = Forward {
+                sizes,
+                mask,
+                scale,
+                q: Heads::new(&q, cx),
+                k: Heads::new(&k, cx),
+                v: Heads::new(&v, cx),
+                out: out.as_ref().map(|out| Out(out.at(cx))),
+                lse: lse.as_ref().map(|lse| Out(lse.at(cx))),
+                scratch: Out(cx.at(scratch)),
+            };
+            run_tasks(cx.pool, tasks, work, &kernel);
         }
-    };
-    Ok(Box::new(move |cx| {
-        run_one(cx, &q, &k, &v);
         Ok(())
     }))
 }

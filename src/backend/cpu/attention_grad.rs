@@ -3,12 +3,11 @@
 //! A task is one key head of one sequence with all its query heads, so that no two tasks add to the same gradient.
 //! Scores are computed again, tile by tile, from the log-sum-exp.
 
-use super::attention::{Heads, KEYS, Mask, Sizes};
-use super::executor::{Call, Site, real};
+use super::attention::{Heads, KEYS, Mask, Sizes, load, store};
+use super::executor::{Call, Site};
 use super::kernel::{In, Out, Tasks, chunks, run_tasks};
 use super::math::exp;
-use super::number::Real;
-use super::tile::{Matrix, Panels, Tile, multiply, pack};
+use super::tile::{Job, Matrix, Panels, Tile, pack};
 use super::vector::{Isa, V};
 use crate::Result;
 use crate::graph::Operand;
@@ -24,19 +23,19 @@ fn thread_scratch(sizes: &Sizes) -> usize {
     (rows * (padded + 1) + tiles + 2 * QUERIES * KEYS + 2 * QUERIES * sizes.d).next_multiple_of(16)
 }
 
-struct Backward<T> {
+struct Backward {
     sizes: Sizes,
     mask: Mask,
     scale: f32,
-    q: Heads<T>,
-    k: Heads<T>,
-    v: Heads<T>,
-    out: Heads<T>,
-    dout: Heads<T>,
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    out: Heads,
+    dout: Heads,
     lse: In<f32>,
-    dq: Option<Out<T>>,
-    dk: Option<Out<T>>,
-    dv: Option<Out<T>>,
+    dq: Option<Out<u8>>,
+    dk: Option<Out<u8>>,
+    dv: Option<Out<u8>>,
     scratch: Out<f32>,
 }
 
@@ -66,12 +65,13 @@ struct Tiles {
     ds: *mut f32,
 }
 
-impl<T: Real> Tasks for Backward<T> {
+impl Tasks for Backward {
     #[inline(always)]
     unsafe fn task<I: Isa>(&self, task: usize, thread: usize) {
         let Sizes { queries, keys, kv_heads, d, .. } = self.sizes;
         let (padded, group) = (self.sizes.padded(), self.sizes.group());
         let (batch, kv) = (task / kv_heads, task % kv_heads);
+        let dtype = self.q.dtype;
         // SAFETY: the heads are the task's alone; the working memory is the thread's.
         unsafe {
             let mut next = self.scratch.at(thread * thread_scratch(&self.sizes));
@@ -104,7 +104,7 @@ impl<T: Real> Tasks for Backward<T> {
                 let (out, dout) = (self.out.at(batch, query, head), self.dout.at(batch, query, head));
                 let mut sum = V::<I>::splat(0.0);
                 chunks!(d, |i, len| {
-                    sum = V::load(out.add(i), len, 0.0).fma(V::load(dout.add(i), len, 0.0), sum);
+                    sum = load::<I>(dtype, out, i, len).fma(load(dtype, dout, i, len), sum);
                 });
                 tiles.delta.add(row).write(sum.sum());
             }
@@ -114,9 +114,10 @@ impl<T: Real> Tasks for Backward<T> {
             if let Some(dq) = self.dq {
                 for row in 0..rows {
                     let (head, query) = (kv * group + row / queries, row % queries);
-                    let to = dq.at(((batch * queries + query) * self.sizes.heads + head) * d);
+                    let to = dq.at(((batch * queries + query) * self.sizes.heads + head) * d * dtype.size());
                     chunks!(d, |i, len| {
-                        V::<I>::load(tiles.dq.add(row * padded + i).cast_const(), len, 0.0).store(to.add(i), len);
+                        let sum = V::<I>::load(tiles.dq.add(row * padded + i).cast_const(), len, 0.0);
+                        store(dtype, to, i, len, sum);
                     });
                 }
             }
@@ -124,7 +125,7 @@ impl<T: Real> Tasks for Backward<T> {
     }
 }
 
-impl<T: Real> Backward<T> {
+impl Backward {
     /// One tile of keys with every query that sees it.
     ///
     /// # Safety
@@ -132,14 +133,14 @@ impl<T: Real> Backward<T> {
     #[inline(always)]
     unsafe fn keys<I: Isa>(&self, tiles: &Tiles, key: usize, count: usize) {
         let Sizes { queries, kv_heads, d, .. } = self.sizes;
-        let padded = self.sizes.padded();
+        let (padded, dtype) = (self.sizes.padded(), self.q.dtype);
         // SAFETY: as the caller promises.
         unsafe {
             let k = self.k.at(tiles.batch, key, tiles.kv);
             let v = self.v.at(tiles.batch, key, tiles.kv);
-            pack::<I::Tile, T>(Matrix { start: k, rows: 1, columns: self.k.position }, d, count, tiles.k_columns);
-            pack::<I::Tile, T>(Matrix { start: v, rows: 1, columns: self.v.position }, d, count, tiles.v_columns);
-            pack::<I::Tile, T>(Matrix { start: k, rows: self.k.position, columns: 1 }, count, d, tiles.k_rows);
+            pack::<I::Tile>(dtype, self.k.matrix(k, true), d, count, tiles.k_columns);
+            pack::<I::Tile>(dtype, self.v.matrix(v, true), d, count, tiles.v_columns);
+            pack::<I::Tile>(dtype, self.k.matrix(k, false), count, d, tiles.k_rows);
             std::ptr::write_bytes(tiles.dk, 0, KEYS * padded);
             std::ptr::write_bytes(tiles.dv, 0, KEYS * padded);
             for head in 0..self.sizes.group() {
@@ -156,7 +157,8 @@ impl<T: Real> Backward<T> {
                 for i in 0..count {
                     let row = ((tiles.batch * self.sizes.keys + key + i) * kv_heads + tiles.kv) * d;
                     chunks!(d, |c, len| {
-                        V::<I>::load(from.add(i * padded + c).cast_const(), len, 0.0).store(to.at(row + c), len);
+                        let sum = V::<I>::load(from.add(i * padded + c).cast_const(), len, 0.0);
+                        store(dtype, to.at(row * dtype.size()), c, len, sum);
                     });
                 }
             }
@@ -178,7 +180,7 @@ impl<T: Real> Backward<T> {
         let Sizes { queries, heads, d, .. } = self.sizes;
         let padded = self.sizes.padded();
         let absolute = tiles.kv * self.sizes.group() + head;
-        let (nr, deep) = (I::Tile::NR, d * I::Tile::NR);
+        let (nr, dtype) = (I::Tile::NR, self.q.dtype);
         // SAFETY: as the caller promises.
         unsafe {
             let (q, dout) = (self.q.at(tiles.batch, query, absolute), self.dout.at(tiles.batch, query, absolute));
@@ -188,16 +190,25 @@ impl<T: Real> Backward<T> {
             ] {
                 for i in 0..rows {
                     chunks!(d, |c, len| {
-                        V::<I>::load(from.add(i * step + c), len, 0.0).store(plain.add(i * d + c), len);
+                        let x = load::<I>(dtype, from.add(i * step * dtype.size()), c, len);
+                        x.store(plain.add(i * d + c), len);
                     });
                 }
-                pack::<I::Tile, f32>(Matrix { start: plain.cast_const(), rows: d, columns: 1 }, rows, d, panels);
+                I::Tile::pack_f32(Matrix { start: plain, rows: d, columns: 1 }, rows, d, panels);
             }
-            let left = |start: *mut f32| Matrix { start: start.cast_const(), rows: d, columns: 1 };
-            let columns = |start: *mut f32| Panels { start, panel: deep, ldb: nr };
-            let sizes = (rows, count, d);
-            multiply::<I::Tile, f32>(sizes, left(tiles.q), columns(tiles.k_columns), tiles.p, KEYS, self.scale, false);
-            multiply::<I::Tile, f32>(sizes, left(tiles.dout), columns(tiles.v_columns), tiles.ds, KEYS, 1.0, false);
+            let scores = |left: *mut f32, columns: *mut f32, c: *mut f32, alpha: f32| Job {
+                m: rows,
+                n: count,
+                k: d,
+                a: Matrix { start: left, rows: d, columns: 1 },
+                b: Panels { start: columns, panel: d * nr, ldb: nr },
+                c,
+                ldc: KEYS,
+                alpha,
+                add: false,
+            };
+            I::Tile::multiply(&scores(tiles.q, tiles.k_columns, tiles.p, self.scale));
+            I::Tile::multiply(&scores(tiles.dout, tiles.v_columns, tiles.ds, 1.0));
             for i in 0..rows {
                 let (lo, hi) = self.mask.range(tiles.batch, query + i);
                 let (lo, hi) = (lo.saturating_sub(key).min(count), hi.saturating_sub(key).min(count));
@@ -221,23 +232,32 @@ impl<T: Real> Backward<T> {
                     (weight * (dp - delta) * self.scale).store(ds.add(j), len);
                 });
             }
-            let transposed = |start: *mut f32| Matrix { start: start.cast_const(), rows: 1, columns: KEYS };
-            let over_queries = |start: *mut f32| Panels { start, panel: rows * nr, ldb: nr };
-            let sizes = (count, d, rows);
-            multiply::<I::Tile, f32>(
-                sizes,
-                transposed(tiles.p),
-                over_queries(tiles.dout_rows),
-                tiles.dv,
-                padded,
-                1.0,
-                true,
-            );
-            multiply::<I::Tile, f32>(sizes, transposed(tiles.ds), over_queries(tiles.q_rows), tiles.dk, padded, 1.0, true);
-            let ds = Matrix { start: tiles.ds.cast_const(), rows: KEYS, columns: 1 };
-            let over_keys = Panels { start: tiles.k_rows, panel: count * nr, ldb: nr };
-            let dq = tiles.dq.add((head * queries + query) * padded);
-            multiply::<I::Tile, f32>((rows, d, count), ds, over_keys, dq, padded, 1.0, true);
+            // dv += pᵀ·dout and dk += dsᵀ·q
+            let over_queries = |left: *mut f32, right: *mut f32, c: *mut f32| Job {
+                m: count,
+                n: d,
+                k: rows,
+                a: Matrix { start: left, rows: 1, columns: KEYS },
+                b: Panels { start: right, panel: rows * nr, ldb: nr },
+                c,
+                ldc: padded,
+                alpha: 1.0,
+                add: true,
+            };
+            I::Tile::multiply(&over_queries(tiles.p, tiles.dout_rows, tiles.dv));
+            I::Tile::multiply(&over_queries(tiles.ds, tiles.q_rows, tiles.dk));
+            // dq += ds·k
+            I::Tile::multiply(&Job {
+                m: rows,
+                n: d,
+                k: count,
+                a: Matrix { start: tiles.ds, rows: KEYS, columns: 1 },
+                b: Panels { start: tiles.k_rows, panel: count * nr, ldb: nr },
+                c: tiles.dq.add((head * queries + query) * padded),
+                ldc: padded,
+                alpha: 1.0,
+                add: true,
+            });
         }
     }
 }
@@ -272,24 +292,22 @@ pub(super) fn compile(op: &AttentionGrad, site: &Site<'_>) -> Result<Call> {
                 starts: starts.as_ref().map(|starts| In(starts.at::<u32>(cx).cast_const())),
                 ..mask
             };
-            real!(q.dtype, |T| {
-                let kernel = Backward::<T> {
-                    sizes,
-                    mask,
-                    scale,
-                    q: Heads::new(q.at(cx), &q.layout),
-                    k: Heads::new(k.at(cx), &k.layout),
-                    v: Heads::new(v.at(cx), &v.layout),
-                    out: Heads::new(out.at(cx), &out.layout),
-                    dout: Heads::new(dout.at(cx), &dout.layout),
-                    lse: In(lse.at(cx)),
-                    dq: dq.as_ref().map(|d| Out(d.at(cx))),
-                    dk: dk.as_ref().map(|d| Out(d.at(cx))),
-                    dv: dv.as_ref().map(|d| Out(d.at(cx))),
-                    scratch: Out(cx.at(scratch)),
-                };
-                run_tasks(cx.pool, tasks, work, &kernel);
-            });
+            let kernel = Backward {
+                sizes,
+                mask,
+                scale,
+                q: Heads::new(&q, cx),
+                k: Heads::new(&k, cx),
+                v: Heads::new(&v, cx),
+                out: Heads::new(&out, cx),
+                dout: Heads::new(&dout, cx),
+                lse: In(lse.at(cx)),
+                dq: dq.as_ref().map(|d| Out(d.at(cx))),
+                dk: dk.as_ref().map(|d| Out(d.at(cx))),
+                dv: dv.as_ref().map(|d| Out(d.at(cx))),
+                scratch: Out(cx.at(scratch)),
+            };
+            run_tasks(cx.pool, tasks, work, &kernel);
         }
         Ok(())
     }))

@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use super::executor::{Call, Site, real};
 use super::kernel::{In, Kernel, Out, Tasks, chunks, run, run_tasks};
-use super::number::Real;
+use super::number::{Number, Real};
 use super::pool::Pool;
-use super::tile::{Matrix, Panels, Tile, WIDEST, multiply, pack};
+use super::tile::{Job, Matrix, Panels, Tile, WIDEST, pack};
 use super::vector::{Isa, V};
 use crate::Result;
 use crate::graph::Operand;
@@ -69,9 +69,9 @@ impl Product {
         self.m <= FEW && self.b.rows == 1 && self.batch == 1
     }
 
+    /// The part of k that is packed at a time.
     fn depth(&self) -> usize {
-        // A 16-bit result is rounded once, so its sum is not taken apart.
-        if self.c_dtype != DType::F32 { self.k } else { self.k.div_ceil(self.k.div_ceil(DEPTH).max(1)).max(1) }
+        self.k.div_ceil(self.k.div_ceil(DEPTH).max(1)).max(1)
     }
 
     /// Columns and rows of a task.
@@ -93,7 +93,7 @@ impl Product {
     /// Working memory in bytes.
     pub(super) fn scratch(&self, threads: usize) -> usize {
         let left = if self.copies_a() { (self.batch * self.m * self.k).next_multiple_of(16) } else { 0 };
-        let right = if self.is_dot() { 0 } else { threads * self.panels(threads) };
+        let right = if self.is_dot() { 0 } else { threads * (self.panels(threads) + self.sums(threads)) };
         4 * (left + right)
     }
 
@@ -101,6 +101,12 @@ impl Product {
     fn panels(&self, threads: usize) -> usize {
         let columns = self.blocks(threads).0.min(self.n.next_multiple_of(WIDEST));
         self.depth() * columns
+    }
+
+    /// Elements of one thread's results before they are rounded to 16 bits.
+    fn sums(&self, threads: usize) -> usize {
+        let (columns, rows) = self.blocks(threads);
+        if self.c_dtype == DType::F32 { 0 } else { columns * rows.min(self.m) }
     }
 
     /// Computes it.
@@ -126,21 +132,19 @@ impl Product {
                 let batch = self.m * self.k;
                 product.a = Side { dtype: DType::F32, rows: self.k, columns: 1, batch };
             }
-            real!(self.b.dtype, |B| {
-                real!(self.c_dtype, |C| {
-                    let (a, b, c) = (In(a.cast::<f32>()), In(b.cast::<B>()), Out(c.cast::<C>()));
-                    if self.is_dot() {
-                        let kernel = Dots { product, a, b, c };
-                        run(pool, self.n, self.n * self.k, &kernel);
-                    } else {
-                        let threads = pool.threads();
-                        let (columns, rows) = self.blocks(threads);
-                        let kernel = Blocks { product, a, b, c, columns, rows, scratch: Out(scratch), threads };
-                        let tasks = self.batch * self.n.div_ceil(columns) * self.m.div_ceil(rows);
-                        run_tasks(pool, tasks, self.batch * self.m * self.n * self.k, &kernel);
-                    }
+            if self.is_dot() {
+                real!(self.b.dtype, |B| {
+                    let kernel = Dots { product, a: In(a.cast::<f32>()), b: In(b.cast::<B>()), c: Out(c) };
+                    run(pool, self.n, self.n * self.k, &kernel);
                 });
-            });
+                return;
+            }
+            let threads = pool.threads();
+            let (columns, rows) = self.blocks(threads);
+            let (a, b, c, scratch) = (In(a.cast::<f32>()), In(b), Out(c), Out(scratch));
+            let kernel = Blocks { product, a, b, c, columns, rows, scratch, threads };
+            let tasks = self.batch * self.n.div_ceil(columns) * self.m.div_ceil(rows);
+            run_tasks(pool, tasks, self.batch * self.m * self.n * self.k, &kernel);
         }
     }
 }
@@ -189,17 +193,17 @@ impl<T: Real> Kernel for Rows<T> {
 }
 
 /// Dot products of a few rows with columns, an item a column.
-struct Dots<B, C> {
+struct Dots<B> {
     product: Product,
     a: In<f32>,
     b: In<B>,
-    c: Out<C>,
+    c: Out<u8>,
 }
 
-impl<B: Real, C: Real> Kernel for Dots<B, C> {
+impl<B: Real> Kernel for Dots<B> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
-        let Product { m, k, a: left, b: right, ldc, alpha, add, .. } = self.product;
+        let Product { m, k, a: left, b: right, ldc, .. } = self.product;
         for column in range {
             for row in 0..m {
                 // SAFETY: row and column are the product's.
@@ -209,54 +213,89 @@ impl<B: Real, C: Real> Kernel for Dots<B, C> {
                     chunks!(k, |p, len| {
                         sum = V::load(w.add(p), len, 0.0).fma(V::load(x.add(p), len, 0.0), sum);
                     });
-                    let to = self.c.at(row * ldc + column);
-                    let old = if add { to.read().get() } else { 0.0 };
-                    to.write(C::of(old + alpha * sum.sum()));
+                    store(self.product, self.c.0, row * ldc + column, &[sum.sum()]);
                 }
             }
         }
     }
 }
 
+/// Writes neighbouring results that are not yet multiplied by alpha.
+///
+/// # Safety
+/// `c` is valid for them, from element `at` on.
+#[inline(always)]
+unsafe fn store(product: Product, c: *mut u8, at: usize, sums: &[f32]) {
+    let Product { alpha, add, .. } = product;
+    real!(product.c_dtype, |C| {
+        for (i, sum) in sums.iter().enumerate() {
+            // SAFETY: as the caller promises.
+            unsafe {
+                let to = c.cast::<C>().add(at + i);
+                let old = if add { to.read().get() } else { 0.0 };
+                to.write(C::of(old + alpha * sum));
+            }
+        }
+    });
+}
+
 /// Blocks of columns and rows.
-struct Blocks<B, C> {
+struct Blocks {
     product: Product,
     a: In<f32>,
-    b: In<B>,
-    c: Out<C>,
+    b: In<u8>,
+    c: Out<u8>,
     columns: usize,
     rows: usize,
     scratch: Out<f32>,
     threads: usize,
 }
 
-impl<B: Real, C: Real> Tasks for Blocks<B, C> {
+impl Tasks for Blocks {
     #[inline(always)]
     unsafe fn task<I: Isa>(&self, task: usize, thread: usize) {
-        let Product { m, n, k, a: left, b: right, ldc, alpha, add, .. } = self.product;
+        let Product { m, n, k, a: left, b: right, c_dtype, ldc, alpha, add, .. } = self.product;
         let (across, down) = (n.div_ceil(self.columns), m.div_ceil(self.rows));
         let (batch, task) = (task / (across * down), task % (across * down));
         let (column, row) = (task % across * self.columns, task / across * self.rows);
         let (width, height) = (self.columns.min(n - column), self.rows.min(m - row));
-        let depth = self.product.depth();
-        // SAFETY: the block is the task's alone; the packed columns belong to the thread.
+        let (depth, nr) = (self.product.depth(), I::Tile::NR);
+        let whole = c_dtype == DType::F32;
+        // SAFETY: the block is the task's alone; the packed columns and the sums belong to the thread.
         unsafe {
-            let packed = self.scratch.at(thread * self.product.panels(self.threads));
+            let (panels, sums) = (self.product.panels(self.threads), self.product.sums(self.threads));
+            let packed = self.scratch.at(thread * (panels + sums));
             let a = self.a.at(batch * left.batch + row * left.rows);
-            let b = self.b.at(batch * right.batch + column * right.columns);
-            let c = self.c.at((batch * m + row) * ldc + column);
+            let b = self.b.at((batch * right.batch + column * right.columns) * right.dtype.size());
+            let at = (batch * m + row) * ldc + column;
+            // 16-bit results are summed up in f32 and rounded once.
+            let (c, step) = if whole { (self.c.0.cast::<f32>().add(at), ldc) } else { (packed.add(panels), width) };
             let mut start = 0;
             while start < k || start == 0 {
                 let len = depth.min(k - start);
-                let part = Matrix { start: b.add(start * right.rows), rows: right.rows, columns: right.columns };
-                pack::<I::Tile, B>(part, len, width, packed);
-                let panels = Panels { start: packed, panel: len * I::Tile::NR, ldb: I::Tile::NR };
+                let from = b.add(start * right.rows * right.dtype.size());
+                let part = Matrix { start: from, rows: right.rows, columns: right.columns };
+                pack::<I::Tile>(right.dtype, part, len, width, packed);
                 for first in (0..height).step_by(ROWS) {
-                    let a = Matrix { start: a.add(first * left.rows + start), rows: left.rows, columns: 1 };
-                    let sizes = (ROWS.min(height - first), width, len);
-                    multiply::<I::Tile, C>(sizes, a, panels, c.add(first * ldc), ldc, alpha, add || start > 0);
+                    I::Tile::multiply(&Job {
+                        m: ROWS.min(height - first),
+                        n: width,
+                        k: len,
+                        a: Matrix { start: a.add(first * left.rows + start), rows: left.rows, columns: 1 },
+                        b: Panels { start: packed, panel: len * nr, ldb: nr },
+                        c: c.add(first * step),
+                        ldc: step,
+                        alpha: if whole { alpha } else { 1.0 },
+                        add: start > 0 || (whole && add),
+                    });
                 }
                 start += depth;
+            }
+            if !whole {
+                for i in 0..height {
+                    let sums = std::slice::from_raw_parts(c.add(i * width), width);
+                    store(self.product, self.c.0, at + i * ldc, sums);
+                }
             }
         }
     }

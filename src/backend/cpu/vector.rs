@@ -271,7 +271,8 @@ unsafe fn scatter<T: Number>(p: *mut T, lanes: &[f32; LANES], len: usize) {
     }
 }
 
-/// Any machine: arrays, with which the compiler does what it can. The parameter says whether multiply-add is
+/// Any machine: arrays, with which the compiler does what it can. On x86-64, where it is for processors of before
+/// 2013, its functions stay out of line: inlined, they would make up most of the library's code. The parameter says whether multiply-add is
 /// one instruction.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable<const FUSED: bool>;
@@ -292,61 +293,74 @@ unsafe impl<const FUSED: bool> Isa for Portable<FUSED> {
     type Mask = [bool; LANES];
     type Tile = super::tile::PortableTile<FUSED>;
 
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn splat(x: f32) -> Self::Float {
         [x; LANES]
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn splat_int(x: u32) -> Self::Int {
         [x; LANES]
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     unsafe fn load(p: *const f32) -> Self::Float {
         // SAFETY: as the trait demands.
         unsafe { p.cast::<Self::Float>().read_unaligned() }
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     unsafe fn store(p: *mut f32, a: Self::Float) {
         // SAFETY: as the trait demands.
         unsafe { p.cast::<Self::Float>().write_unaligned(a) }
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     unsafe fn load_f16(p: *const half::f16) -> Self::Float {
         // SAFETY: as the trait demands.
         unsafe { p.cast::<[half::f16; LANES]>().read_unaligned() }.map(Number::get)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     unsafe fn store_f16(p: *mut half::f16, a: Self::Float) {
         // SAFETY: as the trait demands.
         unsafe { p.cast::<[half::f16; LANES]>().write_unaligned(a.map(Number::of)) }
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     unsafe fn load_bf16(p: *const half::bf16) -> Self::Float {
         // SAFETY: as the trait demands.
         unsafe { p.cast::<[half::bf16; LANES]>().read_unaligned() }.map(Number::get)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     unsafe fn store_bf16(p: *mut half::bf16, a: Self::Float) {
         // SAFETY: as the trait demands.
         unsafe { p.cast::<[half::bf16; LANES]>().write_unaligned(a.map(Number::of)) }
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn add(a: Self::Float, b: Self::Float) -> Self::Float {
         each(a, b, |a, b| a + b)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn sub(a: Self::Float, b: Self::Float) -> Self::Float {
         each(a, b, |a, b| a - b)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn mul(a: Self::Float, b: Self::Float) -> Self::Float {
         each(a, b, |a, b| a * b)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn div(a: Self::Float, b: Self::Float) -> Self::Float {
         each(a, b, |a, b| a / b)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn fma(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float {
         let mut result = c;
         for l in 0..LANES {
@@ -354,27 +368,33 @@ unsafe impl<const FUSED: bool> Isa for Portable<FUSED> {
         }
         result
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn sqrt(a: Self::Float) -> Self::Float {
         each(a, a, |a, _| a.sqrt())
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn max(a: Self::Float, b: Self::Float) -> Self::Float {
         each(a, b, |a, b| if a > b { a } else { b })
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn min(a: Self::Float, b: Self::Float) -> Self::Float {
         each(a, b, |a, b| if a < b { a } else { b })
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn greater(a: Self::Float, b: Self::Float) -> Self::Mask {
         each(a, b, |a, b| a > b)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn is_nan(a: Self::Float) -> Self::Mask {
         a.map(f32::is_nan)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn select(mask: Self::Mask, a: Self::Float, b: Self::Float) -> Self::Float {
         let mut result = b;
         for l in 0..LANES {
@@ -382,43 +402,53 @@ unsafe impl<const FUSED: bool> Isa for Portable<FUSED> {
         }
         result
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn any(mask: Self::Mask) -> bool {
         mask.iter().any(|&m| m)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn bits(a: Self::Float) -> Self::Int {
         a.map(f32::to_bits)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn from_bits(a: Self::Int) -> Self::Float {
         a.map(f32::from_bits)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn to_float(a: Self::Int) -> Self::Float {
         a.map(|a| a as i32 as f32)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn and(a: Self::Int, b: Self::Int) -> Self::Int {
         each(a, b, |a, b| a & b)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn or(a: Self::Int, b: Self::Int) -> Self::Int {
         each(a, b, |a, b| a | b)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn add_int(a: Self::Int, b: Self::Int) -> Self::Int {
         each(a, b, u32::wrapping_add)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn sub_int(a: Self::Int, b: Self::Int) -> Self::Int {
         each(a, b, u32::wrapping_sub)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn shl<const BITS: u32>(a: Self::Int) -> Self::Int {
         a.map(|a| a << BITS)
     }
-    #[inline(always)]
+    #[cfg_attr(target_arch = "x86_64", inline(never))]
+    #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     fn sar<const BITS: u32>(a: Self::Int) -> Self::Int {
         a.map(|a| (a as i32 >> BITS) as u32)
     }
