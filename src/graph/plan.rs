@@ -419,8 +419,12 @@ impl<'a> Planner<'a> {
             for view in inputs.iter_mut().chain(outputs.iter_mut().flatten()) {
                 view.storage = heir[view.storage];
             }
+            let mut served = Vec::new();
             for (input, output) in self.drafts[step].op.contract().donations() {
                 let draft = &self.drafts[step];
+                if served.contains(&output) {
+                    continue;
+                }
                 let (Some(giver), Some(Some(taker))) = (draft.inputs.get(input), draft.outputs.get(output))
                 else {
                     continue;
@@ -443,6 +447,7 @@ impl<'a> Planner<'a> {
                 if !fits {
                     continue;
                 }
+                served.push(output);
                 self.storages[from].last = new.last;
                 self.storages[to].bytes = 0;
                 if self.pinned.remove(&to) {

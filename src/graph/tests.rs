@@ -253,3 +253,18 @@ fn shapes_that_do_not_fit_are_errors_with_both_shapes() {
     let other = Graph::new().input("c", TensorSpec::f32([3, 3]));
     assert!(a.matmul(&other).unwrap_err().to_string().contains("another graph"));
 }
+
+/// Found by the operations' harness: with both inputs dying at the first step, the second took the place of the
+/// first, which the output had already taken.
+#[test]
+fn an_output_takes_the_memory_of_one_input_only() {
+    for device in [Device::reference(), Device::cpu(2).unwrap()] {
+        let graph = Graph::new();
+        let (a, b) = (graph.input("a", TensorSpec::f32([3])), graph.input("b", TensorSpec::f32([3])));
+        let sum = a.add(&b).unwrap();
+        let program = device.compile(&graph, &[sum], &[]).unwrap();
+        let [a, b] = [[1.0_f32, 2.0, 3.0], [10.0, 20.0, 30.0]].map(|x| HostTensor::from_slice(&x, [3]).unwrap());
+        assert_eq!(program.run(&[&a, &b]).unwrap()[0].as_slice::<f32>().unwrap(), [11.0, 22.0, 33.0]);
+        assert_eq!(program.plan().arena_bytes, 128);
+    }
+}

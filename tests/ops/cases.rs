@@ -4,10 +4,10 @@ use metal_candle::ops::*;
 use metal_candle::tensor::{DType, HostTensor, Shape};
 
 /// Random numbers (Knuth's linear congruential generator, upper bits).
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03)
     }
 
@@ -17,20 +17,20 @@ impl Random {
     }
 
     /// In [−1, 1).
-    pub fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         f64::from(self.next()) / f64::from(1_u32 << 30) - 1.0
     }
 
-    pub fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.next() as usize % limit.max(1)
     }
 
-    pub fn tensor(&mut self, shape: impl Into<Shape>) -> HostTensor {
+    pub(crate) fn tensor(&mut self, shape: impl Into<Shape>) -> HostTensor {
         self.spread(shape, 1.0, 0.0)
     }
 
     /// Numbers in [centre − spread, centre + spread).
-    pub fn spread(&mut self, shape: impl Into<Shape>, spread: f64, centre: f64) -> HostTensor {
+    pub(crate) fn spread(&mut self, shape: impl Into<Shape>, spread: f64, centre: f64) -> HostTensor {
         let shape = shape.into();
         let values: Vec<f64> = (0..shape.elements()).map(|_| spread * self.unit() + centre).collect();
         HostTensor::from_f64(&values, DType::F32, shape).unwrap()
@@ -44,9 +44,9 @@ impl Random {
 
 /// An operation with inputs.
 #[derive(Debug, Clone)]
-pub struct Case {
-    pub op: Op,
-    pub inputs: Vec<HostTensor>,
+pub(crate) struct Case {
+    pub(crate) op: Op,
+    pub(crate) inputs: Vec<HostTensor>,
 }
 
 fn case(op: impl Into<Op>, inputs: Vec<HostTensor>) -> Case {
@@ -59,19 +59,19 @@ fn scalar(x: f32) -> HostTensor {
 
 /// Sizes of the cases.
 #[derive(Debug, Clone, Copy)]
-pub struct Sizes {
+pub(crate) struct Sizes {
     /// Rows, tokens, queries.
-    pub m: usize,
+    pub(crate) m: usize,
     /// Columns.
-    pub n: usize,
+    pub(crate) n: usize,
     /// Inner length of products, half of a head's size.
-    pub k: usize,
+    pub(crate) k: usize,
     /// Batch.
-    pub b: usize,
+    pub(crate) b: usize,
 }
 
 /// A case for every operation and every variant of it, as far as these sizes allow one.
-pub fn all(s: Sizes, seed: u64) -> Vec<Case> {
+pub(crate) fn all(s: Sizes, seed: u64) -> Vec<Case> {
     let r = &mut Random::new(seed);
     let mut cases = Vec::new();
     products(&mut cases, s, r);

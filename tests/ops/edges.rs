@@ -34,8 +34,10 @@ fn zeros_ones_tiny_and_large_numbers() {
             let case = filled(case, |_| value);
             compare(&device, &case, F32);
         }
-        // Products of large numbers keep their relative accuracy.
-        if !matches!(case.op, Op::Unary(_) | Op::UnaryGrad(_)) {
+        // Products of large numbers keep their relative accuracy. Differences of logits of 1e20 do not exist in f32,
+        // so the head's cross-entropy is left out.
+        let head = matches!(&case.op, Op::CrossEntropy(op) if op.head);
+        if !head && !matches!(case.op, Op::Unary(_) | Op::UnaryGrad(_)) {
             let case = filled(case, |i| if i % 2 == 0 { 1e10 } else { 2e10 });
             compare(&device, &case, 1e-4);
         }

@@ -15,7 +15,7 @@ use metal_candle::ops::reference::Reference;
 use metal_candle::tensor::HostTensor;
 
 /// The definition's results, rounded to the outputs' dtypes.
-pub fn reference(case: &Case) -> Vec<HostTensor> {
+pub(crate) fn reference(case: &Case) -> Vec<HostTensor> {
     let specs: Vec<_> = case.inputs.iter().map(|x| x.spec().clone()).collect();
     let outputs = case.op.contract().infer(&specs).unwrap();
     let inputs: Vec<Reference> = case.inputs.iter().map(as_reference).collect();
@@ -28,12 +28,12 @@ pub fn reference(case: &Case) -> Vec<HostTensor> {
         .collect()
 }
 
-pub fn as_reference(tensor: &HostTensor) -> Reference {
+pub(crate) fn as_reference(tensor: &HostTensor) -> Reference {
     Reference::new(tensor.shape().clone(), tensor.to_f64())
 }
 
 /// Runs a case on a device. What the operation updates in place is a state of the device.
-pub fn run(device: &Device, case: &Case) -> Result<Vec<HostTensor>> {
+pub(crate) fn run(device: &Device, case: &Case) -> Result<Vec<HostTensor>> {
     let graph = Graph::new();
     let updates = case.op.contract().updates(case.inputs.len());
     let mut states = Vec::new();
@@ -61,7 +61,7 @@ pub fn run(device: &Device, case: &Case) -> Result<Vec<HostTensor>> {
 
 /// Compares with a tolerance relative to the greatest magnitude of the tensor, at least 1: sums of n products in
 /// f32 carry errors of the size of their largest terms.
-pub fn assert_close(found: &HostTensor, expected: &HostTensor, tolerance: f64, what: &str) {
+pub(crate) fn assert_close(found: &HostTensor, expected: &HostTensor, tolerance: f64, what: &str) {
     assert_eq!(found.spec(), expected.spec(), "{what}");
     let (found, expected) = (found.to_f64(), expected.to_f64());
     let scale = expected.iter().filter(|x| x.is_finite()).fold(1.0_f64, |a, x| a.max(x.abs()));
@@ -82,7 +82,7 @@ fn check(device: &Device, case: &Case, tolerance: f64) {
 }
 
 /// f32 sums of up to a few hundred terms, and functions within 6 ulp: 1e-5 leaves a factor of ten.
-pub const F32: f64 = 1e-5;
+pub(crate) const F32: f64 = 1e-5;
 
 const SIZES: [Sizes; 7] = [
     Sizes { m: 1, n: 1, k: 1, b: 1 },
@@ -144,7 +144,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 }
 
 /// Records `f` over constants.
-pub fn recorded(values: &[HostTensor], f: impl FnOnce(&[LazyTensor]) -> Result<LazyTensor>) -> LazyTensor {
+pub(crate) fn recorded(values: &[HostTensor], f: impl FnOnce(&[LazyTensor]) -> Result<LazyTensor>) -> LazyTensor {
     let graph = Graph::new();
     let tensors: Vec<LazyTensor> = values.iter().map(|value| graph.constant(value.clone())).collect();
     f(&tensors).unwrap()

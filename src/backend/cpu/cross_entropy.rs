@@ -66,12 +66,12 @@ impl<T: Real> Kernel for Rows<T> {
                 // The difference first: max can be much larger than the loss.
                 self.losses.at(row).write((max - at_target) + log_sum);
                 let Some(dx) = self.dx else { continue };
-                let shift = max + log_sum;
                 chunks!(n, |i, len| {
-                    (exp(V::<I>::load(x.add(i), len, 0.0) - shift) * weight).store(dx.at(row * n + i), len);
+                    let p = exp(V::<I>::load(x.add(i), len, 0.0) - max - log_sum);
+                    (p * weight).store(dx.at(row * n + i), len);
                 });
                 let to = dx.at(row * n + target);
-                let p = exp(V::<I>::splat(at_target - shift)).to_array()[0];
+                let p = exp(V::<I>::splat((at_target - max) - log_sum)).to_array()[0];
                 to.write(T::of(weight * (p - 1.0)));
             }
         }

@@ -122,9 +122,7 @@ fn hidden_bytes(shape: &crate::tensor::Shape) -> usize {
 }
 
 pub(super) fn compile(op: &Lora, site: &Site<'_>) -> Result<Call> {
-    let Some(y) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
-    let first = if op.separate { 3 } else { 2 };
-    let rank = total_rank(&op.slots);
+    let (y, first) = (site.output(0), if op.separate { 3 } else { 2 });
     let hidden = |start: usize| match site.output(1) {
         Some(h) => Place::Tensor(h, start),
         None => Place::Scratch(4 * start),
@@ -132,17 +130,18 @@ pub(super) fn compile(op: &Lora, site: &Site<'_>) -> Result<Call> {
     let input = |index: usize| Place::Tensor(site.inputs[index].clone(), 0);
     let mut stages = Vec::new();
     let mut start = 0;
-    let products = forward(op, &tensor_parts(&site.inputs), y.dtype);
+    let products = forward(op, &tensor_parts(&site.inputs), site.step.output_specs[0].dtype);
     for (index, (slot, [base, down, up])) in op.slots.iter().zip(products).enumerate() {
-        if index == 0 {
+        if let (0, Some(y)) = (index, &y) {
             stages.push(Stage { product: base, a: input(0), b: input(first - 1), c: Place::Tensor(y.clone(), 0) });
         }
         let (a, b) = (input(first + 2 * index), input(first + 2 * index + 1));
         stages.push(Stage { product: down, a: input(first - 2), b: a, c: hidden(start) });
-        stages.push(Stage { product: up, a: hidden(start), b, c: Place::Tensor(y.clone(), slot.start) });
+        if let Some(y) = &y {
+            stages.push(Stage { product: up, a: hidden(start), b, c: Place::Tensor(y.clone(), slot.start) });
+        }
         start += slot.rank;
     }
-    debug_assert_eq!(start, rank);
     Ok(in_order(stages, site.scratch, hidden_bytes(&site.step.output_specs[1].shape)))
 }
 

@@ -121,7 +121,7 @@ impl<I: Isa> V<I> {
             return Self(unsafe { T::load::<I>(p) });
         }
         // SAFETY: as the caller promises.
-        Self::from_array(&unsafe { gather(p, 1, len, fill) })
+        unsafe { Self::gather(p, 1, len, fill) }
     }
 
     /// The numbers at `p`, `p + stride`, …; lanes from `len` on hold `fill`.
@@ -130,8 +130,10 @@ impl<I: Isa> V<I> {
     /// `p` is valid for these reads.
     #[inline(always)]
     pub(crate) unsafe fn gather<T: Number>(p: *const T, stride: usize, len: usize, fill: f32) -> Self {
+        let mut lanes = [fill; LANES];
         // SAFETY: as the caller promises.
-        Self::from_array(&unsafe { gather(p, stride, len, fill) })
+        unsafe { gather(p, stride, len, &mut lanes) };
+        Self::from_array(&lanes)
     }
 
     /// Writes the first `len` lanes to `p`.
@@ -250,13 +252,11 @@ impl<I: Isa> V<I> {
 /// # Safety
 /// `p` is valid for these reads.
 #[inline(never)]
-unsafe fn gather<T: Number>(p: *const T, stride: usize, len: usize, fill: f32) -> [f32; LANES] {
-    let mut lanes = [fill; LANES];
+unsafe fn gather<T: Number>(p: *const T, stride: usize, len: usize, lanes: &mut [f32; LANES]) {
     for (l, lane) in lanes.iter_mut().enumerate().take(len) {
         // SAFETY: l < len.
         *lane = unsafe { p.add(l * stride).read() }.get();
     }
-    lanes
 }
 
 /// Writes the first `len` lanes.
