@@ -1,1 +1,20 @@
-//! LoRA training: adapters, data, schedule, checkpoints, the trainer.
+//! LoRA training: which modules are adapted, data and batches, the optimizer, the loop with its checkpoints.
+
+pub mod adapter;
+mod atomic;
+pub mod batches;
+pub mod checkpoint;
+pub mod data;
+pub mod lora;
+pub mod metrics;
+mod optimizer;
+pub mod scheduler;
+mod tensors;
+mod trainer;
+
+pub use adapter::{Adapter, AdapterModule};
+pub use data::{DataSet, Encoder, Example, Examples, Record, TrainOn};
+pub use lora::{LinearModule, LoraConfig, LoraModule, Targets};
+pub use optimizer::OptimizerOptions;
+pub use scheduler::{Schedule, ScheduleKind};
+pub use trainer::{Estimate, Event, Summary, TrainOptions, Trainer};

@@ -1,0 +1,286 @@
+//! Checkpoints from which a run goes on exactly where it stood.
+//!
+//! A checkpoint is a folder `checkpoints/step-000123` with the adapter, the optimizer's state and the trainer's
+//! state. It is written under another name, and renamed when everything is on the disk; its manifest holds the size
+//! and checksum (FNV-1a, 64 bits, against torn writes, not against forgery) of every file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::adapter::Adapter;
+use super::atomic;
+use super::tensors::{read_tensors, write_tensors};
+use crate::tensor::HostTensor;
+use crate::{Error, Result};
+
+const FOLDER: &str = "checkpoints";
+const MANIFEST: &str = "manifest.json";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "trainer_state.json";
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    /// Optimizer steps done.
+    pub step: usize,
+    /// Passes over the data done.
+    pub epoch: usize,
+    /// Batches of this pass done.
+    pub batch_index: usize,
+    /// The best validation loss, if there is one.
+    pub best_loss: Option<f64>,
+    /// Its step.
+    pub best_step: usize,
+    /// Validations since then.
+    pub bad_evals: usize,
+    /// Tokens trained on, padding not counted.
+    pub tokens_seen: u64,
+    /// The run's seed, from which data order and dropout follow.
+    pub seed: u64,
+    /// What must be the same for the run to go on.
+    pub fingerprint: String,
+}
+
+impl TrainerState {
+    /// The beginning.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            step: 0,
+            epoch: 0,
+            batch_index: 0,
+            best_loss: None,
+            best_step: 0,
+            bad_evals: 0,
+            tokens_seen: 0,
+            seed,
+            fingerprint: String::new(),
+        }
+    }
+
+    /// The best validation loss and its step.
+    pub fn best(&self) -> Option<(f64, usize)> {
+        self.best_loss.map(|loss| (loss, self.best_step))
+    }
+
+    /// Takes note of a validation; true if it is the best so far.
+    pub fn note_validation(&mut self, loss: f64) -> bool {
+        let better = self.best_loss.is_none_or(|best| loss < best);
+        if better {
+            (self.best_loss, self.best_step, self.bad_evals) = (Some(loss), self.step, 0);
+        } else {
+            self.bad_evals += 1;
+        }
+        better
+    }
+
+    /// Refuses to go on with other data or options than the run began with.
+    pub fn check(&self, fingerprint: &str, path: &Path) -> Result<()> {
+        if self.fingerprint == fingerprint {
+            return Ok(());
+        }
+        let message = "was made with other data, targets, rank, batch size, accumulation, length or seed; give the same \
+                       as in run.toml, or start anew without --resume";
+        Err(Error::file(path, message))
+    }
+}
+
+/// A short text that is the same only for the same description.
+pub fn fingerprint(description: &str) -> String {
+    format!("{:016x}", checksum(description.as_bytes()))
+}
+
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Entry {
+    bytes: u64,
+    checksum: String,
+}
+
+type Manifest = BTreeMap<String, Entry>;
+
+/// Writes a checkpoint into the run's output folder.
+pub fn save(
+    out: &Path,
+    adapter: &Adapter,
+    optimizer: &[(String, HostTensor)],
+    state: &TrainerState,
+) -> Result<PathBuf> {
+    let folder = out.join(FOLDER);
+    let failed = |path: &Path, source| Error::io(path, "write", source);
+    std::fs::create_dir_all(&folder).map_err(|source| failed(&folder, source))?;
+    let path = folder.join(format!("step-{:06}", state.step));
+    // Removed when it is dropped, unless it got its name.
+    let temporary = tempfile::Builder::new().prefix(".writing-").tempdir_in(&folder);
+    let temporary = temporary.map_err(|source| failed(&folder, source))?;
+    let inside = temporary.path();
+    adapter.save(inside)?;
+    write_tensors(&inside.join(OPTIMIZER), optimizer)?;
+    let text = serde_json::to_vec_pretty(state).map_err(|error| Error::file(inside, error.to_string()))?;
+    atomic::write(&inside.join(STATE), &text)?;
+    let manifest = manifest(inside)?;
+    let text = serde_json::to_vec_pretty(&manifest).map_err(|error| Error::file(inside, error.to_string()))?;
+    atomic::write(&inside.join(MANIFEST), &text)?;
+    if path.exists() {
+        std::fs::remove_dir_all(&path).map_err(|source| failed(&path, source))?;
+    }
+    std::fs::rename(inside, &path).map_err(|source| failed(&path, source))?;
+    // What was renamed is no longer there to be removed.
+    let _ = temporary.keep();
+    atomic::sync_folder(&folder)?;
+    Ok(path)
+}
+
+fn manifest(folder: &Path) -> Result<Manifest> {
+    let failed = |source| Error::io(folder, "read", source);
+    let mut manifest = Manifest::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name != MANIFEST {
+            let bytes = std::fs::read(entry.path()).map_err(failed)?;
+            let checksum = format!("{:016x}", checksum(&bytes));
+            manifest.insert(name, Entry { bytes: bytes.len() as u64, checksum });
+        }
+    }
+    Ok(manifest)
+}
+
+/// Whether a folder is a checkpoint whose files are all as they were written.
+fn is_complete(path: &Path) -> bool {
+    let written = std::fs::read(path.join(MANIFEST)).ok().and_then(|text| serde_json::from_slice::<Manifest>(&text).ok());
+    written.is_some_and(|written| manifest(path).is_ok_and(|found| found == written))
+}
+
+/// All folders that could be checkpoints, the newest first.
+fn candidates(out: &Path) -> Result<Vec<PathBuf>> {
+    let folder = out.join(FOLDER);
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let failed = |source| Error::io(&folder, "read", source);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse::<usize>().ok()) {
+            found.push((step, path));
+        }
+    }
+    found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// The newest complete checkpoint of a run.
+pub fn latest(out: &Path) -> Result<Option<PathBuf>> {
+    Ok(candidates(out)?.into_iter().find(|path| is_complete(path)))
+}
+
+/// Reads a checkpoint: the adapter, the optimizer's state, the trainer's state.
+pub fn load(path: &Path) -> Result<(Adapter, Vec<(String, HostTensor)>, TrainerState)> {
+    if !is_complete(path) {
+        return Err(Error::file(path, "is no complete checkpoint: a file is missing or damaged; use an older one"));
+    }
+    let adapter = Adapter::load(path)?;
+    let optimizer = read_tensors(&path.join(OPTIMIZER))?;
+    let state_path = path.join(STATE);
+    let text = std::fs::read(&state_path).map_err(|source| Error::io(&state_path, "read", source))?;
+    let state = serde_json::from_slice(&text)
+        .map_err(|error| Error::file(&state_path, format!("is no trainer state: {error}")))?;
+    Ok((adapter, optimizer, state))
+}
+
+/// Removes all but the newest `keep` checkpoints, and what an interrupted run left half written.
+pub fn prune(out: &Path, keep: usize) -> Result<()> {
+    let removed = |path: &Path| std::fs::remove_dir_all(path).map_err(|source| Error::io(path, "remove", source));
+    for path in candidates(out)?.iter().skip(keep) {
+        removed(path)?;
+    }
+    let folder = out.join(FOLDER);
+    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".writing-") {
+            removed(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::adapter::AdapterModule;
+    use super::super::lora::LoraConfig;
+    use super::*;
+
+    fn parts(step: usize) -> (Adapter, Vec<(String, HostTensor)>, TrainerState) {
+        let tensor = |value: f32, shape: [usize; 2]| HostTensor::from_slice(&vec![value; shape[0] * shape[1]], shape).unwrap();
+        let module = AdapterModule { path: "m.q".into(), a: tensor(0.5, [8, 3]), b: tensor(step as f32, [4, 8]), scale: 2.0 };
+        let adapter = Adapter { config: LoraConfig::default(), base_model: None, modules: vec![module] };
+        let state = TrainerState { step, best_loss: Some(1.0 / 3.0), ..TrainerState::new(7) };
+        (adapter, vec![("m.q.lora_A.exp_avg".into(), tensor(1e-20, [8, 3]))], state)
+    }
+
+    fn save_step(out: &Path, step: usize) -> PathBuf {
+        let (adapter, optimizer, state) = parts(step);
+        save(out, &adapter, &optimizer, &state).unwrap()
+    }
+
+    #[test]
+    fn what_is_saved_comes_back_bit_for_bit() {
+        let out = tempfile::tempdir().unwrap();
+        let path = save_step(out.path(), 12);
+        assert_eq!(path.file_name().unwrap(), "step-000012");
+        let (adapter, optimizer, state) = load(&path).unwrap();
+        let (expected, tensors, expected_state) = parts(12);
+        assert_eq!(state, expected_state);
+        assert_eq!(adapter.modules[0].b.bytes(), expected.modules[0].b.bytes());
+        assert_eq!(optimizer[0].0, tensors[0].0);
+        assert_eq!(optimizer[0].1.bytes(), tensors[0].1.bytes());
+        // Saving the same step again replaces it.
+        save_step(out.path(), 12);
+        assert_eq!(latest(out.path()).unwrap(), Some(path));
+    }
+
+    #[test]
+    fn a_damaged_or_unfinished_checkpoint_is_passed_over() {
+        let out = tempfile::tempdir().unwrap();
+        let (old, new) = (save_step(out.path(), 5), save_step(out.path(), 10));
+        assert_eq!(latest(out.path()).unwrap(), Some(new.clone()));
+        let file = new.join(OPTIMIZER);
+        let mut bytes = std::fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+        assert_eq!(latest(out.path()).unwrap(), Some(old.clone()));
+        assert!(load(&new).unwrap_err().to_string().contains("no complete checkpoint"));
+        std::fs::create_dir(out.path().join("checkpoints/step-000020")).unwrap();
+        std::fs::create_dir(out.path().join("checkpoints/.writing-abc")).unwrap();
+        assert_eq!(latest(out.path()).unwrap(), Some(old.clone()));
+        prune(out.path(), 3).unwrap();
+        assert!(!out.path().join("checkpoints/.writing-abc").exists());
+        assert!(old.exists());
+        prune(out.path(), 1).unwrap();
+        assert!(!old.exists());
+        assert_eq!(latest(Path::new("/nowhere")).unwrap(), None);
+    }
+
+    #[test]
+    fn the_best_validation_is_kept_and_others_are_counted() {
+        let mut state = TrainerState::new(0);
+        let noted: Vec<bool> = [3.0, 2.0, 2.5, 2.0]
+            .into_iter()
+            .map(|loss| {
+                state.step += 1;
+                state.note_validation(loss)
+            })
+            .collect();
+        assert_eq!(noted, [true, true, false, false]);
+        assert_eq!((state.best(), state.bad_evals), (Some((2.0, 2)), 2));
+        state.fingerprint = fingerprint("a");
+        state.check(&fingerprint("a"), Path::new("x")).unwrap();
+        assert!(state.check(&fingerprint("b"), Path::new("x")).is_err());
+    }
+}

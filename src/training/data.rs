@@ -1,0 +1,396 @@
+//! Training data: JSON lines in mlx-lm's three formats, and the tokens and trained positions made of them.
+//!
+//! A line is `{"messages": [{"role", "content"}, …], "tools"?}`, `{"prompt", "completion"}` or `{"text"}`; other keys
+//! are ignored. Prompt and completion become a chat of two messages where the model has a chat template.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::{Error, Result};
+
+/// One line.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// Text as it is.
+    Text(String),
+    /// A question and its answer.
+    Completion {
+        /// What is given.
+        prompt: String,
+        /// What is to be learned.
+        completion: String,
+    },
+    /// A conversation.
+    Chat {
+        /// Objects with `role` and `content`.
+        messages: Vec<Value>,
+        /// Descriptions of functions that may be called.
+        tools: Option<Value>,
+    },
+}
+
+/// Which tokens are trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrainOn {
+    /// Completions and the assistant's turns, with the token that ends them; of plain text everything.
+    Completion,
+    /// Every token but the first.
+    All,
+}
+
+/// A sequence of tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// Whether the token at a position is to be predicted from those before it.
+    pub supervised: Vec<bool>,
+}
+
+/// Examples, and what became of the rest.
+#[derive(Debug, Clone)]
+pub struct Examples {
+    /// The sequences.
+    pub examples: Vec<Example>,
+    /// How many were cut to the greatest length.
+    pub truncated: usize,
+    /// How many were left out, because nothing to train is left of them.
+    pub dropped: usize,
+}
+
+/// What turns text into tokens: a model's tokenizer and chat template.
+pub trait Encoder {
+    /// The tokens of a text; `special` adds those that begin and end a sequence.
+    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>>;
+    /// The text of a conversation; `None` if the model has no chat template.
+    fn render(&self, messages: &[Value], tools: Option<&Value>, generation_prompt: bool) -> Result<Option<String>>;
+    /// The token that ends a text.
+    fn eos(&self) -> Option<u32>;
+}
+
+/// The files of a data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataSet {
+    /// What is trained on.
+    pub train: PathBuf,
+    /// What is validated on, if there is such a file.
+    pub valid: Option<PathBuf>,
+    /// What is held out, if there is such a file.
+    pub test: Option<PathBuf>,
+}
+
+impl DataSet {
+    /// Finds `train.jsonl`, `valid.jsonl` and `test.jsonl` in a folder.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let file = |name: &str| Some(folder.join(name)).filter(|path| path.exists());
+        let Some(train) = file("train.jsonl") else {
+            return Err(Error::file(folder, "holds no train.jsonl; a data set is a folder with train.jsonl, valid.jsonl and test.jsonl"));
+        };
+        Ok(Self { train, valid: file("valid.jsonl"), test: file("test.jsonl") })
+    }
+}
+
+/// Reads a file of JSON lines. Empty lines are passed over; a broken line and a file without any are errors.
+pub fn read_jsonl(path: &Path) -> Result<Vec<Record>> {
+    let bytes = std::fs::read(path).map_err(|source| Error::io(path, "read", source))?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let mut records = Vec::new();
+    for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+        let wrong = |message: String| Error::file_at(path, format!("line {}", index + 1), message);
+        let line = std::str::from_utf8(line).map_err(|_| wrong("is not UTF-8 text; save the file as UTF-8".into()))?;
+        if !line.trim().is_empty() {
+            records.push(record(line).map_err(wrong)?);
+        }
+    }
+    if records.is_empty() {
+        return Err(Error::file(path, "holds no examples; write one JSON object a line"));
+    }
+    Ok(records)
+}
+
+/// Reads a text file as one record.
+pub fn read_text(path: &Path) -> Result<Record> {
+    let bytes = std::fs::read(path).map_err(|source| Error::io(path, "read", source))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        Error::file_at(path, format!("byte {}", error.utf8_error().valid_up_to()), "is not UTF-8 text")
+    })?;
+    if text.trim().is_empty() {
+        return Err(Error::file(path, "holds no text"));
+    }
+    Ok(Record::Text(text))
+}
+
+/// One line, or what is wrong with it.
+fn record(line: &str) -> std::result::Result<Record, String> {
+    const EXPECTED: &str = "expected {\"messages\": […]}, {\"prompt\": …, \"completion\": …} or {\"text\": …}";
+    let value: Value = serde_json::from_str(line).map_err(|error| {
+        format!("is no JSON object: {} at column {}; {EXPECTED}", cause(&error), error.column())
+    })?;
+    let text = |key: &str| match &value[key] {
+        Value::String(text) => Ok(text.clone()),
+        other => Err(format!("'{key}' is {}, must be a text", kind(other))),
+    };
+    if !value.is_object() {
+        return Err(format!("is {}; {EXPECTED}", kind(&value)));
+    }
+    if value.get("prompt").is_some() && value.get("completion").is_some() {
+        return Ok(Record::Completion { prompt: text("prompt")?, completion: text("completion")? });
+    }
+    if let Some(messages) = value.get("messages") {
+        let Some(messages) = messages.as_array().filter(|messages| !messages.is_empty()) else {
+            return Err("'messages' must be a list of at least one message".into());
+        };
+        for (index, message) in messages.iter().enumerate() {
+            if !message["role"].is_string() {
+                return Err(format!("message {} has no 'role'", index + 1));
+            }
+            if message.get("content").is_none() && message.get("tool_calls").is_none() {
+                return Err(format!("message {} has no 'content'", index + 1));
+            }
+        }
+        let tools = value.get("tools").filter(|tools| !tools.is_null()).cloned();
+        return Ok(Record::Chat { messages: messages.clone(), tools });
+    }
+    if value.get("text").is_some() {
+        return Ok(Record::Text(text("text")?));
+    }
+    let keys: Vec<&str> = value.as_object().into_iter().flat_map(|map| map.keys().map(String::as_str)).collect();
+    Err(format!("has the keys [{}]; {EXPECTED}", keys.join(", ")))
+}
+
+/// The error without its place, which is given as that of the file.
+fn cause(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or(&text).to_owned()
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "missing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Turns records into sequences of at most `max_length` tokens. `path` is named in errors.
+pub fn examples(
+    records: &[Record],
+    encoder: &dyn Encoder,
+    train_on: TrainOn,
+    max_length: usize,
+    path: &Path,
+) -> Result<Examples> {
+    if max_length < 2 {
+        return Err(Error::invalid("sequence length", format!("is {max_length}, must be 2 or more")));
+    }
+    let mut result = Examples { examples: Vec::new(), truncated: 0, dropped: 0 };
+    for (index, record) in records.iter().enumerate() {
+        let mut example = example(record, encoder, train_on).map_err(|error| match error {
+            Error::File { .. } | Error::Io { .. } => error,
+            other => Error::file_at(path, format!("example {}", index + 1), other.to_string()),
+        })?;
+        if example.tokens.len() > max_length {
+            example.tokens.truncate(max_length);
+            example.supervised.truncate(max_length);
+            result.truncated += 1;
+        }
+        if example.supervised.iter().skip(1).any(|&supervised| supervised) {
+            result.examples.push(example);
+        } else {
+            result.dropped += 1;
+        }
+    }
+    if result.examples.is_empty() {
+        let message = format!("none of {} examples has a token to train within {max_length}; raise the length", records.len());
+        return Err(Error::file(path, message));
+    }
+    Ok(result)
+}
+
+fn example(record: &Record, encoder: &dyn Encoder, train_on: TrainOn) -> Result<Example> {
+    let mut example = match record {
+        Record::Text(text) => {
+            let mut tokens = encoder.encode(text, true)?;
+            if let Some(eos) = encoder.eos().filter(|eos| tokens.last() != Some(eos)) {
+                tokens.push(eos);
+            }
+            Example { supervised: vec![true; tokens.len()], tokens }
+        }
+        Record::Completion { prompt, completion } => {
+            let messages =
+                [json!({"role": "user", "content": prompt}), json!({"role": "assistant", "content": completion})];
+            match chat(&messages, None, encoder)? {
+                Some(example) => example,
+                None => {
+                    let mut tokens = encoder.encode(prompt, true)?;
+                    if encoder.eos().is_some() && tokens.last() == encoder.eos().as_ref() {
+                        tokens.pop();
+                    }
+                    let given = tokens.len();
+                    tokens.extend(encoder.encode(completion, false)?);
+                    tokens.extend(encoder.eos());
+                    Example { supervised: (0..tokens.len()).map(|position| position >= given).collect(), tokens }
+                }
+            }
+        }
+        Record::Chat { messages, tools } => chat(messages, tools.as_ref(), encoder)?.ok_or_else(|| {
+            Error::invalid("chat", "the model has no chat template; use prompt and completion, or text")
+        })?,
+    };
+    if train_on == TrainOn::All {
+        example.supervised.fill(true);
+    }
+    if let Some(first) = example.supervised.first_mut() {
+        *first = false;
+    }
+    Ok(example)
+}
+
+/// A conversation: the assistant's turns are trained, each from the end of its generation prompt on.
+///
+/// Where a turn begins and ends is found in the rendered text, by rendering the messages up to it. The text between
+/// two such places is encoded by itself: they lie at special tokens, where tokenizers split anyway.
+fn chat(messages: &[Value], tools: Option<&Value>, encoder: &dyn Encoder) -> Result<Option<Example>> {
+    let Some(whole) = encoder.render(messages, tools, false)? else { return Ok(None) };
+    let mut cuts: Vec<(usize, usize)> = Vec::new();
+    for (index, message) in messages.iter().enumerate() {
+        if message["role"] != "assistant" {
+            continue;
+        }
+        let rendered = |count: usize, prompt: bool| encoder.render(&messages[..count], tools, prompt);
+        let (Some(before), Some(after)) = (rendered(index, true)?, rendered(index + 1, false)?) else { return Ok(None) };
+        if !after.starts_with(&before) || !whole.starts_with(&after) {
+            let message = "the model's chat template changes earlier turns when later ones follow, so the assistant's turns \
+                           cannot be told apart; train with --train-on all or with one turn an example";
+            return Err(Error::invalid("chat", message));
+        }
+        // What a template writes after the token that ends the turn (a line break) is not the assistant's.
+        cuts.push((before.len(), before.len() + after[before.len()..].trim_end().len()));
+    }
+    let mut example = Example { tokens: Vec::new(), supervised: Vec::new() };
+    let mut end = 0;
+    let mut add = |text: &str, supervised: bool| -> Result<()> {
+        let tokens = encoder.encode(text, false)?;
+        example.supervised.extend(vec![supervised; tokens.len()]);
+        example.tokens.extend(tokens);
+        Ok(())
+    };
+    for (from, to) in cuts {
+        add(&whole[end..from], false)?;
+        add(&whole[from..to], true)?;
+        end = to;
+    }
+    add(&whole[end..], false)?;
+    Ok(Some(example))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes as tokens, `<` … `>` one special token, the sum of its bytes; 1 begins a text and 2 ends it.
+    struct Bytes {
+        template: bool,
+    }
+
+    impl Encoder for Bytes {
+        fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+            let mut tokens: Vec<u32> = if special { vec![1] } else { Vec::new() };
+            let mut rest = text;
+            while let Some(first) = rest.chars().next() {
+                let len = if first == '<' { rest.find('>').unwrap() + 1 } else { first.len_utf8() };
+                tokens.push(if len > 1 { 1000 + len as u32 } else { u32::from(first) });
+                rest = &rest[len..];
+            }
+            Ok(tokens)
+        }
+
+        fn render(&self, messages: &[Value], _tools: Option<&Value>, prompt: bool) -> Result<Option<String>> {
+            let turn = |m: &Value| format!("<{}>{}<end>\n", m["role"].as_str().unwrap(), m["content"].as_str().unwrap());
+            let mut text: String = messages.iter().map(turn).collect();
+            if prompt {
+                text.push_str("<assistant>");
+            }
+            Ok(self.template.then_some(text))
+        }
+
+        fn eos(&self) -> Option<u32> {
+            Some(2)
+        }
+    }
+
+    fn read(text: &str) -> Result<Vec<Record>> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        read_jsonl(file.path())
+    }
+
+    fn trained(example: &Example) -> String {
+        let chosen = example.tokens.iter().zip(&example.supervised).filter(|(_, s)| **s);
+        chosen.map(|(&t, _)| if t < 256 { char::from_u32(t).unwrap() } else { '#' }).collect()
+    }
+
+    fn one(record: Record, template: bool, train_on: TrainOn) -> Example {
+        let result = examples(&[record], &Bytes { template }, train_on, 1000, Path::new("x")).unwrap();
+        result.examples[0].clone()
+    }
+
+    #[test]
+    fn all_three_formats_are_read() {
+        let text = "\u{feff}{\"text\": \"a\"}\n\n{\"prompt\":\"p\",\"completion\":\"c\",\"id\":3}\r\n\
+                    {\"messages\":[{\"role\":\"user\",\"content\":\"u\"}],\"tools\":[]}";
+        let records = read(text).unwrap();
+        assert_eq!(records[0], Record::Text("a".into()));
+        assert_eq!(records[1], Record::Completion { prompt: "p".into(), completion: "c".into() });
+        assert!(matches!(&records[2], Record::Chat { messages, tools: Some(_) } if messages.len() == 1));
+    }
+
+    #[test]
+    fn a_bad_line_is_named_with_its_number() {
+        let good = "{\"text\": \"a\"}\n".repeat(16);
+        let error = |line: &str| {
+            let error = read(&format!("{good}{line}\n{good}")).unwrap_err().to_string();
+            assert!(error.contains("(line 17)"), "{error}");
+            error
+        };
+        assert!(error("{\"text\": \"a\"").contains("is no JSON object: EOF while parsing an object at column 12"));
+        assert!(error("[1]").contains("is a list"));
+        assert!(error("{\"text\": 5}").contains("'text' is a number, must be a text"));
+        assert!(error("{\"instruction\": \"x\", \"output\": \"y\"}").contains("has the keys [instruction, output]"));
+        assert!(error("{\"messages\": []}").contains("at least one message"));
+        assert!(error("{\"messages\": [{\"content\": \"x\"}]}").contains("message 1 has no 'role'"));
+        assert!(read("\n\n").unwrap_err().to_string().contains("holds no examples"));
+    }
+
+    #[test]
+    fn only_answers_are_trained_with_the_token_that_ends_them() {
+        let pair = || Record::Completion { prompt: "hi".into(), completion: "yo".into() };
+        assert_eq!(trained(&one(pair(), true, TrainOn::Completion)), "yo#");
+        assert_eq!(trained(&one(pair(), false, TrainOn::Completion)), "yo\u{2}");
+        assert_eq!(one(pair(), false, TrainOn::Completion).tokens[0], 1);
+        assert_eq!(trained(&one(pair(), true, TrainOn::All)), "hi#\n#yo#\n");
+        let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+        let messages = vec![turn("user", "a"), turn("assistant", "b"), turn("user", "c"), turn("assistant", "d")];
+        let chat = || Record::Chat { messages: messages.clone(), tools: None };
+        assert_eq!(trained(&one(chat(), true, TrainOn::Completion)), "b#d#");
+        assert_eq!(trained(&one(Record::Text("abc".into()), true, TrainOn::Completion)), "abc\u{2}");
+        let error = examples(&[chat()], &Bytes { template: false }, TrainOn::All, 99, Path::new("x")).unwrap_err();
+        assert!(error.to_string().contains("(example 1): chat: the model has no chat template"));
+    }
+
+    #[test]
+    fn long_examples_are_cut_and_those_without_a_trained_token_are_left_out() {
+        let pair = |prompt: &str, completion: &str| Record::Completion { prompt: prompt.into(), completion: completion.into() };
+        let records = [pair("a", "bcdef"), pair("abcdefgh", "x"), pair("a", "b")];
+        let encoder = Bytes { template: false };
+        let result = examples(&records, &encoder, TrainOn::Completion, 5, Path::new("x")).unwrap();
+        assert_eq!((result.examples.len(), result.truncated, result.dropped), (2, 2, 1));
+        assert_eq!(trained(&result.examples[0]), "bcd");
+        let error = examples(&records[1..2], &encoder, TrainOn::Completion, 5, Path::new("x")).unwrap_err();
+        assert!(error.to_string().contains("none of 1 examples"));
+    }
+}

@@ -1,0 +1,295 @@
+//! Which modules get an adapter, of which rank and scale, and how they begin.
+//!
+//! Names and rules are those of PEFT, so that a configuration means the same in both.
+
+use std::collections::BTreeMap;
+
+use fancy_regex::Regex;
+
+use crate::ops::philox;
+use crate::{Error, Result};
+
+/// A linear layer of a model, as an adapter sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinearModule {
+    /// Path in the model, e.g. `model.layers.0.self_attn.q_proj`.
+    pub path: String,
+    /// Columns of the weight.
+    pub in_features: usize,
+    /// Rows of the weight.
+    pub out_features: usize,
+    /// The layer that it belongs to.
+    pub layer: Option<usize>,
+    /// Whether it is the output head, which `all-linear` leaves out.
+    pub is_head: bool,
+}
+
+/// Which linear layers get an adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Targets {
+    /// Modules whose path is one of these or ends with `.` and one of these.
+    List(Vec<String>),
+    /// Modules whose whole path matches this expression.
+    Regex(String),
+    /// Every linear layer but the head.
+    AllLinear,
+}
+
+/// What adapters are to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraConfig {
+    /// Rank r of the update.
+    pub rank: usize,
+    /// The update is multiplied by alpha / r.
+    pub alpha: f64,
+    /// Probability with which elements of the adapters' input are dropped.
+    pub dropout: f32,
+    /// Multiply by alpha / √r instead (Kalajdzievski, 2023, arXiv:2312.03732).
+    pub rslora: bool,
+    /// Which modules.
+    pub targets: Targets,
+    /// Modules left out, by the rule of [`Targets::List`].
+    pub exclude: Vec<String>,
+    /// Other ranks for modules whose path ends with a match of the expression.
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Other alphas, likewise.
+    pub alpha_pattern: BTreeMap<String, f64>,
+    /// Only these layers.
+    pub layers: Option<Vec<usize>>,
+    /// Decides the initial A.
+    pub seed: u64,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self {
+            rank: 8,
+            alpha: 16.0,
+            dropout: 0.0,
+            rslora: false,
+            targets: Targets::AllLinear,
+            exclude: Vec::new(),
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            layers: None,
+            seed: 0,
+        }
+    }
+}
+
+/// An adapter to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraModule {
+    /// Path of the linear layer.
+    pub path: String,
+    /// Columns of its weight.
+    pub in_features: usize,
+    /// Rows of its weight.
+    pub out_features: usize,
+    /// Rank.
+    pub rank: usize,
+    /// alpha / r, or alpha / √r.
+    pub scale: f64,
+}
+
+impl LoraConfig {
+    /// Refuses values outside their ranges.
+    pub fn validate(&self) -> Result<()> {
+        let ranks = std::iter::once(&self.rank).chain(self.rank_pattern.values());
+        if ranks.into_iter().any(|&rank| rank == 0) {
+            return Err(Error::invalid("LoRA rank", "is 0, which adapts nothing; use 1 or more, usually 4 to 64"));
+        }
+        let alphas = std::iter::once(&self.alpha).chain(self.alpha_pattern.values());
+        if let Some(alpha) = alphas.into_iter().find(|alpha| !(alpha.is_finite() && **alpha > 0.0)) {
+            return Err(Error::invalid("LoRA alpha", format!("is {alpha}, must be above 0; usually 1 to 2 times the rank")));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::invalid("LoRA dropout", format!("is {}, must be in [0, 1)", self.dropout)));
+        }
+        Ok(())
+    }
+
+    /// The adapters for a model's linear layers. A target that matches nothing is an error that lists what there is.
+    pub fn resolve(&self, modules: &[LinearModule]) -> Result<Vec<LoraModule>> {
+        let targeted = self.targeted(modules)?;
+        let layers_exist = |layer: &usize| modules.iter().any(|module| module.layer == Some(*layer));
+        if let Some(missing) = self.layers.iter().flatten().find(|layer| !layers_exist(layer)) {
+            let count = modules.iter().filter_map(|m| m.layer).max().map_or(0, |last| last + 1);
+            return Err(Error::invalid("LoRA layers", format!("layer {missing} does not exist; there are 0 to {}", count.saturating_sub(1))));
+        }
+        let mut resolved = Vec::new();
+        for module in targeted {
+            let in_layers = match (&self.layers, module.layer) {
+                (Some(layers), Some(layer)) => layers.contains(&layer),
+                (Some(_), None) => false,
+                (None, _) => true,
+            };
+            if !in_layers || self.exclude.iter().any(|name| ends_with(&module.path, name)) {
+                continue;
+            }
+            let rank = pattern(&self.rank_pattern, &module.path)?.unwrap_or(self.rank);
+            let alpha = pattern(&self.alpha_pattern, &module.path)?.unwrap_or(self.alpha);
+            let divisor = if self.rslora { (rank as f64).sqrt() } else { rank as f64 };
+            resolved.push(LoraModule {
+                path: module.path.clone(),
+                in_features: module.in_features,
+                out_features: module.out_features,
+                rank,
+                scale: alpha / divisor,
+            });
+        }
+        if resolved.is_empty() {
+            return Err(Error::invalid("LoRA targets", "nothing is left after layers and exclusions; loosen them"));
+        }
+        Ok(resolved)
+    }
+
+    fn targeted<'a>(&self, modules: &'a [LinearModule]) -> Result<Vec<&'a LinearModule>> {
+        let found: Vec<&LinearModule> = match &self.targets {
+            Targets::AllLinear => modules.iter().filter(|module| !module.is_head).collect(),
+            Targets::List(names) => {
+                let unknown = names.iter().find(|name| !modules.iter().any(|module| ends_with(&module.path, name)));
+                if let Some(unknown) = unknown {
+                    let message = format!("'{unknown}' is no linear layer of this model; there are {}", names_of(modules));
+                    return Err(Error::invalid("LoRA targets", message));
+                }
+                modules.iter().filter(|module| names.iter().any(|name| ends_with(&module.path, name))).collect()
+            }
+            Targets::Regex(expression) => {
+                let regex = compiled("LoRA targets", &format!("^(?:{expression})$"))?;
+                modules.iter().filter(|module| regex.is_match(&module.path).unwrap_or(false)).collect()
+            }
+        };
+        if found.is_empty() {
+            let message = format!("no linear layer matches; there are {}", names_of(modules));
+            return Err(Error::invalid("LoRA targets", message));
+        }
+        Ok(found)
+    }
+}
+
+fn ends_with(path: &str, name: &str) -> bool {
+    path == name || path.strip_suffix(name).is_some_and(|front| front.ends_with('.'))
+}
+
+fn compiled(what: &str, expression: &str) -> Result<Regex> {
+    Regex::new(expression).map_err(|error| Error::invalid(what, format!("'{expression}' is no regular expression: {error}")))
+}
+
+/// The value of the first pattern that the end of the path matches.
+fn pattern<T: Copy>(patterns: &BTreeMap<String, T>, path: &str) -> Result<Option<T>> {
+    for (expression, value) in patterns {
+        let regex = compiled("LoRA pattern", &format!(r"^(?:.*\.)?(?:{expression})$"))?;
+        if regex.is_match(path).unwrap_or(false) {
+            return Ok(Some(*value));
+        }
+    }
+    Ok(None)
+}
+
+/// The last parts of all paths, once each.
+fn names_of(modules: &[LinearModule]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for module in modules {
+        let name = module.path.rsplit('.').next().unwrap_or(&module.path);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.join(", ")
+}
+
+/// The initial A `[rank, in_features]`: Kaiming uniform with a = √5, that is uniform in ±1/√in (He et al., 2015,
+/// arXiv:1502.01852; the values PEFT uses). The numbers depend on the seed and the module's path only.
+pub fn init_a(rank: usize, in_features: usize, seed: u64, path: &str) -> Vec<f32> {
+    // FNV-1a, 64 bits.
+    let hash = path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let bound = 1.0 / (in_features as f64).sqrt();
+    (0..rank * in_features)
+        .map(|index| {
+            let counter = [(index / 4) as u32, (index / 4 >> 32) as u32, hash as u32, (hash >> 32) as u32];
+            let word = philox(counter, [seed as u32, (seed >> 32) as u32])[index % 4];
+            (bound * ((f64::from(word) + 0.5) / 2_147_483_648.0 - 1.0)) as f32
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model() -> Vec<LinearModule> {
+        let names = ["self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"];
+        let mut modules: Vec<LinearModule> = (0..3)
+            .flat_map(|layer| names.map(|name| (layer, format!("model.layers.{layer}.{name}"))))
+            .map(|(layer, path)| LinearModule { path, in_features: 8, out_features: 4, layer: Some(layer), is_head: false })
+            .collect();
+        let head = LinearModule { path: "lm_head".into(), in_features: 8, out_features: 99, layer: None, is_head: true };
+        modules.push(head);
+        modules
+    }
+
+    fn paths(config: &LoraConfig) -> Vec<String> {
+        config.resolve(&model()).unwrap().into_iter().map(|m| m.path).collect()
+    }
+
+    #[test]
+    fn targets_are_matched_as_peft_does() {
+        let list = |names: &[&str]| Targets::List(names.iter().map(ToString::to_string).collect());
+        let with = |targets| LoraConfig { targets, ..LoraConfig::default() };
+        assert_eq!(paths(&with(Targets::AllLinear)).len(), 9);
+        assert_eq!(paths(&with(list(&["q_proj"]))).len(), 3);
+        assert_eq!(paths(&with(list(&["model.layers.1.self_attn.q_proj", "lm_head"]))).len(), 2);
+        let even = with(Targets::Regex(r"model\.layers\.[02]\..*_proj".into()));
+        assert_eq!(paths(&even).len(), 6);
+        let some = LoraConfig { layers: Some(vec![2]), exclude: vec!["down_proj".into()], ..LoraConfig::default() };
+        assert_eq!(paths(&some), ["model.layers.2.self_attn.q_proj", "model.layers.2.self_attn.v_proj"]);
+        let error = with(list(&["proj"])).resolve(&model()).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "LoRA targets: 'proj' is no linear layer of this model; there are q_proj, v_proj, down_proj, lm_head"
+        );
+        assert!(with(Targets::Regex("(".into())).resolve(&model()).unwrap_err().to_string().contains("regular expression"));
+        let far = LoraConfig { layers: Some(vec![7]), ..LoraConfig::default() };
+        assert!(far.resolve(&model()).unwrap_err().to_string().contains("layer 7 does not exist; there are 0 to 2"));
+    }
+
+    #[test]
+    fn patterns_and_rslora_give_ranks_and_scales() {
+        let config = LoraConfig {
+            rank: 4,
+            alpha: 8.0,
+            rank_pattern: [("down_proj".to_owned(), 16), (r"layers\.0\.self_attn\.q_proj".to_owned(), 2)].into(),
+            alpha_pattern: [("v_proj".to_owned(), 2.0)].into(),
+            rslora: true,
+            ..LoraConfig::default()
+        };
+        let modules = config.resolve(&model()).unwrap();
+        let found: Vec<(usize, f64)> = modules.iter().map(|m| (m.rank, m.scale)).take(4).collect();
+        assert_eq!(found, [(2, 8.0 / 2.0_f64.sqrt()), (4, 1.0), (16, 2.0), (4, 4.0)]);
+    }
+
+    #[test]
+    fn values_outside_their_ranges_are_refused() {
+        let refused = |config: LoraConfig| config.validate().unwrap_err().to_string();
+        assert!(refused(LoraConfig { rank: 0, ..LoraConfig::default() }).contains("LoRA rank: is 0"));
+        assert!(refused(LoraConfig { alpha: f64::NAN, ..LoraConfig::default() }).contains("LoRA alpha: is NaN"));
+        assert!(refused(LoraConfig { dropout: 1.0, ..LoraConfig::default() }).contains("must be in [0, 1)"));
+        LoraConfig::default().validate().unwrap();
+    }
+
+    #[test]
+    fn the_initial_a_is_uniform_and_repeats() {
+        let a = init_a(16, 576, 42, "model.layers.0.self_attn.q_proj");
+        let bound = 1.0 / 24.0;
+        assert!(a.iter().all(|x| x.abs() <= bound));
+        let mean = a.iter().sum::<f32>() / a.len() as f32;
+        let variance = a.iter().map(|x| x * x).sum::<f32>() / a.len() as f32;
+        // Five standard errors of the mean and of the second moment of 9216 uniform numbers.
+        assert!(mean.abs() < 5.0 * bound / 3.0_f32.sqrt() / 96.0);
+        assert!((variance - bound * bound / 3.0).abs() < 5.0 * bound * bound * 0.3 / 96.0);
+        assert_eq!(a, init_a(16, 576, 42, "model.layers.0.self_attn.q_proj"));
+        assert_ne!(a, init_a(16, 576, 43, "model.layers.0.self_attn.q_proj"));
+        assert_ne!(a, init_a(16, 576, 42, "model.layers.1.self_attn.q_proj"));
+    }
+}
