@@ -1,1 +1,14 @@
-//! Model files: configuration, weights, tokenizer, chat template, and one file a family.
+//! Model files: configuration, weights, tokenizer, chat template.
+//!
+//! [`ModelFiles::open`] reads a Hugging Face folder or a GGUF file. What differs between the families of
+//! models is in [`ModelConfig`].
+
+mod config;
+mod convert;
+mod gguf;
+mod hf_config;
+mod weights;
+
+pub use config::{Architecture, ModelConfig, RopeScaling};
+pub use gguf::Gguf;
+pub use weights::Weights;
