@@ -6,9 +6,12 @@
 mod config;
 mod convert;
 mod gguf;
+mod gguf_tokenizer;
 mod hf_config;
+mod tokenizer;
 mod weights;
 
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use gguf::Gguf;
+pub use tokenizer::{DecodeStream, Tokenizer};
 pub use weights::Weights;
