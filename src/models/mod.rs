@@ -3,15 +3,20 @@
 //! [`ModelFiles::open`] reads a Hugging Face folder or a GGUF file. What differs between the families of
 //! models is in [`ModelConfig`].
 
+mod chat_template;
 mod config;
 mod convert;
+mod files;
 mod gguf;
 mod gguf_tokenizer;
 mod hf_config;
+mod python;
 mod tokenizer;
 mod weights;
 
+pub use chat_template::{ChatTemplate, Message};
 pub use config::{Architecture, ModelConfig, RopeScaling};
+pub use files::ModelFiles;
 pub use gguf::Gguf;
 pub use tokenizer::{DecodeStream, Tokenizer};
 pub use weights::Weights;
