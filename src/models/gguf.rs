@@ -251,9 +251,6 @@ impl Gguf {
 /// Checks magic and version; the numbers of tensors and of metadata entries.
 fn read_preamble(reader: &mut Reader<'_>) -> Result<(u64, u64)> {
     let magic = reader.u32()?;
-    if magic == u32::from_be_bytes(*b"FUGG") || magic == u32::from_be_bytes(*b"GGUF") {
-        return Err(reader.error("the file is big-endian; convert it on a little-endian machine"));
-    }
     if magic != u32::from_le_bytes(*b"GGUF") {
         return Err(reader.error("not a GGUF file: it does not begin with 'GGUF'"));
     }

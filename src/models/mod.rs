@@ -20,3 +20,6 @@ pub use files::ModelFiles;
 pub use gguf::Gguf;
 pub use tokenizer::{DecodeStream, Tokenizer};
 pub use weights::Weights;
+
+#[cfg(test)]
+mod tests;
