@@ -2,6 +2,7 @@
 //! rotated heads into the order of halves.
 
 use std::borrow::Cow;
+use std::thread::ScopedJoinHandle;
 
 use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
@@ -155,8 +156,15 @@ fn convert(
         let parts = out.chunks_mut(per_thread * size).enumerate();
         let handles: Vec<_> =
             parts.map(|(index, out)| scope.spawn(move || span(index * per_thread, out))).collect();
-        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Fault::Unreadable))).collect()
+        first_of(handles)
     })
+}
+
+/// Waits for all threads; the fault of the first that has one.
+fn first_of(handles: Vec<ScopedJoinHandle<'_, Result<(), Fault>>>) -> Result<(), Fault> {
+    let results: Vec<_> =
+        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Fault::Unreadable))).collect();
+    results.into_iter().collect()
 }
 
 fn first_fault(values: &[f32], limit: f32) -> Fault {
@@ -213,6 +221,6 @@ fn in_parallel(
         let starts = (0..elements).step_by(per_thread);
         let handles: Vec<_> =
             starts.map(|first| scope.spawn(move || part(first, per_thread.min(elements - first)))).collect();
-        handles.into_iter().map(|handle| handle.join().unwrap_or(Err(Fault::Unreadable))).collect()
+        first_of(handles)
     })
 }
