@@ -255,7 +255,8 @@ pub(super) fn strftime(format: &str, time: SystemTime) -> String {
 
 /// Year, month, day of the month and day of the year of so many days after 1970-01-01.
 fn date(days: u64) -> (u64, u64, u64, u64) {
-    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let is_leap =
+        |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     // 400 years of the Gregorian calendar have 146,097 days.
     let (mut year, mut left) = (1970 + days / 146_097 * 400, days % 146_097);
     loop {

@@ -22,9 +22,9 @@ const TURN_ENDS: [&str; 8] = [
     "<|return|>",
 ];
 
-/// After so many tokens without complete UTF-8 the bytes are damaged, not incomplete: a character has at
-/// most 4 bytes and a token at least one.
-const MAX_PENDING: usize = 8;
+/// So many damaged characters at the end of a text are damage, not one character that is still incomplete:
+/// that has at most 3 bytes yet.
+const MAX_DAMAGED: usize = 8;
 
 /// A tokenizer with its special tokens.
 #[derive(Clone)]
@@ -209,19 +209,20 @@ impl DecodeStream<'_> {
     /// so new text is what a decoding with context has more than one of the context alone.
     pub fn push(&mut self, id: u32) -> Result<Option<String>> {
         self.ids.push(id);
-        let pending = self.ids.len() - self.shown;
-        self.text(pending > MAX_PENDING)
+        self.text(MAX_DAMAGED)
     }
 
     /// What is left, though its last character may be incomplete.
     pub fn finish(mut self) -> Result<Option<String>> {
-        self.text(true)
+        self.text(1)
     }
 
-    fn text(&mut self, even_if_incomplete: bool) -> Result<Option<String>> {
+    /// The new text, unless fewer damaged characters than `damaged` at its end may still become complete.
+    fn text(&mut self, damaged: usize) -> Result<Option<String>> {
         let context = self.tokenizer.decode(&self.ids[..self.shown])?;
         let whole = self.tokenizer.decode(&self.ids)?;
-        if whole.len() <= context.len() || (whole.ends_with('\u{fffd}') && !even_if_incomplete) {
+        let at_end = whole.chars().rev().take_while(|c| *c == '\u{fffd}').count();
+        if whole.len() <= context.len() || (1..damaged).contains(&at_end) {
             return Ok(None);
         }
         // The context was complete text, hence a prefix, unless damaged bytes were shown as such.

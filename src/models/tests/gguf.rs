@@ -7,6 +7,16 @@ fn sample() -> Vec<u8> {
     metadata.push(("whole", Meta::I32s(vec![3, -1])));
     metadata.push(("real", Meta::F32s(vec![0.5, -2.0])));
     metadata.push(("flag", Meta::Bool(true)));
+    metadata.extend([
+        ("tokenizer.ggml.model", Meta::Text("gpt2")),
+        ("tokenizer.ggml.pre", Meta::Text("smollm")),
+        ("tokenizer.ggml.tokens", Meta::Texts(["<s>", "a", "b", "ab", "abab"].map(String::from).to_vec())),
+        ("tokenizer.ggml.token_type", Meta::I32s(vec![3, 1, 1, 1, 1])),
+        ("tokenizer.ggml.merges", Meta::Texts(vec!["a b".into(), "ab ab".into()])),
+        ("tokenizer.ggml.scores", Meta::F32s(vec![0.0; 5])),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(0)),
+        ("tokenizer.chat_template", Meta::Text("{% for m in messages %}{{ m.content }}{% endfor %}")),
+    ]);
     let tensors = [
         ("token_embd.weight", vec![5, 8], 0, f32_bytes(&[1.0; 40])),
         ("blk.0.attn_q.weight", vec![8, 32], 2, vec![0; 8 * 18]),
@@ -78,6 +88,12 @@ fn lying_bytes_never_panic() {
                 let _ = (gguf.texts(&key), gguf.integers(&key), gguf.reals(&key));
             }
             let _ = crate::models::ModelConfig::from_gguf(&gguf);
+            if let Ok(tokenizer) = crate::models::Tokenizer::from_gguf(&gguf) {
+                let _ = tokenizer.encode("ab<s>abab é 12", true).and_then(|ids| tokenizer.decode(&ids));
+            }
+            if let Ok(Some(template)) = crate::models::ChatTemplate::from_gguf(&gguf) {
+                let _ = template.render(&[], None, true);
+            }
             if let Ok(weights) = crate::models::Weights::from_gguf(&gguf) {
                 let _ = weights.load("model.layers.0.self_attn.q_proj.weight", &[8, 32], DType::F32);
             }
@@ -93,10 +109,11 @@ fn counts_and_lengths_that_lie_name_what_is_wrong() {
         bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
         open(&bytes).expect_err("a lie").to_string()
     };
+    let entries = u64::from_le_bytes(sample()[16..24].try_into().unwrap());
     assert!(with(8, u64::MAX).contains("plausible"));
     assert!(with(16, 1 << 40).contains("plausible"));
     // One entry more than there are runs into the descriptions of tensors.
-    assert!(with(16, 14).contains("damaged"));
+    assert!(with(16, entries + 1).contains("damaged"));
     // The first key's length.
     assert!(with(24, u64::MAX).contains("not plausible"));
     assert!(with(24, 60_000).contains("truncated"));
