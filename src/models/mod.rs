@@ -1,1 +1,25 @@
-//! Model files: configuration, weights, tokenizer, chat template, and one file a family.
+//! Model files: configuration, weights, tokenizer, chat template.
+//!
+//! [`ModelFiles::open`] reads a Hugging Face folder or a GGUF file. What differs between the families of
+//! models is in [`ModelConfig`].
+
+mod chat_template;
+mod config;
+mod convert;
+mod files;
+mod gguf;
+mod gguf_tokenizer;
+mod hf_config;
+mod python;
+mod tokenizer;
+mod weights;
+
+pub use chat_template::{ChatTemplate, Message};
+pub use config::{Architecture, ModelConfig, RopeScaling};
+pub use files::ModelFiles;
+pub use gguf::Gguf;
+pub use tokenizer::{DecodeStream, Tokenizer};
+pub use weights::Weights;
+
+#[cfg(test)]
+mod tests;

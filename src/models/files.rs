@@ -1,0 +1,146 @@
+//! Everything that makes up a model on disk.
+
+use std::path::{Path, PathBuf};
+
+use super::chat_template::ChatTemplate;
+use super::config::ModelConfig;
+use super::gguf::Gguf;
+use super::tokenizer::{Tokenizer, read_json};
+use super::weights::Weights;
+use crate::{Error, Result};
+
+/// An open model: a Hugging Face folder or a GGUF file.
+#[derive(Debug, Clone)]
+pub struct ModelFiles {
+    /// The folder or file that was opened.
+    pub path: PathBuf,
+    /// A short name for people: the folder's or file's.
+    pub name: String,
+    /// The name of the model that this is or was made from, as adapters should state it, if the files tell.
+    pub base_model: Option<String>,
+    /// What its layers look like.
+    pub config: ModelConfig,
+    /// Its tensors.
+    pub weights: Weights,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Its chat template, if it has one.
+    pub chat_template: Option<ChatTemplate>,
+}
+
+impl ModelFiles {
+    /// Opens a Hugging Face folder, a GGUF file, or a folder that holds one GGUF file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let files = match locate(path)? {
+            Located::Folder(folder) => Self {
+                path: path.to_owned(),
+                name: name_of(&folder),
+                base_model: base_model_of_folder(&folder)?,
+                config: ModelConfig::from_hf(&folder)?,
+                weights: Weights::open(&folder)?,
+                tokenizer: Tokenizer::from_folder(&folder)?,
+                chat_template: ChatTemplate::from_folder(&folder)?,
+            },
+            Located::Gguf(file) => {
+                let gguf = Gguf::open(&file)?;
+                Self {
+                    path: path.to_owned(),
+                    name: name_of(&file),
+                    base_model: base_model_of_gguf(&gguf)?,
+                    config: ModelConfig::from_gguf(&gguf)?,
+                    weights: Weights::from_gguf(&gguf)?,
+                    tokenizer: Tokenizer::from_gguf(&gguf)?,
+                    chat_template: ChatTemplate::from_gguf(&gguf)?,
+                }
+            }
+        };
+        let (tokens, rows) = (files.tokenizer.vocab_size(), files.config.vocab);
+        if tokens > rows {
+            tracing::warn!("{}: {tokens} tokens, but the embedding has {rows} rows", path.display());
+        }
+        Ok(files)
+    }
+
+    /// Opens configuration and weights only, for models without a tokenizer.
+    pub fn open_weights(path: impl AsRef<Path>) -> Result<(ModelConfig, Weights)> {
+        match locate(path.as_ref())? {
+            Located::Folder(folder) => Ok((ModelConfig::from_hf(&folder)?, Weights::open(&folder)?)),
+            Located::Gguf(file) => {
+                let gguf = Gguf::open(&file)?;
+                Ok((ModelConfig::from_gguf(&gguf)?, Weights::from_gguf(&gguf)?))
+            }
+        }
+    }
+}
+
+enum Located {
+    Folder(PathBuf),
+    Gguf(PathBuf),
+}
+
+/// Finds out what a path holds.
+fn locate(path: &Path) -> Result<Located> {
+    if path.is_file() {
+        return Ok(Located::Gguf(path.to_owned()));
+    }
+    if !path.is_dir() {
+        return Err(Error::file(
+            path,
+            "is not there; give a folder with config.json and model.safetensors, or a GGUF file",
+        ));
+    }
+    if path.join("config.json").is_file() {
+        return Ok(Located::Folder(path.to_owned()));
+    }
+    let entries = std::fs::read_dir(path).map_err(|e| Error::io(path, "read", e))?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|file| file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")))
+        .collect();
+    found.sort();
+    match found.len() {
+        1 => Ok(Located::Gguf(found.remove(0))),
+        0 if path.join("adapter_config.json").is_file() => Err(Error::file(
+            path,
+            "holds an adapter, not a model; give its base model here and the adapter apart",
+        )),
+        0 => Err(Error::file(path, "has neither config.json nor a GGUF file; is the download complete?")),
+        several => Err(Error::file(path, format!("holds {several} GGUF files; name the one to open"))),
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    // "." and ".." have no name of their own.
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let name = if absolute.is_dir() { absolute.file_name() } else { absolute.file_stem() };
+    name.map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// What transformers wrote down, unless that is a path of another machine.
+fn base_model_of_folder(folder: &Path) -> Result<Option<String>> {
+    let config = read_json(&folder.join("config.json"))?;
+    let name = config.as_ref().and_then(|config| config.get("_name_or_path")?.as_str());
+    Ok(name.filter(|name| is_repository(name)).map(str::to_owned))
+}
+
+/// The repository that the file was converted from, or else its name.
+fn base_model_of_gguf(gguf: &Gguf) -> Result<Option<String>> {
+    for key in ["general.source.huggingface.repository", "general.source.repo_url", "general.repo_url"] {
+        if let Some(url) = gguf.text(key)? {
+            let name = url.trim_start_matches("https://huggingface.co/").trim_end_matches('/');
+            if is_repository(name) {
+                return Ok(Some(name.to_owned()));
+            }
+        }
+    }
+    Ok(gguf.text("general.name")?.map(str::to_owned))
+}
+
+/// Whether a name is like `owner/model`.
+fn is_repository(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    let mut parts = name.split('/');
+    let sound = |part: &str| !part.is_empty() && !part.starts_with('.');
+    name.chars().all(allowed) && parts.clone().count() == 2 && parts.all(sound)
+}

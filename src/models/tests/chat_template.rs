@@ -1,0 +1,140 @@
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::models::gguf::Gguf;
+use crate::models::{ChatTemplate, python};
+
+fn render(source: &str, messages: &[Value]) -> crate::Result<String> {
+    ChatTemplate::new(source, Some("<s>"), Some("</s>"))?.render(messages, None, false)
+}
+
+const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+#[test]
+fn chatml() {
+    let template = ChatTemplate::new(CHATML, None, None).unwrap();
+    let messages = [json!({"role": "user", "content": "Hi <b> & \"you\""})];
+    let expected = "<|im_start|>user\nHi <b> & \"you\"<|im_end|>\n";
+    assert_eq!(template.render(&messages, None, false).unwrap(), expected);
+    assert_eq!(template.render(&messages, None, true).unwrap(), format!("{expected}<|im_start|>assistant\n"));
+}
+
+#[test]
+fn blocks_take_their_lines_with_them() {
+    let source = "{% for m in messages %}\n    {% if m.role == 'user' %}\n[{{ m.content | trim }}]\n    {%- endif %}\n{% endfor %}\n";
+    let messages = [json!({"role": "user", "content": " a "}), json!({"role": "user", "content": "b"})];
+    assert_eq!(render(source, &messages).unwrap(), "[a][b]");
+}
+
+#[test]
+fn python_methods_namespaces_and_loop_controls() {
+    let source = "{% set ns = namespace(n=0) %}{% for m in messages %}{% if m.content.startswith('x') %}{% continue %}{% endif %}\
+        {% set ns.n = ns.n + 1 %}{{ m.content.strip().split(' ')[0].upper() }}{{ m.get('name', '-') }}{% endfor %}{{ ns.n }}\
+        {{ messages[1:] | length }}{{ messages[-1]['content'][::-1] }}";
+    let messages =
+        [json!({"content": " hello you "}), json!({"content": "xx"}), json!({"content": "ab", "name": "N"})];
+    assert_eq!(render(source, &messages).unwrap(), "HELLO-ABN22ba");
+}
+
+#[test]
+fn constants_print_as_in_python() {
+    assert_eq!(
+        render("{{ true }} {{ none }} {{ 1 == 2 }} {{ absent }}{{ bos_token }}{{ eos_token }}", &[]).unwrap(),
+        "True None False <s></s>"
+    );
+}
+
+#[test]
+fn raise_exception_is_an_error_with_its_message() {
+    let source =
+        "{% if messages[0].role != 'user' %}\n{{ raise_exception('Roles must alternate!') }}{% endif %}";
+    let message = render(source, &[json!({"role": "system"})]).unwrap_err().to_string();
+    assert!(message.contains("Roles must alternate!") && message.contains("line 2"), "{message}");
+    assert_eq!(render(source, &[json!({"role": "user"})]).unwrap(), "");
+}
+
+#[test]
+fn errors_of_templates_are_errors() {
+    let message = render("{% if %}", &[]).unwrap_err().to_string();
+    assert!(message.contains("does not compile"), "{message}");
+    assert!(render("{{ absent.field }}", &[]).is_err());
+    assert!(render("{{ absent | tojson }}", &[]).is_err());
+}
+
+/// Texts from Python's `json.dumps(…, ensure_ascii=False)`.
+#[test]
+fn tojson_writes_what_python_writes() {
+    let tool = json!({"name": "f", "b": [1, 2.0, 1e-7, 1e22, -0.5], "a": {"é": "<&'\"\n\u{1}", "t": true, "n": null}, "e": [], "o": {}});
+    let dumps = |filter: &str| {
+        let template = ChatTemplate::new(&format!("{{{{ tools[0] | {filter} }}}}"), None, None).unwrap();
+        template.render(&[], Some(&json!([tool])), false).unwrap()
+    };
+    assert_eq!(
+        dumps("tojson"),
+        r#"{"name": "f", "b": [1, 2.0, 1e-07, 1e+22, -0.5], "a": {"é": "<&'\"\n\u0001", "t": true, "n": null}, "e": [], "o": {}}"#
+    );
+    assert_eq!(
+        dumps("tojson(indent=2, sort_keys=true, ensure_ascii=true)"),
+        "{\n  \"a\": {\n    \"n\": null,\n    \"t\": true,\n    \"\\u00e9\": \"<&'\\\"\\n\\u0001\"\n  },\n  \"b\": [\n    1,\n    2.0,\n    1e-07,\n    1e+22,\n    -0.5\n  ],\n  \"e\": [],\n  \"name\": \"f\",\n  \"o\": {}\n}"
+    );
+    assert_eq!(dumps("tojson(separators=(',', ':')) | length"), "99");
+}
+
+#[test]
+fn generation_marks_leave_no_trace() {
+    let source =
+        "{% for m in messages %}\n{%- generation %}\n{{ m.content }}\n{% endgeneration -%}\n{% endfor %}";
+    assert_eq!(render(source, &[json!({"content": "a"}), json!({"content": "b"})]).unwrap(), "a\nb\n");
+}
+
+#[test]
+fn dates() {
+    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    assert_eq!(python::strftime("%d %b %Y", at(0)), "01 Jan 1970");
+    assert_eq!(
+        python::strftime("%A, %-d %B %Y %H:%M:%S %j %y %p %I", at(951_827_696)),
+        "Tuesday, 29 February 2000 12:34:56 060 00 PM 12"
+    );
+    assert_eq!(python::strftime("%F %T %a %% %q %", at(4_107_542_399)), "2100-02-28 23:59:59 Sun % %q %");
+    assert_eq!(python::strftime("%Y-%m-%d", at(1_798_761_599)), "2026-12-31");
+    assert_eq!(render("{{ strftime_now('%Y') | length }}", &[]).unwrap(), "4");
+}
+
+#[test]
+fn folders_have_one_template_or_several() {
+    let (folder, path) = file("tokenizer_config.json", b"{}");
+    let set = |json: Value| std::fs::write(&path, json.to_string()).unwrap();
+    assert!(ChatTemplate::from_folder(folder.path()).unwrap().is_none());
+    set(
+        json!({"chat_template": "one {{ bos_token }}{{ pad_token }}", "bos_token": {"content": "<b>"}, "pad_token": "<p>"}),
+    );
+    let open = || ChatTemplate::from_folder(folder.path()).unwrap().unwrap();
+    assert_eq!(open().render(&[], None, false).unwrap(), "one <b><p>");
+    set(
+        json!({"chat_template": [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]}),
+    );
+    assert_eq!(open().render(&[], None, false).unwrap(), "plain");
+    assert_eq!(open().render(&[], Some(&json!([])), false).unwrap(), "tools");
+    std::fs::write(folder.path().join("chat_template.jinja"), "file {{ enable_thinking }}").unwrap();
+    assert_eq!(open().source(), "file {{ enable_thinking }}");
+    let variables: Map<String, Value> = [("enable_thinking".to_owned(), json!(false))].into_iter().collect();
+    assert_eq!(open().render_with(&[], None, false, &variables).unwrap(), "file False");
+    set(json!({"chat_template": 7}));
+    std::fs::remove_file(folder.path().join("chat_template.jinja")).unwrap();
+    assert!(ChatTemplate::from_folder(folder.path()).unwrap_err().to_string().contains("chat_template"));
+}
+
+#[test]
+fn gguf_template_knows_its_tokens() {
+    let metadata = [
+        ("tokenizer.chat_template", Meta::Text("{{ bos_token }}|{{ eos_token }}")),
+        ("tokenizer.ggml.tokens", Meta::Texts(vec!["<a>".into(), "<b>".into()])),
+        ("tokenizer.ggml.bos_token_id", Meta::U32(1)),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(9)),
+    ];
+    let (_folder, path) = file("model.gguf", &gguf_bytes(&metadata, &[]));
+    let template = ChatTemplate::from_gguf(&Gguf::open(&path).unwrap()).unwrap().unwrap();
+    assert_eq!(template.render(&[], None, false).unwrap(), "<b>|");
+}

@@ -1,0 +1,82 @@
+use super::*;
+use crate::models::ModelFiles;
+
+#[test]
+fn folders_and_files_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |path: &Path| ModelFiles::open_weights(path).map(|(config, _)| config);
+    let error = |path: &Path| open(path).unwrap_err().to_string();
+    assert!(error(&folder.path().join("absent")).contains("is not there"));
+    assert!(error(folder.path()).contains("neither config.json nor a GGUF file"));
+    std::fs::write(folder.path().join("adapter_config.json"), "{}").unwrap();
+    assert!(error(folder.path()).contains("adapter"));
+
+    let bytes = gguf_bytes(&llama_metadata(), &[]);
+    std::fs::write(folder.path().join("one.gguf"), &bytes).unwrap();
+    assert_eq!(open(folder.path()).unwrap().hidden, 8);
+    assert_eq!(open(&folder.path().join("one.gguf")).unwrap().hidden, 8);
+    std::fs::write(folder.path().join("two.GGUF"), &bytes).unwrap();
+    assert!(error(folder.path()).contains("2 GGUF files"));
+
+    // config.json makes it a Hugging Face folder, whatever else lies there.
+    let config = r#"{"model_type": "llama", "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
+        "intermediate_size": 4, "vocab_size": 4}"#;
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
+    assert!(error(folder.path()).contains("model.safetensors"));
+    write_safetensors(
+        &folder.path().join("model.safetensors"),
+        &[("a", DType::F32, vec![1], f32_bytes(&[1.0]))],
+    );
+    assert_eq!(open(folder.path()).unwrap().hidden, 4);
+    let message = ModelFiles::open(folder.path()).unwrap_err().to_string();
+    assert!(message.contains("no tokenizer.json"), "{message}");
+}
+
+#[test]
+fn a_whole_gguf_opens() {
+    let mut metadata = llama_metadata();
+    metadata.extend([
+        ("general.name", Meta::Text("Tiny")),
+        ("general.source.huggingface.repository", Meta::Text("owner/tiny")),
+        ("tokenizer.ggml.model", Meta::Text("gpt2")),
+        ("tokenizer.ggml.tokens", Meta::Texts(["<s>", "a", "b", "ab", "c"].map(String::from).to_vec())),
+        ("tokenizer.ggml.merges", Meta::Texts(vec!["a b".into()])),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(0)),
+        ("tokenizer.chat_template", Meta::Text("{{ messages[0].content }}{{ eos_token }}")),
+    ]);
+    let (_folder, path) = file("tiny-f32.gguf", &gguf_bytes(&metadata, &[]));
+    let files = ModelFiles::open(&path).unwrap();
+    assert_eq!((files.name.as_str(), files.base_model.as_deref()), ("tiny-f32", Some("owner/tiny")));
+    assert_eq!(files.config.vocab, 5);
+    let text =
+        files.chat_template.unwrap().render(&[serde_json::json!({"content": "abc"})], None, true).unwrap();
+    assert_eq!(text, "abc<s>");
+    assert_eq!(files.tokenizer.encode("abc", true).unwrap(), [3, 4]);
+    assert_eq!(files.tokenizer.eos_ids(), [0]);
+}
+
+#[test]
+fn the_base_model_is_a_repository_name() {
+    let (folder, path) = file("config.json", b"");
+    write_safetensors(
+        &folder.path().join("model.safetensors"),
+        &[("a", DType::F32, vec![1], f32_bytes(&[1.0]))],
+    );
+    std::fs::write(
+        folder.path().join("tokenizer.json"),
+        r#"{"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}"#,
+    )
+    .unwrap();
+    let base = |name: &str| {
+        let config = format!(
+            r#"{{"model_type": "llama", "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
+            "intermediate_size": 4, "vocab_size": 4, "_name_or_path": "{name}"}}"#
+        );
+        std::fs::write(&path, config).unwrap();
+        ModelFiles::open(folder.path()).unwrap().base_model
+    };
+    assert_eq!(base("meta-llama/Llama-3.2-1B").as_deref(), Some("meta-llama/Llama-3.2-1B"));
+    for local in ["", "/home/someone/model", "./out/model", "../model", "a/b/c"] {
+        assert_eq!(base(local), None, "{local}");
+    }
+}

@@ -1,0 +1,226 @@
+use super::*;
+use crate::models::Tokenizer;
+use crate::models::gguf::Gguf;
+
+/// The letters that stand for the bytes in byte-level BPE.
+fn byte_letters() -> Vec<String> {
+    let printable = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
+    let mut shifted = 256;
+    let mut letter = |b: u32| {
+        let code = if printable(b) {
+            b
+        } else {
+            shifted += 1;
+            shifted - 1
+        };
+        char::from_u32(code).unwrap().to_string()
+    };
+    (0..256).map(&mut letter).collect()
+}
+
+/// A byte-level tokenizer: three special tokens, the bytes, and some merges.
+fn byte_level(pre: &'static str, further: &[(&'static str, Meta)]) -> Vec<(&'static str, Meta)> {
+    let mut tokens: Vec<String> =
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool>"].map(String::from).to_vec();
+    tokens.extend(byte_letters());
+    tokens.extend(["he", "ll", "hell", "hello", "Ġw", "12", "123"].map(String::from));
+    let mut types = vec![1; tokens.len()];
+    types[..4].copy_from_slice(&[3, 3, 3, 4]);
+    let merges = ["h e", "l l", "he ll", "hell o", "Ġ w", "1 2", "12 3"].map(String::from).to_vec();
+    let mut metadata = vec![
+        ("tokenizer.ggml.model", Meta::Text("gpt2")),
+        ("tokenizer.ggml.pre", Meta::Text(pre)),
+        ("tokenizer.ggml.tokens", Meta::Texts(tokens)),
+        ("tokenizer.ggml.token_type", Meta::I32s(types)),
+        ("tokenizer.ggml.merges", Meta::Texts(merges)),
+        ("tokenizer.ggml.bos_token_id", Meta::U32(1)),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
+    ];
+    for (key, value) in further {
+        metadata.retain(|(existing, _)| existing != key);
+        metadata.push((key, value.clone()));
+    }
+    metadata
+}
+
+fn from_gguf(metadata: &[(&str, Meta)]) -> crate::Result<Tokenizer> {
+    let (_folder, path) = file("model.gguf", &gguf_bytes(metadata, &[]));
+    Tokenizer::from_gguf(&Gguf::open(&path)?)
+}
+
+fn tokens(tokenizer: &Tokenizer, text: &str) -> Vec<String> {
+    let ids = tokenizer.encode(text, false).unwrap();
+    assert_eq!(tokenizer.decode(&ids).unwrap(), text, "round trip");
+    ids.iter().map(|id| tokenizer.token(*id).unwrap()).collect()
+}
+
+#[test]
+fn numbers_are_split_as_the_pre_tokenizer_says() {
+    let split = |pre| tokens(&from_gguf(&byte_level(pre, &[])).unwrap(), "hello 1234");
+    assert_eq!(split("gpt-2"), ["hello", "Ġ", "123", "4"]);
+    assert_eq!(split("smollm"), ["hello", "Ġ", "1", "2", "3", "4"]);
+    assert_eq!(split("qwen2"), ["hello", "Ġ", "1", "2", "3", "4"]);
+    assert_eq!(split("llama-bpe"), ["hello", "Ġ", "123", "4"]);
+    let message = from_gguf(&byte_level("jina-v2-de", &[])).unwrap_err().to_string();
+    assert!(message.contains("'jina-v2-de'") && message.contains("Hugging Face folder"), "{message}");
+}
+
+#[test]
+fn special_tokens_in_a_text_become_their_ids() {
+    let tokenizer = from_gguf(&byte_level("smollm", &[])).unwrap();
+    let ids = tokenizer.encode("<|im_start|>hello<|im_end|><tool>", false).unwrap();
+    assert_eq!(ids, [1, tokenizer.id("hello").unwrap(), 2, 3]);
+    // Control tokens are left out of the text, tokens of users are not.
+    assert_eq!(tokenizer.decode(&ids).unwrap(), "hello<tool>");
+    assert_eq!(tokenizer.eos_ids(), [2, 0]);
+    assert_eq!((tokenizer.bos_token(), tokenizer.eos_token()), (Some("<|im_start|>"), Some("<|im_end|>")));
+    assert_eq!(tokenizer.vocab_size(), 4 + 256 + 7);
+    assert_eq!(tokenizer.decode(&[9999]).unwrap(), "");
+}
+
+#[test]
+fn the_first_token_is_added_where_the_model_wants_it() {
+    let with = |pre, further: &[(&'static str, Meta)]| {
+        from_gguf(&byte_level(pre, further)).unwrap().encode("he", true).unwrap()
+    };
+    let he = 260;
+    assert_eq!(with("smollm", &[]), [he]);
+    assert_eq!(with("llama-bpe", &[]), [1, he]);
+    assert_eq!(with("llama-bpe", &[("tokenizer.ggml.add_bos_token", Meta::Bool(false))]), [he]);
+    let both = [
+        ("tokenizer.ggml.add_bos_token", Meta::Bool(true)),
+        ("tokenizer.ggml.add_eos_token", Meta::Bool(true)),
+    ];
+    assert_eq!(with("smollm", &both), [1, he, 2]);
+}
+
+#[test]
+fn streams_give_text_once_its_characters_are_complete() {
+    let tokenizer = from_gguf(&byte_level("smollm", &[])).unwrap();
+    let text = "hello wörld €🙂 123";
+    let ids = tokenizer.encode(text, false).unwrap();
+    let mut stream = tokenizer.decode_stream();
+    let mut pieces = Vec::new();
+    for id in &ids {
+        if let Some(piece) = stream.push(*id).unwrap() {
+            assert!(!piece.contains('\u{fffd}'), "{piece:?}");
+            pieces.push(piece);
+        }
+    }
+    assert_eq!(stream.finish().unwrap(), None);
+    assert_eq!(pieces.concat(), text);
+    assert!(pieces.contains(&"🙂".to_owned()));
+}
+
+#[test]
+fn streams_do_not_wait_for_damaged_characters_for_ever() {
+    let tokenizer = from_gguf(&byte_level("smollm", &[])).unwrap();
+    // Byte 0x80 begins no character.
+    let damaged = tokenizer.id(&byte_letters()[0x80]).unwrap();
+    let mut stream = tokenizer.decode_stream();
+    let shown: Vec<_> = (0..20).filter_map(|_| stream.push(damaged).unwrap()).collect();
+    assert!(!shown.is_empty() && shown.concat().chars().all(|c| c == '\u{fffd}'));
+    // The half of a character at the end comes out as damaged text.
+    let mut stream = tokenizer.decode_stream();
+    assert_eq!(stream.push(tokenizer.id(&byte_letters()[0xe2]).unwrap()).unwrap(), None);
+    assert_eq!(stream.finish().unwrap().as_deref(), Some("\u{fffd}"));
+}
+
+#[test]
+fn damaged_gguf_tokenizers_are_errors() {
+    for (key, value, expected) in [
+        ("tokenizer.ggml.model", Meta::Text("bert"), "'bert'"),
+        ("tokenizer.ggml.tokens", Meta::Texts(Vec::new()), "no tokenizer"),
+        ("tokenizer.ggml.tokens", Meta::U32(1), "expected an array"),
+        ("tokenizer.ggml.token_type", Meta::I32s(vec![1, 2]), "2 entries"),
+        ("tokenizer.ggml.merges", Meta::Texts(vec!["h e".into(), "hello hello".into()]), "merge 1"),
+        ("tokenizer.ggml.merges", Meta::Texts(vec!["he".into()]), "no pair"),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(1 << 20), "tokenizer.ggml.eos_token_id"),
+    ] {
+        let message = from_gguf(&byte_level("smollm", &[(key, value)])).unwrap_err().to_string();
+        assert!(message.contains(expected) && message.contains("model.gguf"), "{message}");
+    }
+}
+
+fn sentence_piece() -> Vec<(&'static str, Meta)> {
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
+    tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
+    let mut types = vec![2, 3, 3];
+    types.extend([6; 256]);
+    let pieces = ["▁hello", "▁he", "llo", "▁h", "ll", "lo", "▁", "h", "e", "l", "o"];
+    tokens.extend(pieces.map(String::from));
+    types.extend([1; 11]);
+    // The longer pieces are worse here, as in real vocabularies: they were found later.
+    let mut scores = vec![0.0; 259];
+    scores.extend([-6.0, -3.0, -5.0, -1.0, -2.0, -4.0, -7.0, -8.0, -9.0, -10.0, -11.0]);
+    vec![
+        ("tokenizer.ggml.model", Meta::Text("llama")),
+        ("tokenizer.ggml.tokens", Meta::Texts(tokens)),
+        ("tokenizer.ggml.token_type", Meta::I32s(types)),
+        ("tokenizer.ggml.scores", Meta::F32s(scores)),
+        ("tokenizer.ggml.bos_token_id", Meta::U32(1)),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
+    ]
+}
+
+#[test]
+fn sentence_piece_merges_by_score_and_falls_back_to_bytes() {
+    let tokenizer = from_gguf(&sentence_piece()).unwrap();
+    assert_eq!(tokens(&tokenizer, "hello"), ["▁hello"]);
+    // ▁h, ll, ▁he come first by score; then "lo" has no free l left.
+    assert_eq!(tokens(&tokenizer, "hell hlo"), ["▁he", "ll", "▁h", "lo"]);
+    assert_eq!(tokens(&tokenizer, "hé"), ["▁h", "<0xC3>", "<0xA9>"]);
+    let ids = tokenizer.encode("hello</s>", true).unwrap();
+    assert_eq!(ids, [1, tokenizer.id("▁hello").unwrap(), 2]);
+    let mut stream = tokenizer.decode_stream();
+    let ids = tokenizer.encode("hello hello é", false).unwrap();
+    let pieces: Vec<_> = ids.iter().filter_map(|id| stream.push(*id).unwrap()).collect();
+    assert_eq!(pieces.concat(), "hello hello é");
+}
+
+fn tokenizer_json() -> serde_json::Value {
+    serde_json::json!({
+        "version": "1.0", "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}, "padding": null,
+        "added_tokens": [
+            {"id": 0, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
+            {"id": 1, "content": "<|im_end|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}],
+        "normalizer": null,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": {"<s>": 0, "<|im_end|>": 1, "a": 2, "b": 3, "ab": 4, "Ġ": 5, "abab": 6}, "merges": [["a", "b"], ["ab", "ab"]]}
+    })
+}
+
+#[test]
+fn tokenizer_json_with_its_post_processor_and_end_tokens() {
+    let (folder, path) = file("tokenizer.json", tokenizer_json().to_string().as_bytes());
+    std::fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": [5, 3]}"#).unwrap();
+    std::fs::write(
+        folder.path().join("tokenizer_config.json"),
+        r#"{"bos_token": "<s>", "eos_token": {"content": "b"}}"#,
+    )
+    .unwrap();
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    // The file's truncation to 2 tokens is for training; it does not apply here.
+    assert_eq!(tokenizer.encode("abab ab", true).unwrap(), [0, 6, 5, 4]);
+    assert_eq!(tokenizer.encode("abab ab", false).unwrap(), [6, 5, 4]);
+    assert_eq!(tokenizer.eos_ids(), [5, 3, 1]);
+    assert_eq!((tokenizer.bos_token(), tokenizer.eos_token()), (Some("<s>"), Some("b")));
+
+    let mut damaged = tokenizer_json();
+    damaged["model"]["merges"][1] = serde_json::json!(["abab", "abab"]);
+    std::fs::write(&path, damaged.to_string()).unwrap();
+    let message = Tokenizer::from_folder(folder.path()).unwrap_err().to_string();
+    assert!(message.contains("merge 1"), "{message}");
+    std::fs::write(&path, r#"{"model": {"type": "Nonsense"}}"#).unwrap();
+    assert!(Tokenizer::from_folder(folder.path()).unwrap_err().to_string().contains("tokenizer.json"));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(folder.path().join("tokenizer.model"), "x").unwrap();
+    assert!(Tokenizer::from_folder(folder.path()).unwrap_err().to_string().contains("save_pretrained"));
+}

@@ -1,0 +1,294 @@
+//! Text to token ids and back, from `tokenizer.json` or from the metadata of a GGUF file.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::gguf::Gguf;
+use super::gguf_tokenizer;
+use crate::{Error, Result};
+
+/// Special tokens that end a turn or a text in the formats that models are trained with. A model that writes
+/// one of them is done, whatever its configuration calls the end of text.
+const TURN_ENDS: [&str; 8] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|return|>",
+];
+
+/// So many damaged characters at the end of a text are damage, not one character that is still incomplete:
+/// that has at most 3 bytes yet.
+const MAX_DAMAGED: usize = 8;
+
+/// A tokenizer with its special tokens.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    added: Added,
+    bos: Option<String>,
+    eos: Option<String>,
+    eos_ids: Vec<u32>,
+}
+
+/// What is added around an encoded text.
+#[derive(Clone, Debug)]
+pub(super) enum Added {
+    /// What the tokenizer's own post-processor adds.
+    ByPostProcessor,
+    /// These tokens before and after the text.
+    Tokens { before: Vec<u32>, after: Vec<u32> },
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a folder, and the special tokens named by `tokenizer_config.json`,
+    /// `generation_config.json` and `config.json`.
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        if !path.is_file() {
+            let advice = if folder.join("tokenizer.model").is_file() || folder.join("vocab.json").is_file() {
+                "; save it again with AutoTokenizer.from_pretrained(…).save_pretrained(…) to get one"
+            } else {
+                "; is the download complete?"
+            };
+            return Err(Error::file(folder, format!("has no tokenizer.json{advice}")));
+        }
+        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        check_merges(&path, &bytes)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|e| Error::file(&path, format!("is no tokenizer that can be read: {e}")))?;
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| Error::file(&path, e.to_string()))?;
+
+        let settings = read_json(&folder.join("tokenizer_config.json"))?;
+        let token = |key: &str| special_token(settings.as_ref()?.get(key)?);
+        let mut tokenizer = Self {
+            inner,
+            added: Added::ByPostProcessor,
+            bos: token("bos_token"),
+            eos: token("eos_token"),
+            eos_ids: Vec::new(),
+        };
+        for name in ["generation_config.json", "config.json"] {
+            let ids = match read_json(&folder.join(name))?.as_ref().and_then(|json| json.get("eos_token_id"))
+            {
+                Some(Value::Array(ids)) => ids.clone(),
+                Some(id) => vec![id.clone()],
+                None => Vec::new(),
+            };
+            for id in ids.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()) {
+                tokenizer.add_eos(id);
+            }
+        }
+        tokenizer.add_turn_ends();
+        Ok(tokenizer)
+    }
+
+    /// Rebuilds the tokenizer that a GGUF file describes.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        let built = gguf_tokenizer::build(gguf)?;
+        let mut tokenizer = Self {
+            bos: built.bos.and_then(|id| built.inner.id_to_token(id)),
+            eos: built.eos.first().and_then(|id| built.inner.id_to_token(*id)),
+            inner: built.inner,
+            added: built.added,
+            eos_ids: built.eos,
+        };
+        tokenizer.add_turn_ends();
+        Ok(tokenizer)
+    }
+
+    fn add_turn_ends(&mut self) {
+        if let Some(id) = self.eos.as_deref().and_then(|eos| self.id(eos)) {
+            self.add_eos(id);
+        }
+        let special = self.inner.get_added_tokens_decoder();
+        for name in TURN_ENDS {
+            if let Some(id) = self.id(name).filter(|id| special.get(id).is_some_and(|token| token.special)) {
+                self.add_eos(id);
+            }
+        }
+    }
+
+    fn add_eos(&mut self, id: u32) {
+        if !self.eos_ids.contains(&id) {
+            self.eos_ids.push(id);
+        }
+    }
+
+    /// The ids of a text. Special tokens written out in the text, such as `<|im_start|>`, become their ids.
+    /// With `special`, what the model expects around a text (often a first token) is added.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let by_post_processor = special && matches!(self.added, Added::ByPostProcessor);
+        let encoding = self
+            .inner
+            .encode_fast(text, by_post_processor)
+            .map_err(|e| Error::invalid("encode", format!("the tokenizer refused the text: {e}")))?;
+        match &self.added {
+            Added::Tokens { before, after } if special => {
+                Ok([before.as_slice(), encoding.get_ids(), after.as_slice()].concat())
+            }
+            _ => Ok(encoding.get_ids().to_vec()),
+        }
+    }
+
+    /// The text of ids, without special tokens. Ids beyond the vocabulary are skipped.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner
+            .decode(ids, true)
+            .map_err(|e| Error::invalid("decode", format!("the tokenizer refused the ids: {e}")))
+    }
+
+    /// Decodes ids as they come, one at a time.
+    pub fn decode_stream(&self) -> DecodeStream<'_> {
+        DecodeStream { tokenizer: self, ids: Vec::new(), shown: 0 }
+    }
+
+    /// Ids after which generation ends, the model's own first.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos_ids
+    }
+
+    /// The token at the beginning of a text, if the model has one.
+    pub fn bos_token(&self) -> Option<&str> {
+        self.bos.as_deref()
+    }
+
+    /// The token at the end of a text, if the model has one.
+    pub fn eos_token(&self) -> Option<&str> {
+        self.eos.as_deref()
+    }
+
+    /// The id of a token, spelled as in the vocabulary.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The spelling of a token in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Number of tokens, special ones among them.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size())
+            .field("added", &self.added)
+            .field("bos", &self.bos)
+            .field("eos", &self.eos)
+            .field("eos_ids", &self.eos_ids)
+            .finish()
+    }
+}
+
+/// Turns ids into text one at a time; text comes out once its characters are complete.
+#[derive(Debug, Clone)]
+pub struct DecodeStream<'a> {
+    tokenizer: &'a Tokenizer,
+    /// The ids of the last text that came out, as context, and those that are still to be shown.
+    ids: Vec<u32>,
+    /// How many of `ids` are context.
+    shown: usize,
+}
+
+impl DecodeStream<'_> {
+    /// Adds an id; the text that is complete by it, if any.
+    ///
+    /// A token's text can depend on the tokens before it (a space that is dropped at the beginning of a text),
+    /// so new text is what a decoding with context has more than one of the context alone.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>> {
+        self.ids.push(id);
+        self.text(MAX_DAMAGED)
+    }
+
+    /// What is left, though its last character may be incomplete.
+    pub fn finish(mut self) -> Result<Option<String>> {
+        self.text(1)
+    }
+
+    /// The new text, unless fewer damaged characters than `damaged` at its end may still become complete.
+    fn text(&mut self, damaged: usize) -> Result<Option<String>> {
+        let context = self.tokenizer.decode(&self.ids[..self.shown])?;
+        let whole = self.tokenizer.decode(&self.ids)?;
+        let at_end = whole.chars().rev().take_while(|c| *c == '\u{fffd}').count();
+        if whole.len() <= context.len() || (1..damaged).contains(&at_end) {
+            return Ok(None);
+        }
+        // The context was complete text, hence a prefix, unless damaged bytes were shown as such.
+        let new = whole.get(context.len()..).unwrap_or_default().to_owned();
+        self.ids.drain(..self.shown);
+        self.shown = self.ids.len();
+        Ok(Some(new).filter(|text| !text.is_empty()))
+    }
+}
+
+/// A special token: its text, or an object with its text as `content`.
+fn special_token(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+}
+
+/// A JSON file; `None` if it is not there.
+pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
+    let json = serde_json::from_str(&text);
+    json.map(Some)
+        .map_err(|e| Error::file_at(path, format!("line {}", e.line()), format!("is not JSON: {e}")))
+}
+
+/// Refuses merges whose result is not in the vocabulary: the tokenizers crate panics over long ones.
+fn check_merges(path: &Path, bytes: &[u8]) -> Result<()> {
+    #[derive(Deserialize)]
+    struct File {
+        model: Option<Model>,
+    }
+    #[derive(Deserialize)]
+    struct Model {
+        #[serde(default)]
+        vocab: Value,
+        #[serde(default)]
+        merges: Vec<Merge>,
+        continuing_subword_prefix: Option<String>,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Merge {
+        Pair(String, String),
+        Joined(String),
+    }
+    let file: File = serde_json::from_slice(bytes)
+        .map_err(|e| Error::file_at(path, format!("line {}", e.line()), format!("is no tokenizer: {e}")))?;
+    let Some(Model { vocab: Value::Object(vocab), merges, continuing_subword_prefix }) = file.model else {
+        return Ok(());
+    };
+    let prefix = continuing_subword_prefix.unwrap_or_default();
+    for (rank, merge) in merges.iter().enumerate() {
+        let joined = match merge {
+            Merge::Pair(left, right) => Some((left.as_str(), right.as_str())),
+            Merge::Joined(pair) => pair.split_once(' '),
+        };
+        let joined = joined.and_then(|(left, right)| Some(format!("{left}{}", right.strip_prefix(&prefix)?)));
+        let joined = joined.unwrap_or_else(|| "?".to_owned());
+        if !vocab.contains_key(&joined) {
+            return Err(Error::file_at(
+                path,
+                format!("merge {rank}"),
+                format!("'{joined}' is not in the vocabulary; the file is damaged"),
+            ));
+        }
+    }
+    Ok(())
+}

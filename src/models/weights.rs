@@ -1,0 +1,346 @@
+//! Weights on disk: a Hugging Face folder of safetensors, or a GGUF file, by the names of Hugging Face.
+//!
+//! Files are memory-mapped. A tensor that is stored as the dtype asked for is used in place; any other is
+//! converted or dequantised. Every tensor is checked for values that are not finite as it is loaded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::quantized::GgmlDType;
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+
+use super::convert;
+use super::gguf::{Gguf, GgufType};
+use crate::tensor::{DType, HostTensor, TensorSpec};
+use crate::{Error, Result};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The tensors of a model on disk.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    path: PathBuf,
+    files: Vec<MappedFile>,
+    tensors: BTreeMap<String, Stored>,
+}
+
+#[derive(Debug, Clone)]
+struct MappedFile {
+    path: PathBuf,
+    map: Arc<Mmap>,
+}
+
+/// Where a tensor lies and how it is stored.
+#[derive(Debug, Clone)]
+struct Stored {
+    file: usize,
+    /// The file's own name for it, if that differs.
+    own_name: Option<String>,
+    kind: Kind,
+    shape: Vec<usize>,
+    start: usize,
+    bytes: usize,
+    /// The rows of each of so many heads are in the order of interleaved rotation pairs.
+    interleaved_heads: Option<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Kind {
+    Float(DType),
+    Blocks(GgmlDType),
+    /// The name of a type that cannot be read.
+    Foreign(String),
+}
+
+impl Weights {
+    /// Opens a folder with `model.safetensors` or `model.safetensors.index.json`, or a GGUF file.
+    pub fn open(path: &Path) -> Result<Self> {
+        if !path.is_dir() {
+            return Self::from_gguf(&Gguf::open(path)?);
+        }
+        let mut weights = Self { path: path.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+        if path.join(SINGLE).is_file() {
+            let tensors = weights.add_safetensors(&path.join(SINGLE))?;
+            weights.tensors = tensors.into_iter().collect();
+        } else if path.join(INDEX).is_file() {
+            weights.add_shards(&path.join(INDEX))?;
+        } else {
+            let advice = if path.join("pytorch_model.bin").is_file() {
+                "; the folder has pytorch_model.bin only: save it again with save_pretrained(safe_serialization=True)"
+            } else {
+                "; is the download complete?"
+            };
+            return Err(Error::file(path, format!("has neither {SINGLE} nor {INDEX}{advice}")));
+        }
+        Ok(weights)
+    }
+
+    /// The tensors of an open GGUF file.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        // The converter of architecture "llama" reorders the rows of q and k for interleaved rotation.
+        let heads = if gguf.text("general.architecture")? == Some("llama") {
+            let q = gguf.integer("llama.attention.head_count")?.unwrap_or(1);
+            Some((q, gguf.integer("llama.attention.head_count_kv")?.unwrap_or(q)))
+        } else {
+            None
+        };
+        let tensors = gguf.tensors().iter().map(|(own_name, tensor)| {
+            let name = hf_name(own_name).unwrap_or_else(|| own_name.clone());
+            let interleaved_heads = heads.and_then(|(q, k)| match name.rsplit('.').nth(1) {
+                Some("q_proj") => Some(q),
+                Some("k_proj") => Some(k),
+                _ => None,
+            });
+            let kind = match tensor.kind {
+                GgufType::Known(GgmlDType::F32) => Kind::Float(DType::F32),
+                GgufType::Known(GgmlDType::F16) => Kind::Float(DType::F16),
+                GgufType::Known(GgmlDType::BF16) => Kind::Float(DType::BF16),
+                GgufType::Known(dtype) => Kind::Blocks(dtype),
+                unknown @ GgufType::Unknown(_) => Kind::Foreign(unknown.to_string()),
+            };
+            let stored = Stored {
+                file: 0,
+                own_name: Some(own_name.clone()),
+                kind,
+                shape: tensor.shape.clone(),
+                start: tensor.start,
+                bytes: tensor.bytes,
+                interleaved_heads,
+            };
+            (name, stored)
+        });
+        Ok(Self {
+            path: gguf.path().to_owned(),
+            tensors: tensors.collect(),
+            files: vec![MappedFile { path: gguf.path().to_owned(), map: gguf.map().clone() }],
+        })
+    }
+
+    /// The folder or file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|stored| stored.shape.as_slice())
+    }
+
+    /// How a tensor is stored, e.g. `bf16` or `Q4_1`.
+    pub fn storage(&self, name: &str) -> Option<String> {
+        self.tensors.get(name).map(|stored| match &stored.kind {
+            Kind::Float(dtype) => dtype.to_string(),
+            Kind::Blocks(dtype) => format!("{dtype:?}"),
+            Kind::Foreign(name) => name.clone(),
+        })
+    }
+
+    /// Bytes of all files.
+    pub fn file_bytes(&self) -> usize {
+        self.files.iter().map(|file| file.map.len()).sum()
+    }
+
+    /// Reads a tensor as `dtype`, which must be a float type.
+    ///
+    /// Errors name the file and the tensor: it is missing, has another shape, is stored in a way that cannot
+    /// be read, or holds a value that is not finite or does not fit the dtype.
+    pub fn load(&self, name: &str, shape: &[usize], dtype: DType) -> Result<HostTensor> {
+        let Some(stored) = self.tensors.get(name) else {
+            return Err(Error::file_at(
+                &self.path,
+                format!("tensor '{name}'"),
+                format!("is missing among the {} tensors; is the model complete?", self.tensors.len()),
+            ));
+        };
+        let file = &self.files[stored.file];
+        let error = |message: String| {
+            let place = match &stored.own_name {
+                Some(own) if own != name => format!("tensor '{name}', stored as '{own}'"),
+                _ => format!("tensor '{name}'"),
+            };
+            Error::file_at(&file.path, place, message)
+        };
+        if stored.shape != shape {
+            return Err(error(format!(
+                "has shape {:?}, but the configuration asks for {shape:?}; configuration and weights do not belong \
+                 together",
+                stored.shape
+            )));
+        }
+        if !dtype.is_float() {
+            return Err(Error::dtype("load weights", "weights are read as f32, f16 or bf16", &[dtype]));
+        }
+        let spec = TensorSpec::new(dtype, shape);
+        let bytes = &file.map[stored.start..stored.start + stored.bytes];
+        let mut tensor = match &stored.kind {
+            Kind::Foreign(kind) => {
+                return Err(error(format!(
+                    "is stored as {kind}, which is not supported; use F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or a \
+                     K type"
+                )));
+            }
+            Kind::Float(stored_as) if *stored_as == dtype && stored.start.is_multiple_of(dtype.size()) => {
+                convert::check_finite(bytes, dtype).map_err(|fault| error(fault.message(dtype)))?;
+                HostTensor::from_map(file.map.clone(), stored.start, spec)?
+            }
+            Kind::Float(stored_as) => {
+                let mut tensor = HostTensor::zeros(spec);
+                convert::from_floats(bytes, *stored_as, tensor.bytes_mut(), dtype)
+                    .map_err(|fault| error(fault.message(dtype)))?;
+                tensor
+            }
+            Kind::Blocks(blocks) => {
+                let mut tensor = HostTensor::zeros(spec);
+                convert::from_blocks(bytes, *blocks, tensor.bytes_mut(), dtype)
+                    .map_err(|fault| error(fault.message(dtype)))?;
+                tensor
+            }
+        };
+        if let Some(heads) = stored.interleaved_heads {
+            if heads == 0 || !shape[0].is_multiple_of(2 * heads) {
+                return Err(error(format!("{} rows cannot be shared by {heads} heads in pairs", shape[0])));
+            }
+            convert::halves_from_pairs(&mut tensor, heads);
+        }
+        Ok(tensor)
+    }
+
+    /// Maps a safetensors file and lists its tensors.
+    fn add_safetensors(&mut self, path: &Path) -> Result<HashMap<String, Stored>> {
+        let map = map_file(path)?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+            Error::file(
+                path,
+                format!("not a whole safetensors file ({e}); it is truncated or damaged: fetch it again"),
+            )
+        })?;
+        let base = size_of::<u64>() + header;
+        let file = self.files.len();
+        let tensors = metadata.tensors().into_iter().map(|(name, info)| {
+            let kind = match info.dtype {
+                Dtype::F32 => Kind::Float(DType::F32),
+                Dtype::F16 => Kind::Float(DType::F16),
+                Dtype::BF16 => Kind::Float(DType::BF16),
+                other => Kind::Foreign(format!("{other:?}")),
+            };
+            let stored = Stored {
+                file,
+                own_name: None,
+                kind,
+                shape: info.shape.clone(),
+                start: base + info.data_offsets.0,
+                bytes: info.data_offsets.1 - info.data_offsets.0,
+                interleaved_heads: None,
+            };
+            (name, stored)
+        });
+        let tensors = tensors.collect();
+        self.files.push(MappedFile { path: path.to_owned(), map: map.clone() });
+        Ok(tensors)
+    }
+
+    /// Lists the tensors of an index's shards; each tensor must be in the shard that the index names.
+    fn add_shards(&mut self, index: &Path) -> Result<()> {
+        let text = std::fs::read_to_string(index).map_err(|e| Error::io(index, "read", e))?;
+        let json: serde_json::Value =
+            serde_json::from_str(&text).map_err(|e| Error::file(index, format!("is not JSON: {e}")))?;
+        let Some(weight_map) = json.get("weight_map").and_then(|map| map.as_object()) else {
+            return Err(Error::file_at(index, "weight_map", "is missing or no object"));
+        };
+        let folder = index.parent().unwrap_or(Path::new("."));
+        let mut shards: HashMap<&str, HashMap<String, Stored>> = HashMap::new();
+        for (name, shard) in weight_map {
+            let place = || format!("weight_map, '{name}'");
+            let Some(shard) = shard.as_str().filter(|shard| is_file_name(shard)) else {
+                return Err(Error::file_at(
+                    index,
+                    place(),
+                    format!("{shard} is no name of a file in this folder"),
+                ));
+            };
+            if !shards.contains_key(shard) {
+                let path = folder.join(shard);
+                if !path.is_file() {
+                    return Err(Error::file_at(
+                        index,
+                        place(),
+                        format!("lies in {shard}, which is not there; is the download complete?"),
+                    ));
+                }
+                let tensors = self.add_safetensors(&path)?;
+                shards.insert(shard, tensors);
+            }
+            let Some(stored) = shards.get_mut(shard).and_then(|tensors| tensors.remove(name)) else {
+                return Err(Error::file_at(
+                    folder.join(shard),
+                    format!("tensor '{name}'"),
+                    format!("is missing, but {INDEX} says that it is here; fetch the model again"),
+                ));
+            };
+            self.tensors.insert(name.clone(), stored);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the name is that of a file in the same folder.
+fn is_file_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) && !name.contains('\\')
+}
+
+/// Maps a file into memory.
+pub(crate) fn map_file(path: &Path) -> Result<Arc<Mmap>> {
+    let file = std::fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    let metadata = file.metadata().map_err(|e| Error::io(path, "read", e))?;
+    if !metadata.is_file() {
+        return Err(Error::file(path, "is not a file"));
+    }
+    if metadata.len() == 0 {
+        return Err(Error::file(path, "is empty; fetch it again"));
+    }
+    // SAFETY: the map is read-only and private. The file must not be truncated or rewritten in place while
+    // the model is in use; model files are replaced as a whole, by name, by every tool that writes them.
+    let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
+    Ok(Arc::new(map))
+}
+
+/// The Hugging Face name of a GGUF tensor of the supported architectures.
+fn hf_name(name: &str) -> Option<String> {
+    match name {
+        "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
+        "output_norm.weight" => return Some("model.norm.weight".into()),
+        "output.weight" => return Some("lm_head.weight".into()),
+        _ => {}
+    }
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    let (module, kind) = rest.rsplit_once('.')?;
+    let module = match module {
+        "attn_norm" => "input_layernorm",
+        "attn_q" => "self_attn.q_proj",
+        "attn_k" => "self_attn.k_proj",
+        "attn_v" => "self_attn.v_proj",
+        "attn_output" => "self_attn.o_proj",
+        "attn_q_norm" => "self_attn.q_norm",
+        "attn_k_norm" => "self_attn.k_norm",
+        "ffn_norm" => "post_attention_layernorm",
+        "ffn_gate" => "mlp.gate_proj",
+        "ffn_up" => "mlp.up_proj",
+        "ffn_down" => "mlp.down_proj",
+        _ => return None,
+    };
+    Some(format!("model.layers.{layer}.{module}.{kind}"))
+}
