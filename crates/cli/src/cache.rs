@@ -1,0 +1,111 @@
+//! The user's cache folder: where models are kept between runs.
+//!
+//! `METAL_CANDLE_CACHE`, or the system's cache folder with `metal-candle` in it (`~/.cache/metal-candle` on Linux,
+//! `~/Library/Caches/metal-candle` on a Mac). Models lie under `models/`, the built-in data set under `data/`.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Code, Failure};
+use crate::session::Session;
+
+/// The cache folder.
+pub(crate) fn root() -> Result<PathBuf, Failure> {
+    if let Some(folder) = std::env::var_os("METAL_CANDLE_CACHE").filter(|f| !f.is_empty()) {
+        return Ok(PathBuf::from(folder));
+    }
+    dirs::cache_dir().map(|folder| folder.join("metal-candle")).ok_or_else(|| {
+        Failure::input("there is no cache folder for this user", "set METAL_CANDLE_CACHE to a folder that may be written")
+    })
+}
+
+/// The folder of the models.
+pub(crate) fn models() -> Result<PathBuf, Failure> {
+    Ok(root()?.join("models"))
+}
+
+/// Whether the user forbids any network use of ours.
+pub(crate) fn offline() -> bool {
+    flag("METAL_CANDLE_OFFLINE")
+}
+
+/// Whether an environment variable says yes, as the hub's own tools read them.
+pub(crate) fn flag(name: &str) -> bool {
+    std::env::var(name).is_ok_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
+}
+
+/// Creates a folder of the cache.
+pub(crate) fn create(folder: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder).map_err(|e| {
+        Failure::new(
+            Code::Input,
+            format!("{}: cannot create the cache folder: {e}", folder.display()),
+            "set METAL_CANDLE_CACHE to a folder that may be written",
+        )
+    })
+}
+
+/// Holds a model's folder for this process until dropped; a second process waits for the first and then finds its
+/// result. Where the file system knows no locks the work goes on unlocked: temporary names are unique and sums are
+/// checked, so the worst is a download made twice.
+pub(crate) fn lock(folder: &Path, session: &Session) -> Result<File, Failure> {
+    create(folder)?;
+    let path = folder.join(".lock");
+    let refuse = |e: std::io::Error| {
+        Failure::input(
+            format!("{}: cannot write: {e}", path.display()),
+            "set METAL_CANDLE_CACHE to a folder that may be written",
+        )
+    };
+    let file = File::options().create(true).append(true).open(&path).map_err(refuse)?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                session.once("waiting for another metal-candle that is fetching this model");
+                std::thread::sleep(std::time::Duration::from_millis(200));
+                session.check_interrupt("waiting for another process")?;
+            }
+            Err(TryLockError::Error(e)) => {
+                tracing::debug!("{} cannot be locked: {e}", path.display());
+                return Ok(file);
+            }
+        }
+    }
+}
+
+/// A model in the cache.
+pub(crate) struct Cached {
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
+}
+
+/// Every GGUF file and every complete model folder in the cache.
+pub(crate) fn list() -> Vec<Cached> {
+    let mut found = Vec::new();
+    if let Ok(folder) = models() {
+        walk(&folder, &mut found);
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+fn walk(folder: &Path, found: &mut Vec<Cached>) {
+    if folder.join("config.json").is_file() {
+        found.push(Cached { path: folder.to_owned(), bytes: size_of(folder) });
+        return;
+    }
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|e| e.path()) {
+        if path.is_dir() {
+            walk(&path, found);
+        } else if path.extension().is_some_and(|e| e == "gguf") {
+            found.push(Cached { bytes: path.metadata().map_or(0, |m| m.len()), path });
+        }
+    }
+}
+
+fn size_of(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    entries.flatten().filter_map(|e| std::fs::metadata(e.path()).ok()).filter(|m| m.is_file()).map(|m| m.len()).sum()
+}

@@ -1,0 +1,135 @@
+//! Errors as a person sees them: an exit code, one line of cause, one line of advice.
+
+use std::fmt;
+
+use crate::interrupt::Interrupt;
+
+/// The exit codes, as `--help` documents them. Usage errors (2) are clap's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// The run itself failed.
+    Run = 1,
+    /// A file, a configuration or a flag's value is not what it must be.
+    Input = 3,
+    /// A model, the hub or the package index could not be reached.
+    Unreachable = 4,
+    /// The user asked to stop.
+    Interrupted = 130,
+}
+
+/// A failure that knows its exit code and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) code: Code,
+    pub(crate) cause: String,
+    pub(crate) advice: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: Code, cause: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { code, cause: one_line(&cause.into()), advice: one_line(&advice.into()) }
+    }
+
+    /// A bad file, configuration or value.
+    pub(crate) fn input(cause: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::new(Code::Input, cause, advice)
+    }
+
+    /// A model or a network that is not reached.
+    pub(crate) fn unreachable(cause: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::new(Code::Unreachable, cause, advice)
+    }
+
+    /// The user asked to stop.
+    pub(crate) fn interrupted(cause: impl Into<String>) -> Self {
+        Self::new(Code::Interrupted, cause, "run the same command again; what is complete is kept")
+    }
+
+    /// What `error` amounts to: the nearest failure in its chain, or the library's error, or a plain failed run.
+    pub(crate) fn of(error: &anyhow::Error, interrupt: &Interrupt) -> Self {
+        let cause = format!("{error:#}");
+        if let Some(failure) = error.chain().find_map(|e| e.downcast_ref::<Self>()) {
+            return Self::new(failure.code, cause, failure.advice.clone());
+        }
+        if let Some(library) = error.chain().find_map(|e| e.downcast_ref::<metal_candle::Error>()) {
+            let (code, advice) = of_library(library);
+            return Self::new(code, cause, advice);
+        }
+        if interrupt.requested() {
+            return Self::interrupted(cause);
+        }
+        Self::new(Code::Run, cause, "run it again with --verbose, or `metal-candle doctor`")
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.cause)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Code and advice for the library's error; its message already names the place and what was expected.
+fn of_library(error: &metal_candle::Error) -> (Code, String) {
+    use metal_candle::Error;
+    match error {
+        Error::File { .. } => (Code::Input, "correct the file named above, or pass another one".to_owned()),
+        Error::Invalid { .. } => (Code::Input, "correct that value; --help lists what each flag takes".to_owned()),
+        Error::Io { .. } => (Code::Input, "check that the path exists and that you may use it".to_owned()),
+        Error::Unsupported { advice, .. } | Error::NonFinite { advice, .. } => (Code::Run, advice.clone()),
+        Error::Interrupted { advice, .. } => (Code::Interrupted, advice.clone()),
+        Error::OutOfMemory { .. } => {
+            (Code::Run, "a smaller --batch-size or --max-seq-length, or --grad-checkpoint".to_owned())
+        }
+        _ => (Code::Run, "run it again with --verbose, or `metal-candle doctor`".to_owned()),
+    }
+}
+
+/// Joins lines, so that scripts can rely on one line of cause and one of advice.
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// The known name nearest to `given`, if it is near enough to be what was meant.
+pub(crate) fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(given, name), name))
+        .filter(|(score, _)| *score > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_failure_under_context_keeps_its_code_and_advice() {
+        let error: anyhow::Error =
+            Result::<(), _>::Err(Failure::input("line 3:\n  bad", "mend it")).context("reading a.toml").unwrap_err();
+        let failure = Failure::of(&error, &Interrupt::default());
+        assert_eq!(failure, Failure::input("reading a.toml: line 3:; bad", "mend it"));
+    }
+
+    #[test]
+    fn library_errors_map_to_codes() {
+        let code = |error: metal_candle::Error| Failure::of(&error.into(), &Interrupt::default()).code;
+        assert_eq!(code(metal_candle::Error::invalid("rank", "must be at least 1")), Code::Input);
+        assert_eq!(code(metal_candle::Error::file("a.gguf", "truncated")), Code::Input);
+        let stopped = metal_candle::Error::Interrupted { step: 4, advice: "--resume".into() };
+        assert_eq!(code(stopped), Code::Interrupted);
+        let plain = Failure::of(&anyhow::anyhow!("disk on fire"), &Interrupt::default());
+        assert_eq!((plain.code, plain.cause.as_str()), (Code::Run, "disk on fire"));
+    }
+
+    #[test]
+    fn nearest_finds_slips_and_nothing_far() {
+        let known = ["learning-rate", "batch-size", "rank"];
+        assert_eq!(nearest("learnin-rate", known), Some("learning-rate"));
+        assert_eq!(nearest("batchsize", known), Some("batch-size"));
+        assert_eq!(nearest("zzz", known), None);
+    }
+}
