@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod error;
 pub mod graph;
+pub mod inference;
 pub mod models;
 pub mod ops;
 pub mod tensor;

@@ -154,6 +154,9 @@ impl<'a> Generator<'a> {
             self.step(&[token])?;
         }
         if result.finish != Finish::Stop {
+            if let Some(piece) = stream.finish()? {
+                text.push(&piece);
+            }
             let rest = text.finish();
             if !rest.is_empty() {
                 on_text(&rest);

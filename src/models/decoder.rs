@@ -14,7 +14,6 @@ use crate::backend::Device;
 use crate::graph::{Graph, LazyTensor};
 use crate::ops::{Attention, Real};
 use crate::tensor::{DType, HostTensor, Parameter, TensorSpec};
-use crate::training::lora::LinearModule;
 
 /// A model's parameters on a device.
 #[derive(Debug, Clone)]
@@ -55,6 +54,21 @@ struct Part {
     start: usize,
     rows: usize,
     bias: Option<Parameter>,
+}
+
+/// A linear layer of a model, as an adapter sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinearModule {
+    /// Path in the model, e.g. `model.layers.0.self_attn.q_proj`.
+    pub path: String,
+    /// Columns of the weight.
+    pub in_features: usize,
+    /// Rows of the weight.
+    pub out_features: usize,
+    /// The layer that it belongs to.
+    pub layer: Option<usize>,
+    /// Whether it is the output head, which `all-linear` leaves out.
+    pub is_head: bool,
 }
 
 /// An adapter on the device: for each module's path A `[r, in]`, B `[out, r]` and the scale.

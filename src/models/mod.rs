@@ -5,6 +5,7 @@
 
 mod chat_template;
 mod config;
+mod decoder;
 mod convert;
 mod files;
 mod gguf;
@@ -23,3 +24,4 @@ pub use weights::Weights;
 
 #[cfg(test)]
 mod tests;
+pub use decoder::{AdapterParameters, Decoder, KvCache, LinearModule};

@@ -137,6 +137,13 @@ impl Tokenizer {
         }
     }
 
+    /// The tokenizer as a `tokenizer.json`.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner
+            .to_string(true)
+            .map_err(|e| Error::invalid("tokenizer", format!("cannot be written as JSON: {e}")))
+    }
+
     /// The text of ids, without special tokens. Ids beyond the vocabulary are skipped.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.inner

@@ -10,8 +10,10 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::atomic;
-use super::lora::{LinearModule, LoraConfig, LoraModule, Targets};
+use super::lora::{LoraConfig, LoraModule, Targets};
 use super::tensors::{read_tensors, write_tensors};
+use crate::backend::Device;
+use crate::models::{AdapterParameters, LinearModule};
 use crate::tensor::{DType, HostTensor};
 use crate::{Error, Result};
 
@@ -97,6 +99,16 @@ impl Adapter {
             }
         }
         Ok(())
+    }
+
+    /// Places the adapter on a device, frozen, for a decoder to use.
+    pub fn on(&self, device: &Device) -> Result<AdapterParameters> {
+        let mut parameters = AdapterParameters::default();
+        for module in &self.modules {
+            let place = |part: &str, value| device.parameter(format!("{}.lora_{part}", module.path), value, false);
+            parameters.insert(module.path.clone(), place("A", &module.a)?, place("B", &module.b)?, module.scale as f32);
+        }
+        Ok(parameters)
     }
 
     /// The modules' sizes, ranks and scales.

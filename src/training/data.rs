@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::models::ModelFiles;
 use crate::{Error, Result};
 
 /// One line.
@@ -67,6 +68,20 @@ pub trait Encoder {
     fn render(&self, messages: &[Value], tools: Option<&Value>, generation_prompt: bool) -> Result<Option<String>>;
     /// The token that ends a text.
     fn eos(&self) -> Option<u32>;
+}
+
+impl Encoder for ModelFiles {
+    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        self.tokenizer.encode(text, special)
+    }
+
+    fn render(&self, messages: &[Value], tools: Option<&Value>, generation_prompt: bool) -> Result<Option<String>> {
+        self.chat_template.as_ref().map(|template| template.render(messages, tools, generation_prompt)).transpose()
+    }
+
+    fn eos(&self) -> Option<u32> {
+        self.tokenizer.eos_ids().first().copied()
+    }
 }
 
 /// The files of a data set.

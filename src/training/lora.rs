@@ -6,23 +6,9 @@ use std::collections::BTreeMap;
 
 use fancy_regex::Regex;
 
+use crate::models::LinearModule;
 use crate::ops::philox;
 use crate::{Error, Result};
-
-/// A linear layer of a model, as an adapter sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinearModule {
-    /// Path in the model, e.g. `model.layers.0.self_attn.q_proj`.
-    pub path: String,
-    /// Columns of the weight.
-    pub in_features: usize,
-    /// Rows of the weight.
-    pub out_features: usize,
-    /// The layer that it belongs to.
-    pub layer: Option<usize>,
-    /// Whether it is the output head, which `all-linear` leaves out.
-    pub is_head: bool,
-}
 
 /// Which linear layers get an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]

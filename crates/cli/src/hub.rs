@@ -110,7 +110,7 @@ impl Hub {
         let mut sink = Sink::open(part, session).map_err(|e| disk(&part.display().to_string(), &e))?;
         let mut attempt = 1;
         loop {
-            match self.fetch_once(&url, (id, commit), file, &mut sink, session) {
+            match self.fetch_once(&url, (id, commit), file, &mut sink) {
                 Ok(()) => break,
                 Err(Stopped::Fatal(failure)) => return Err(failure.into()),
                 Err(Stopped::Source(e)) if attempt == ATTEMPTS => return Err(self.not_reached(&e)),
@@ -137,7 +137,6 @@ impl Hub {
         (id, commit): (&str, &str),
         file: &RemoteFile,
         sink: &mut Sink<'_>,
-        session: &Session,
     ) -> Result<(), Stopped> {
         if file.size.is_some_and(|s| s == sink.written()) {
             return Ok(());

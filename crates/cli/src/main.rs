@@ -1,3 +1,63 @@
 //! The `metal-candle` command-line tool.
 
-fn main() {}
+mod args;
+mod atomic;
+mod builtin;
+mod cache;
+mod commands;
+mod download;
+mod failure;
+mod fetch;
+mod hub;
+mod interrupt;
+mod model;
+mod model_source;
+mod pip;
+mod plot;
+mod progress;
+mod session;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::failure::Failure;
+use crate::interrupt::Interrupt;
+use crate::progress::Progress;
+use crate::session::Session;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = if cli.verbose { "metal_candle=debug" } else { "warn" };
+    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).without_time().init();
+    let interrupt = match Interrupt::install() {
+        Ok(interrupt) => interrupt,
+        Err(error) => return report(&error, &Interrupt::default()),
+    };
+    let session = Session::new(interrupt.clone(), Progress::new(cli.quiet));
+    match run(&cli.command, &session) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error, &interrupt),
+    }
+}
+
+fn run(command: &Command, session: &Session) -> anyhow::Result<()> {
+    match command {
+        Command::Train(args) => commands::train::run(args, session),
+        Command::Generate(args) => commands::generate::run(args, session),
+        Command::Chat(args) => commands::chat::run(args, session),
+        Command::Eval(args) => commands::eval::run(args, session),
+        Command::Merge(args) => commands::merge::run(args, session),
+        Command::Pull(args) => commands::pull::run(args, session),
+        Command::Doctor(args) => commands::doctor::run(args),
+    }
+}
+
+/// One line of cause, one of advice.
+fn report(error: &anyhow::Error, interrupt: &Interrupt) -> ExitCode {
+    let failure = Failure::of(error, interrupt);
+    eprintln!("error: {}\n  try: {}", failure.cause, failure.advice);
+    ExitCode::from(failure.code as u8)
+}

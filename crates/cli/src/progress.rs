@@ -46,6 +46,11 @@ impl Progress {
         Self { mode, bars: MultiProgress::new() }
     }
 
+    /// Whether nothing is shown.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.mode == Mode::Quiet
+    }
+
     /// A line of its own, above any bar.
     pub(crate) fn note(&self, text: &str) {
         match self.mode {

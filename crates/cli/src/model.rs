@@ -1,0 +1,53 @@
+//! A model with its adapter, loaded as the command line asks.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use metal_candle::backend::Device;
+use metal_candle::models::{AdapterParameters, Decoder, ModelFiles};
+use metal_candle::tensor::DType;
+use metal_candle::training::Adapter;
+
+use crate::args::ModelArgs;
+use crate::fetch;
+use crate::session::Session;
+use crate::settings;
+
+/// A model ready to run.
+pub(crate) struct Loaded {
+    pub(crate) files: ModelFiles,
+    pub(crate) decoder: Decoder,
+}
+
+impl Loaded {
+    /// Fetches the model if it is not here, and loads it.
+    pub(crate) fn open(model: &str, dtype: DType, threads: usize, session: &Session) -> anyhow::Result<Self> {
+        let path = fetch::resolve(model, fetch::Options::default(), session)?.path;
+        let files = ModelFiles::open(&path)?;
+        let device = Device::cpu(threads)?;
+        let meter = RefCell::new(session.progress.count("loading the model", 100));
+        let progress = |share: f64| meter.borrow_mut().set((share * 100.0) as u64);
+        let decoder = Decoder::load(files.config.clone(), &files.weights, &device, dtype, &progress)?;
+        Ok(Self { files, decoder })
+    }
+
+    /// As `generate`, `chat` and `eval` are asked for it, with the adapter.
+    pub(crate) fn from_args(args: &ModelArgs, session: &Session) -> anyhow::Result<(Self, Option<AdapterParameters>)> {
+        // An adapter that cannot be read is told before the model is fetched and loaded.
+        let adapter = args.adapter.as_deref().map(Adapter::load).transpose()?;
+        let loaded = Self::open(&args.model, settings::dtype(&args.dtype)?, args.threads, session)?;
+        let placed = adapter.map(|adapter| loaded.place(&adapter)).transpose()?;
+        Ok((loaded, placed))
+    }
+
+    /// Puts an adapter on the model's device.
+    pub(crate) fn place(&self, adapter: &Adapter) -> anyhow::Result<AdapterParameters> {
+        adapter.check(&self.decoder.linear_modules())?;
+        Ok(adapter.on(self.decoder.device())?)
+    }
+
+    /// Reads an adapter's folder and puts it on the model's device.
+    pub(crate) fn adapter(&self, folder: &Path) -> anyhow::Result<AdapterParameters> {
+        self.place(&Adapter::load(folder)?)
+    }
+}
