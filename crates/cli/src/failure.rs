@@ -1,4 +1,13 @@
 //! Errors as a person sees them: an exit code, one line of cause, one line of advice.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | the run itself failed |
+//! | 2 | wrong usage: an unknown command or flag, a value that cannot be read (clap's own code) |
+//! | 3 | bad input: a file, a configuration or a value is not what it must be |
+//! | 4 | a model, the hub or the package index could not be reached, or gave something else |
+//! | 130 | interrupted; 128 plus the number of SIGINT, as shells count |
 
 use std::fmt;
 
@@ -75,7 +84,9 @@ fn of_library(error: &metal_candle::Error) -> (Code, String) {
     use metal_candle::Error;
     match error {
         Error::File { .. } => (Code::Input, "correct the file named above, or pass another one".to_owned()),
-        Error::Invalid { .. } => (Code::Input, "correct that value; --help lists what each flag takes".to_owned()),
+        Error::Invalid { .. } => {
+            (Code::Input, "correct that value; --help lists what each flag takes".to_owned())
+        }
         Error::Io { .. } => (Code::Input, "check that the path exists and that you may use it".to_owned()),
         Error::Unsupported { advice, .. } | Error::NonFinite { advice, .. } => (Code::Run, advice.clone()),
         Error::Interrupted { advice, .. } => (Code::Interrupted, advice.clone()),
@@ -108,8 +119,9 @@ mod tests {
 
     #[test]
     fn a_failure_under_context_keeps_its_code_and_advice() {
-        let error: anyhow::Error =
-            Result::<(), _>::Err(Failure::input("line 3:\n  bad", "mend it")).context("reading a.toml").unwrap_err();
+        let error: anyhow::Error = Result::<(), _>::Err(Failure::input("line 3:\n  bad", "mend it"))
+            .context("reading a.toml")
+            .unwrap_err();
         let failure = Failure::of(&error, &Interrupt::default());
         assert_eq!(failure, Failure::input("reading a.toml: line 3:; bad", "mend it"));
     }

@@ -129,7 +129,7 @@ impl TrainFlags {
         toml::from_str(&text).map_err(|error| {
             let message = error.message().to_owned();
             let line = error.span().map_or(String::new(), |span| {
-                format!(" (line {})", text[..span.start.min(text.len())].lines().count().max(1))
+                format!(" (line {})", text[..span.start.min(text.len())].matches('\n').count() + 1)
             });
             let unknown = message.split('`').nth(1).unwrap_or_default();
             let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
