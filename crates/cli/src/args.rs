@@ -32,10 +32,12 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Fine-tune a model by LoRA.
-    #[command(after_help = "Examples:\n  metal-candle train\n  metal-candle train --data my-folder --epochs 3 --rank 16\n  \
+    #[command(
+        after_help = "Examples:\n  metal-candle train\n  metal-candle train --data my-folder --epochs 3 --rank 16\n  \
                       metal-candle train --config run.toml --learning-rate 5e-4\n  metal-candle train --resume\n\n\
                       The data is a folder with train.jsonl and, if there are such, valid.jsonl and test.jsonl. A line is\n\
-                      {\"messages\": […]}, {\"prompt\": …, \"completion\": …} or {\"text\": …}.")]
+                      {\"messages\": […]}, {\"prompt\": …, \"completion\": …} or {\"text\": …}."
+    )]
     Train(Box<TrainArgs>),
     /// Answer one prompt.
     #[command(after_help = "Examples:\n  metal-candle generate --prompt \"Why is the sky blue?\"\n  \
@@ -43,8 +45,10 @@ pub(crate) enum Command {
                       echo \"Once upon a time\" | metal-candle generate --raw --temperature 0.8")]
     Generate(GenerateArgs),
     /// Talk with a model.
-    #[command(after_help = "Example:\n  metal-candle chat --adapter adapters/shell\n\nIn the chat, /reset forgets the \
-                      conversation and /quit ends it; Ctrl-C stops an answer.")]
+    #[command(
+        after_help = "Example:\n  metal-candle chat --adapter adapters/shell\n\nIn the chat, /reset forgets the \
+                      conversation and /quit ends it; Ctrl-C stops an answer."
+    )]
     Chat(ChatArgs),
     /// Measure loss and perplexity on data.
     #[command(after_help = "Examples:\n  metal-candle eval --data valid.jsonl --adapter adapters/shell\n  \

@@ -56,7 +56,7 @@ impl Failure {
 
     /// What `error` amounts to: the nearest failure in its chain, or the library's error, or a plain failed run.
     pub(crate) fn of(error: &anyhow::Error, interrupt: &Interrupt) -> Self {
-        let cause = format!("{error:#}");
+        let cause = cause(error);
         if let Some(failure) = error.chain().find_map(|e| e.downcast_ref::<Self>()) {
             return Self::new(failure.code, cause, failure.advice.clone());
         }
@@ -97,6 +97,19 @@ fn of_library(error: &metal_candle::Error) -> (Code, String) {
     }
 }
 
+/// The chain's messages in one. Some errors end with that of their source already; it is not said twice.
+fn cause(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for message in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = message;
+        } else if !text.ends_with(&message) {
+            text = format!("{text}: {message}");
+        }
+    }
+    text
+}
+
 /// Joins lines, so that scripts can rely on one line of cause and one of advice.
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
@@ -135,6 +148,14 @@ mod tests {
         assert_eq!(code(stopped), Code::Interrupted);
         let plain = Failure::of(&anyhow::anyhow!("disk on fire"), &Interrupt::default());
         assert_eq!((plain.code, plain.cause.as_str()), (Code::Run, "disk on fire"));
+    }
+
+    #[test]
+    fn a_source_that_is_part_of_the_message_is_said_once() {
+        let missing = std::io::Error::other("no such file");
+        let error: anyhow::Error = metal_candle::Error::io("a.jsonl", "read", missing).into();
+        let failure = Failure::of(&error.context("valid data"), &Interrupt::default());
+        assert_eq!(failure.cause, "valid data: a.jsonl: cannot read: no such file");
     }
 
     #[test]

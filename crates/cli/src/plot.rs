@@ -27,7 +27,11 @@ pub(crate) struct Curves {
 impl Curves {
     pub(crate) fn of(reports: &[Report]) -> Self {
         let curve = |loss: fn(&Report) -> Option<f64>| {
-            reports.iter().filter_map(|r| Some((r.step as f64, loss(r)?))).filter(|(_, y)| y.is_finite()).collect()
+            reports
+                .iter()
+                .filter_map(|r| Some((r.step as f64, loss(r)?)))
+                .filter(|(_, y)| y.is_finite())
+                .collect()
         };
         Self { train: curve(|r| r.train_loss), valid: curve(|r| r.valid_loss) }
     }
@@ -81,7 +85,9 @@ fn draw<B: DrawingBackend>(area: DrawingArea<B, Shift>, title: &str, curves: &Cu
 where
     B::ErrorType: 'static,
 {
-    let failed = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow::anyhow!("the loss curve cannot be drawn: {error}");
+    let failed = |error: DrawingAreaErrorKind<B::ErrorType>| {
+        anyhow::anyhow!("the loss curve cannot be drawn: {error}")
+    };
     let all = || curves.train.iter().chain(&curves.valid);
     let last = all().map(|&(step, _)| step).fold(1.0, f64::max);
     let (low, high) = range(all().map(|&(_, loss)| loss));
@@ -134,7 +140,8 @@ mod tests {
     use super::*;
 
     fn curves() -> Curves {
-        let report = |step, train_loss, valid_loss| Report { step, train_loss, valid_loss, ..Report::default() };
+        let report =
+            |step, train_loss, valid_loss| Report { step, train_loss, valid_loss, ..Report::default() };
         Curves::of(&[
             report(0, None, Some(3.2)),
             report(5, Some(3.0), None),
@@ -165,7 +172,8 @@ mod tests {
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut pixels).unwrap();
         assert_eq!((info.width, info.height), SIZE);
-        let count = |colour: RGBColor| pixels.chunks(3).filter(|p| **p == [colour.0, colour.1, colour.2]).count();
+        let count =
+            |colour: RGBColor| pixels.chunks(3).filter(|p| **p == [colour.0, colour.1, colour.2]).count();
         assert!(count(TRAIN) > 200 && count(VALID) > 200);
         // The title's letters: dark pixels in the first rows.
         let top = &pixels[..40 * SIZE.0 as usize * 3];
