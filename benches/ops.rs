@@ -32,11 +32,12 @@ fn bench(
         .map(|value| graph.parameter(&device.parameter("x", value, false).expect("a parameter")))
         .collect();
     let output = record(&tensors).expect("a recording");
-    let program = device.compile(&graph, &[], &[output]).expect("a program");
+    let program = device.compile(&graph, &[output], &[]).expect("a program");
+    let mut results = program.outputs();
     let mut group = c.benchmark_group("ops");
     group.throughput(throughput).sample_size(20).measurement_time(std::time::Duration::from_secs(1));
     group.warm_up_time(std::time::Duration::from_millis(200));
-    group.bench_function(name, |b| b.iter(|| program.run_into(&[], &mut []).expect("a run")));
+    group.bench_function(name, |b| b.iter(|| program.run_into(&[], &mut results).expect("a run")));
     group.finish();
 }
 

@@ -21,4 +21,4 @@ pub use lora::{LoraConfig, LoraModule, Targets};
 pub use merge::{MergeReport, merge};
 pub use optimizer::OptimizerOptions;
 pub use scheduler::{Schedule, ScheduleKind};
-pub use trainer::{Estimate, Event, Summary, TrainOptions, Trainer};
+pub use trainer::{Estimate, Event, StepDone, Summary, TrainOptions, Trainer};

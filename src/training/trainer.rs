@@ -377,15 +377,22 @@ impl<'a> Trainer<'a> {
     }
 
     fn try_step(&mut self, epoch: &mut Vec<Batch>) -> Result<StepDone> {
+        let count = self.options.accumulation.max(1);
+        let batches = (0..count).map(|_| self.next_batch(epoch)).collect::<Result<Vec<_>>>()?;
+        self.train_on(&batches)
+    }
+
+    /// One optimizer step on these batches, their gradients added up and divided by the number of trained tokens. For
+    /// whoever wants a loop of their own; [`Trainer::run`] calls it too.
+    pub fn train_on(&mut self, batches: &[Batch]) -> Result<StepDone> {
         let step = self.state.step;
-        let (mut loss, mut supervised, mut real_tokens, mut computed_tokens) = (0.0, 0, 0, 0);
-        for micro in 0..self.options.accumulation.max(1) {
-            let batch = self.next_batch(epoch)?;
-            loss += self.micro_step(&batch, micro)?;
-            supervised += batch.supervised.len();
-            real_tokens += batch.real_tokens;
-            computed_tokens += batch.padded_tokens();
+        let mut loss = 0.0;
+        for (micro, batch) in batches.iter().enumerate() {
+            loss += self.micro_step(batch, micro)?;
         }
+        let supervised: usize = batches.iter().map(|batch| batch.supervised.len()).sum();
+        let real_tokens = batches.iter().map(|batch| batch.real_tokens).sum();
+        let computed_tokens = batches.iter().map(Batch::padded_tokens).sum();
         let mean = loss / supervised.max(1) as f64;
         let learning_rate = self.options.schedule.learning_rate(step);
         let advice = "the last good state was saved; lower the learning rate, or look for broken values in the model \
@@ -478,12 +485,13 @@ impl<'a> Trainer<'a> {
         metrics.write(&report)?;
         observer(&Event::Report(report));
         if self.state.note_validation(loss) {
-            self.current_adapter()?.save(&self.out)?;
+            self.adapter_now()?.save(&self.out)?;
         }
         Ok(Some(loss))
     }
 
-    fn current_adapter(&self) -> Result<Adapter> {
+    /// A copy of the adapter as it is now.
+    pub fn adapter_now(&self) -> Result<Adapter> {
         let modules = self
             .modules
             .iter()
@@ -501,7 +509,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&mut self, observer: &mut dyn FnMut(&Event)) -> Result<()> {
-        let adapter = self.current_adapter()?;
+        let adapter = self.adapter_now()?;
         self.state.fingerprint = self.fingerprint();
         let path = checkpoint::save(&self.out, &adapter, &self.optimizer.state()?, &self.state)?;
         checkpoint::prune(&self.out, self.options.keep_checkpoints.max(1))?;
@@ -511,18 +519,25 @@ impl<'a> Trainer<'a> {
 
     /// Without validation the last adapter is the one to keep.
     fn finish(&self) -> Result<()> {
-        if self.state.best().is_none() { self.current_adapter()?.save(&self.out) } else { Ok(()) }
+        if self.state.best().is_none() { self.adapter_now()?.save(&self.out) } else { Ok(()) }
     }
 }
 
 type Recorded = (Graph, Vec<crate::graph::LazyTensor>, Vec<crate::graph::LazyTensor>);
 
-struct StepDone {
-    loss: f64,
-    norm: f64,
-    learning_rate: f64,
-    real_tokens: usize,
-    computed_tokens: usize,
+/// What an optimizer step did.
+#[derive(Debug, Clone, Copy)]
+pub struct StepDone {
+    /// Mean loss of the trained tokens, in nats, before the update.
+    pub loss: f64,
+    /// Global norm of the gradients before clipping.
+    pub norm: f64,
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// Tokens that are not padding.
+    pub real_tokens: usize,
+    /// Tokens with padding.
+    pub computed_tokens: usize,
 }
 
 fn due(step: usize, every: usize) -> bool {

@@ -25,6 +25,9 @@ const DEPTH: usize = 384;
 const COLUMNS: usize = 128;
 /// Rows that are multiplied with all of a task's columns before the next rows.
 const ROWS: usize = 96;
+/// Rows of the left matrix that lie further apart than this, in elements, are copied together before: each would be on
+/// a page of its own, and at powers of two they would push each other out of the caches.
+const FAR: usize = 1024;
 /// The most rows for which dot products are used.
 const FEW: usize = 3;
 
@@ -93,7 +96,7 @@ impl Product {
     /// Working memory in bytes.
     pub(super) fn scratch(&self, threads: usize) -> usize {
         let left = if self.copies_a() { (self.batch * self.m * self.k).next_multiple_of(16) } else { 0 };
-        let right = if self.is_dot() { 0 } else { threads * (self.panels(threads) + self.sums(threads)) };
+        let right = if self.is_dot() { 0 } else { threads * self.thread_scratch(threads) };
         4 * (left + right)
     }
 
@@ -101,6 +104,11 @@ impl Product {
     fn panels(&self, threads: usize) -> usize {
         let columns = self.blocks(threads).0.min(self.n.next_multiple_of(WIDEST));
         self.depth() * columns
+    }
+
+    /// Elements of one thread's packed columns, results and rows.
+    fn thread_scratch(&self, threads: usize) -> usize {
+        self.panels(threads) + self.sums(threads) + ROWS * self.depth()
     }
 
     /// Elements of one thread's results before they are rounded to 16 bits.
@@ -264,7 +272,8 @@ impl Tasks for Blocks {
         // SAFETY: the block is the task's alone; the packed columns and the sums belong to the thread.
         unsafe {
             let (panels, sums) = (self.product.panels(self.threads), self.product.sums(self.threads));
-            let packed = self.scratch.at(thread * (panels + sums));
+            let packed = self.scratch.at(thread * self.product.thread_scratch(self.threads));
+            let close = packed.add(panels + sums);
             let a = self.a.at(batch * left.batch + row * left.rows);
             let b = self.b.at((batch * right.batch + column * right.columns) * right.dtype.size());
             let at = (batch * m + row) * ldc + column;
@@ -277,11 +286,19 @@ impl Tasks for Blocks {
                 let part = Matrix { start: from, rows: right.rows, columns: right.columns };
                 pack::<I::Tile>(right.dtype, part, len, width, packed);
                 for first in (0..height).step_by(ROWS) {
+                    let count = ROWS.min(height - first);
+                    let mut rows = Matrix { start: a.add(first * left.rows + start), rows: left.rows, columns: 1 };
+                    if left.rows > FAR {
+                        for i in 0..count {
+                            std::ptr::copy_nonoverlapping(rows.start.add(i * left.rows), close.add(i * len), len);
+                        }
+                        rows = Matrix { start: close.cast_const(), rows: len, columns: 1 };
+                    }
                     I::Tile::multiply(&Job {
-                        m: ROWS.min(height - first),
+                        m: count,
                         n: width,
                         k: len,
-                        a: Matrix { start: a.add(first * left.rows + start), rows: left.rows, columns: 1 },
+                        a: rows,
                         b: Panels { start: packed, panel: len * nr, ldb: nr },
                         c: c.add(first * step),
                         ldc: step,

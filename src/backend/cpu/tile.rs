@@ -112,7 +112,7 @@ unsafe fn product<S: Tile>(job: &Job) {
 #[inline(always)]
 unsafe fn rows<S: Tile, const R: usize>(
     k: usize,
-    mut left: *const f32,
+    left: *const f32,
     a: Matrix<*const f32>,
     mut right: *const f32,
     ldb: usize,
@@ -126,12 +126,20 @@ unsafe fn rows<S: Tile, const R: usize>(
     let mut sums = [S::zero(); R];
     // SAFETY: as the caller promises.
     unsafe {
+        // A pointer for every three rows, unknown to the compiler to be related: it would compute each from the one
+        // before, a chain of additions as long as the products take.
+        let mut groups = [left; 4];
+        for (g, group) in groups.iter_mut().enumerate().take(R.div_ceil(3)) {
+            *group = std::hint::black_box(left.add(3 * g * a.rows));
+        }
         for _ in 0..k {
             let panel = S::load(right);
             for i in 0..R {
-                sums[i] = S::fma(*left.add(i * a.rows), panel, sums[i]);
+                sums[i] = S::fma(*groups[i / 3].add(i % 3 * a.rows), panel, sums[i]);
             }
-            left = left.add(a.columns);
+            for group in groups.iter_mut().take(R.div_ceil(3)) {
+                *group = group.add(a.columns);
+            }
             right = right.add(ldb);
         }
         if width == S::NR {
