@@ -107,7 +107,8 @@ where
         .y_label_formatter(&|y| format!("{y:.2}"))
         .label_style((FONT, 14))
         .axis_desc_style((FONT, 15))
-        .light_line_style(RGBColor(0xf0, 0xf0, 0xf0))
+        .bold_line_style(RGBColor(0xe4, 0xe4, 0xe4))
+        .light_line_style(TRANSPARENT)
         .draw()
         .map_err(failed)?;
     for (name, colour, points) in [("train", TRAIN, &curves.train), ("validation", VALID, &curves.valid)] {
