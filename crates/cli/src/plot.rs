@@ -97,13 +97,12 @@ where
         .margin(14)
         .x_label_area_size(44)
         .y_label_area_size(58)
-        .build_cartesian_2d(0.0..last, low..high)
+        .build_cartesian_2d(0..last as usize, low..high)
         .map_err(failed)?;
     chart
         .configure_mesh()
         .x_desc("step")
         .y_desc("loss (nats per token)")
-        .x_label_formatter(&|x| format!("{x:.0}"))
         .y_label_formatter(&|y| format!("{y:.2}"))
         .label_style((FONT, 14))
         .axis_desc_style((FONT, 15))
@@ -115,6 +114,8 @@ where
         if points.is_empty() {
             continue;
         }
+        // Whole steps, so that a short run's axis has no ticks between them.
+        let points: Vec<(usize, f64)> = points.iter().map(|&(step, loss)| (step as usize, loss)).collect();
         chart
             .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))
             .map_err(failed)?
@@ -179,6 +180,14 @@ mod tests {
         // The title's letters: dark pixels in the first rows.
         let top = &pixels[..40 * SIZE.0 as usize * 3];
         assert!(top.chunks(3).filter(|p| p[0] < 80).count() > 30);
+    }
+
+    #[test]
+    fn a_short_run_has_ticks_at_whole_steps_only() {
+        let short = Curves { train: vec![(1.0, 3.0), (4.0, 2.0)], valid: vec![(0.0, 3.0)] };
+        let text = svg("short", &short).unwrap();
+        let ticks = |label: &str| text.lines().filter(|line| *line == label).count();
+        assert_eq!(["0", "1", "2", "3", "4"].map(ticks), [1; 5]);
     }
 
     #[test]
