@@ -16,7 +16,8 @@ use crate::settings::TrainFlags;
     after_help = "Examples:\n  metal-candle train\n  metal-candle train --data my-folder --model Qwen/Qwen3-0.6B\n  \
                   metal-candle generate --adapter adapters/shell --prompt \"Show the ten largest files here.\"\n\n\
                   Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 bad input, 4 nothing reached, 130 interrupted.",
-    propagate_version = true
+    propagate_version = true,
+    args_override_self = true
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -232,5 +233,21 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains(&format!("metal-candle {}", command.get_name())), "{}", command.get_name());
         }
+    }
+
+    #[test]
+    fn a_later_flag_wins_over_an_earlier_one_but_stops_add_up() {
+        let cli =
+            Cli::try_parse_from(["metal-candle", "train", "--steps", "5", "--rank", "4", "--steps", "7"])
+                .unwrap();
+        let Command::Train(train) = cli.command else { panic!("{cli:?}") };
+        assert_eq!((train.flags.steps, train.flags.rank), (Some(7), Some(4)));
+        let words = ["metal-candle", "generate", "--seed", "1", "--seed", "2", "--stop", "a", "--stop", "b"];
+        let cli = Cli::try_parse_from(words).unwrap();
+        let Command::Generate(generate) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(
+            (generate.sampling.seed, generate.sampling.stop),
+            (2, vec!["a".to_owned(), "b".to_owned()])
+        );
     }
 }
