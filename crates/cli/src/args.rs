@@ -16,7 +16,8 @@ use crate::settings::TrainFlags;
     after_help = "Examples:\n  metal-candle train\n  metal-candle train --data my-folder --model Qwen/Qwen3-0.6B\n  \
                   metal-candle generate --adapter adapters/shell --prompt \"Show the ten largest files here.\"\n\n\
                   Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 bad input, 4 nothing reached, 130 interrupted.",
-    propagate_version = true
+    propagate_version = true,
+    args_override_self = true
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -32,10 +33,12 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Fine-tune a model by LoRA.
-    #[command(after_help = "Examples:\n  metal-candle train\n  metal-candle train --data my-folder --epochs 3 --rank 16\n  \
+    #[command(
+        after_help = "Examples:\n  metal-candle train\n  metal-candle train --data my-folder --epochs 3 --rank 16\n  \
                       metal-candle train --config run.toml --learning-rate 5e-4\n  metal-candle train --resume\n\n\
                       The data is a folder with train.jsonl and, if there are such, valid.jsonl and test.jsonl. A line is\n\
-                      {\"messages\": […]}, {\"prompt\": …, \"completion\": …} or {\"text\": …}.")]
+                      {\"messages\": […]}, {\"prompt\": …, \"completion\": …} or {\"text\": …}."
+    )]
     Train(Box<TrainArgs>),
     /// Answer one prompt.
     #[command(after_help = "Examples:\n  metal-candle generate --prompt \"Why is the sky blue?\"\n  \
@@ -43,8 +46,10 @@ pub(crate) enum Command {
                       echo \"Once upon a time\" | metal-candle generate --raw --temperature 0.8")]
     Generate(GenerateArgs),
     /// Talk with a model.
-    #[command(after_help = "Example:\n  metal-candle chat --adapter adapters/shell\n\nIn the chat, /reset forgets the \
-                      conversation and /quit ends it; Ctrl-C stops an answer.")]
+    #[command(
+        after_help = "Example:\n  metal-candle chat --adapter adapters/shell\n\nIn the chat, /reset forgets the \
+                      conversation and /quit ends it; Ctrl-C stops an answer."
+    )]
     Chat(ChatArgs),
     /// Measure loss and perplexity on data.
     #[command(after_help = "Examples:\n  metal-candle eval --data valid.jsonl --adapter adapters/shell\n  \
@@ -228,5 +233,21 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains(&format!("metal-candle {}", command.get_name())), "{}", command.get_name());
         }
+    }
+
+    #[test]
+    fn a_later_flag_wins_over_an_earlier_one_but_stops_add_up() {
+        let cli =
+            Cli::try_parse_from(["metal-candle", "train", "--steps", "5", "--rank", "4", "--steps", "7"])
+                .unwrap();
+        let Command::Train(train) = cli.command else { panic!("{cli:?}") };
+        assert_eq!((train.flags.steps, train.flags.rank), (Some(7), Some(4)));
+        let words = ["metal-candle", "generate", "--seed", "1", "--seed", "2", "--stop", "a", "--stop", "b"];
+        let cli = Cli::try_parse_from(words).unwrap();
+        let Command::Generate(generate) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(
+            (generate.sampling.seed, generate.sampling.stop),
+            (2, vec!["a".to_owned(), "b".to_owned()])
+        );
     }
 }

@@ -7,6 +7,7 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Code, Failure};
+use crate::record::Record;
 use crate::session::Session;
 
 /// The cache folder.
@@ -15,7 +16,10 @@ pub(crate) fn root() -> Result<PathBuf, Failure> {
         return Ok(PathBuf::from(folder));
     }
     dirs::cache_dir().map(|folder| folder.join("metal-candle")).ok_or_else(|| {
-        Failure::input("there is no cache folder for this user", "set METAL_CANDLE_CACHE to a folder that may be written")
+        Failure::input(
+            "there is no cache folder for this user",
+            "set METAL_CANDLE_CACHE to a folder that may be written",
+        )
     })
 }
 
@@ -92,6 +96,10 @@ pub(crate) fn list() -> Vec<Cached> {
 
 fn walk(folder: &Path, found: &mut Vec<Cached>) {
     if folder.join("config.json").is_file() {
+        // An unfinished download is no model yet.
+        if Record::read(folder).whole().is_none() {
+            return;
+        }
         found.push(Cached { path: folder.to_owned(), bytes: size_of(folder) });
         return;
     }
@@ -107,5 +115,10 @@ fn walk(folder: &Path, found: &mut Vec<Cached>) {
 
 fn size_of(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    entries.flatten().filter_map(|e| std::fs::metadata(e.path()).ok()).filter(|m| m.is_file()).map(|m| m.len()).sum()
+    entries
+        .flatten()
+        .filter_map(|e| std::fs::metadata(e.path()).ok())
+        .filter(|m| m.is_file())
+        .map(|m| m.len())
+        .sum()
 }

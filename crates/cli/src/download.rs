@@ -83,10 +83,18 @@ pub(crate) fn sha256(path: &Path) -> std::io::Result<String> {
 }
 
 /// Size and sum as they should be; the error names both.
-pub(crate) fn verify(what: &str, found: (u64, &str), size: Option<u64>, sum: Option<&str>) -> Result<(), Failure> {
+pub(crate) fn verify(
+    what: &str,
+    found: (u64, &str),
+    size: Option<u64>,
+    sum: Option<&str>,
+) -> Result<(), Failure> {
     let advice = "fetch it again; if it repeats, something on the way changes the file: get it elsewhere and pass --model FILE";
     if let Some(expected) = size.filter(|&s| s != found.0) {
-        return Err(Failure::unreachable(format!("{what}: {} bytes arrived, {expected} expected", found.0), advice));
+        return Err(Failure::unreachable(
+            format!("{what}: {} bytes arrived, {expected} expected", found.0),
+            advice,
+        ));
     }
     if let Some(expected) = sum.filter(|&s| s != found.1) {
         return Err(Failure::unreachable(

@@ -1,4 +1,13 @@
 //! Errors as a person sees them: an exit code, one line of cause, one line of advice.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | the run itself failed |
+//! | 2 | wrong usage: an unknown command or flag, a value that cannot be read (clap's own code) |
+//! | 3 | bad input: a file, a configuration or a value is not what it must be |
+//! | 4 | a model, the hub or the package index could not be reached, or gave something else |
+//! | 130 | interrupted; 128 plus the number of SIGINT, as shells count |
 
 use std::fmt;
 
@@ -47,7 +56,7 @@ impl Failure {
 
     /// What `error` amounts to: the nearest failure in its chain, or the library's error, or a plain failed run.
     pub(crate) fn of(error: &anyhow::Error, interrupt: &Interrupt) -> Self {
-        let cause = format!("{error:#}");
+        let cause = cause(error);
         if let Some(failure) = error.chain().find_map(|e| e.downcast_ref::<Self>()) {
             return Self::new(failure.code, cause, failure.advice.clone());
         }
@@ -75,7 +84,9 @@ fn of_library(error: &metal_candle::Error) -> (Code, String) {
     use metal_candle::Error;
     match error {
         Error::File { .. } => (Code::Input, "correct the file named above, or pass another one".to_owned()),
-        Error::Invalid { .. } => (Code::Input, "correct that value; --help lists what each flag takes".to_owned()),
+        Error::Invalid { .. } => {
+            (Code::Input, "correct that value; --help lists what each flag takes".to_owned())
+        }
         Error::Io { .. } => (Code::Input, "check that the path exists and that you may use it".to_owned()),
         Error::Unsupported { advice, .. } | Error::NonFinite { advice, .. } => (Code::Run, advice.clone()),
         Error::Interrupted { advice, .. } => (Code::Interrupted, advice.clone()),
@@ -84,6 +95,19 @@ fn of_library(error: &metal_candle::Error) -> (Code, String) {
         }
         _ => (Code::Run, "run it again with --verbose, or `metal-candle doctor`".to_owned()),
     }
+}
+
+/// The chain's messages in one. Some errors end with that of their source already; it is not said twice.
+fn cause(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for message in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = message;
+        } else if !text.ends_with(&message) {
+            text = format!("{text}: {message}");
+        }
+    }
+    text
 }
 
 /// Joins lines, so that scripts can rely on one line of cause and one of advice.
@@ -108,8 +132,9 @@ mod tests {
 
     #[test]
     fn a_failure_under_context_keeps_its_code_and_advice() {
-        let error: anyhow::Error =
-            Result::<(), _>::Err(Failure::input("line 3:\n  bad", "mend it")).context("reading a.toml").unwrap_err();
+        let error: anyhow::Error = Result::<(), _>::Err(Failure::input("line 3:\n  bad", "mend it"))
+            .context("reading a.toml")
+            .unwrap_err();
         let failure = Failure::of(&error, &Interrupt::default());
         assert_eq!(failure, Failure::input("reading a.toml: line 3:; bad", "mend it"));
     }
@@ -123,6 +148,14 @@ mod tests {
         assert_eq!(code(stopped), Code::Interrupted);
         let plain = Failure::of(&anyhow::anyhow!("disk on fire"), &Interrupt::default());
         assert_eq!((plain.code, plain.cause.as_str()), (Code::Run, "disk on fire"));
+    }
+
+    #[test]
+    fn a_source_that_is_part_of_the_message_is_said_once() {
+        let missing = std::io::Error::other("no such file");
+        let error: anyhow::Error = metal_candle::Error::io("a.jsonl", "read", missing).into();
+        let failure = Failure::of(&error.context("valid data"), &Interrupt::default());
+        assert_eq!(failure.cause, "valid data: a.jsonl: cannot read: no such file");
     }
 
     #[test]

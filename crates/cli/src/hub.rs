@@ -2,7 +2,11 @@
 //!
 //! Honours `HF_ENDPOINT`, `HF_TOKEN` (or the token file that `hf auth login` writes), `HF_HUB_OFFLINE`, `HF_HOME`,
 //! `HF_HUB_CACHE`, the proxy variables, and `SSL_CERT_FILE` for networks with certificates of their own.
+//!
+//! The hub's own client, hf-hub 1.0.0, would bring 136 more crates, among them tokio, reqwest and a second crypto
+//! library in C, which more than doubles what this tool adds to the library's build; two kinds of request are needed.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,7 +22,7 @@ use crate::session::Session;
 const CONNECT: Duration = Duration::from_secs(4);
 /// A hub that has accepted the connection may take this long to answer, and as long between two pieces of a file.
 const STALL: Duration = Duration::from_secs(30);
-/// A download that breaks off is continued this many times.
+/// How often a file is asked for, if downloads break off.
 const ATTEMPTS: usize = 4;
 
 /// A connection to the hub.
@@ -26,6 +30,8 @@ pub(crate) struct Hub {
     pub(crate) endpoint: String,
     token: Option<String>,
     agent: ureq::Agent,
+    /// Whether it has answered at all in this run.
+    answered: Cell<bool>,
 }
 
 /// A file of a repository.
@@ -65,7 +71,9 @@ impl Hub {
         let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         if cache::offline() || cache::flag("HF_HUB_OFFLINE") {
-            return Err(HubError::NotReached("the hub is switched off (HF_HUB_OFFLINE or METAL_CANDLE_OFFLINE)".to_owned()));
+            return Err(HubError::NotReached(
+                "the hub is switched off (HF_HUB_OFFLINE or METAL_CANDLE_OFFLINE)".to_owned(),
+            ));
         }
         let config = ureq::Agent::config_builder()
             .timeout_resolve(Some(CONNECT))
@@ -77,12 +85,14 @@ impl Hub {
             .user_agent(concat!("metal-candle/", env!("CARGO_PKG_VERSION")))
             .tls_config(TlsConfig::builder().root_certs(root_certificates()?).build())
             .build();
-        Ok(Self { endpoint, token: token(), agent: config.into() })
+        Ok(Self { endpoint, token: token(), agent: config.into(), answered: Cell::new(false) })
     }
 
     /// Whether anything answers there; the error says why not.
     pub(crate) fn ping(&self) -> Result<(), String> {
-        self.get(&format!("{}/api/models?limit=1", self.endpoint), None).map(|_| ()).map_err(|e| e.to_string())
+        self.get(&format!("{}/api/models?limit=1", self.endpoint), None)
+            .map(|_| ())
+            .map_err(|e| e.to_string())
     }
 
     /// What a repository holds at a branch, tag or commit.
@@ -96,8 +106,8 @@ impl Hub {
         })
     }
 
-    /// Fetches one file to `part`, continuing what an earlier attempt left there, and checks size and sum.
-    /// The caller gives the finished file its name.
+    /// Fetches one file to `part`, continuing what an earlier attempt left there, checks size and sum, and tells the
+    /// sum. The caller gives the finished file its name.
     pub(crate) fn fetch(
         &self,
         id: &str,
@@ -105,7 +115,7 @@ impl Hub {
         file: &RemoteFile,
         part: &std::path::Path,
         session: &Session,
-    ) -> Result<(), HubError> {
+    ) -> Result<String, HubError> {
         let url = format!("{}/{id}/resolve/{commit}/{}", self.endpoint, file.name);
         let mut sink = Sink::open(part, session).map_err(|e| disk(&part.display().to_string(), &e))?;
         let mut attempt = 1;
@@ -113,7 +123,13 @@ impl Hub {
             match self.fetch_once(&url, (id, commit), file, &mut sink) {
                 Ok(()) => break,
                 Err(Stopped::Fatal(failure)) => return Err(failure.into()),
-                Err(Stopped::Source(e)) if attempt == ATTEMPTS => return Err(self.not_reached(&e)),
+                // One that never answered is not there: another route may be, and nobody should wait for it.
+                Err(Stopped::Source(e)) if attempt == ATTEMPTS || !self.answered.get() => {
+                    if sink.written() == 0 {
+                        drop(std::fs::remove_file(part));
+                    }
+                    return Err(self.not_reached(&e));
+                }
                 Err(Stopped::Source(e)) => {
                     tracing::debug!("{url}: {e}; attempt {attempt} of {ATTEMPTS}");
                     attempt += 1;
@@ -128,7 +144,8 @@ impl Hub {
             // A wrong file must not be continued by the next attempt; if it cannot be removed, its sum fails again.
             drop(std::fs::remove_file(part));
         }
-        Ok(checked?)
+        checked?;
+        Ok(sum)
     }
 
     fn fetch_once(
@@ -168,7 +185,9 @@ impl Hub {
         if let Some(from) = from {
             request = request.header("range", format!("bytes={from}-"));
         }
-        request.call()
+        let answer = request.call()?;
+        self.answered.set(true);
+        Ok(answer)
     }
 
     fn not_reached(&self, error: &dyn std::fmt::Display) -> HubError {
@@ -185,7 +204,9 @@ impl Hub {
                 "check the spelling of org/name, or pass a local folder or file: --model /path/to/model",
             ))),
             401 | 403 if self.token.is_none() => Err(HubError::Failed(Failure::unreachable(
-                format!("{endpoint} gives '{id}' to nobody without a token: it does not exist, is private, or is gated"),
+                format!(
+                    "{endpoint} gives '{id}' to nobody without a token: it does not exist, is private, or is gated"
+                ),
                 "check the spelling, accept the licence on its page, and set HF_TOKEN",
             ))),
             401 | 403 => Err(HubError::Failed(Failure::unreachable(
@@ -213,7 +234,8 @@ fn home() -> Option<PathBuf> {
 
 fn token() -> Option<String> {
     variable("HF_TOKEN").or_else(|| {
-        let path = variable("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| home().map(|h| h.join("token")))?;
+        let path =
+            variable("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| home().map(|h| h.join("token")))?;
         let token = std::fs::read_to_string(path).ok()?;
         Some(token.trim().to_owned()).filter(|t| !t.is_empty())
     })
@@ -227,7 +249,8 @@ fn variable(name: &str) -> Option<String> {
 fn root_certificates() -> Result<RootCerts, HubError> {
     let Some(path) = variable("SSL_CERT_FILE") else { return Ok(RootCerts::WebPki) };
     let advice = "correct SSL_CERT_FILE or unset it";
-    let pem = std::fs::read(&path).map_err(|e| Failure::input(format!("SSL_CERT_FILE {path}: {e}"), advice))?;
+    let pem =
+        std::fs::read(&path).map_err(|e| Failure::input(format!("SSL_CERT_FILE {path}: {e}"), advice))?;
     let certificates: Vec<_> = ureq::tls::parse_pem(&pem)
         .filter_map(|item| match item {
             Ok(PemItem::Certificate(certificate)) => Some(certificate),
@@ -243,7 +266,8 @@ fn root_certificates() -> Result<RootCerts, HubError> {
 /// Files in the top folder only, with names that are safe to create.
 fn parse_repository(text: &str) -> Option<Repository> {
     let json: serde_json::Value = serde_json::from_str(text).ok()?;
-    let commit = json.get("sha")?.as_str().filter(|s| s.chars().all(|c| c.is_ascii_alphanumeric()))?.to_owned();
+    let commit =
+        json.get("sha")?.as_str().filter(|s| s.chars().all(|c| c.is_ascii_alphanumeric()))?.to_owned();
     let files = json.get("siblings")?.as_array()?.iter().filter_map(|file| {
         let name = file.get("rfilename")?.as_str()?;
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);

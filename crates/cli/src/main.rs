@@ -15,8 +15,10 @@ mod model_source;
 mod pip;
 mod plot;
 mod progress;
+mod record;
 mod session;
 mod settings;
+mod snapshot;
 
 use std::process::ExitCode;
 

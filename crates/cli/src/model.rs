@@ -32,7 +32,10 @@ impl Loaded {
     }
 
     /// As `generate`, `chat` and `eval` are asked for it, with the adapter.
-    pub(crate) fn from_args(args: &ModelArgs, session: &Session) -> anyhow::Result<(Self, Option<AdapterParameters>)> {
+    pub(crate) fn from_args(
+        args: &ModelArgs,
+        session: &Session,
+    ) -> anyhow::Result<(Self, Option<AdapterParameters>)> {
         // An adapter that cannot be read is told before the model is fetched and loaded.
         let adapter = args.adapter.as_deref().map(Adapter::load).transpose()?;
         let loaded = Self::open(&args.model, settings::dtype(&args.dtype)?, args.threads, session)?;

@@ -79,7 +79,11 @@ pub(crate) static SHORT_NAMES: [ShortName; 6] = [
         what: "Qwen2.5-0.5B-Instruct, from the hub",
         origin: Origin::Hub("Qwen/Qwen2.5-0.5B-Instruct"),
     },
-    ShortName { name: "qwen3-0.6b", what: "Qwen3-0.6B, from the hub", origin: Origin::Hub("Qwen/Qwen3-0.6B") },
+    ShortName {
+        name: "qwen3-0.6b",
+        what: "Qwen3-0.6B, from the hub",
+        origin: Origin::Hub("Qwen/Qwen3-0.6B"),
+    },
 ];
 
 /// What a `--model` value names.
@@ -107,7 +111,9 @@ pub(crate) fn parse(text: &str) -> Result<Source, Failure> {
     if let Some(short) = SHORT_NAMES.iter().find(|s| s.name.eq_ignore_ascii_case(text)) {
         return Ok(match &short.origin {
             Origin::Pinned(pinned) => Source::Pinned(short.name, pinned),
-            Origin::Hub(id) => Source::Hub(HubSource { id: (*id).to_owned(), revision: "main".to_owned(), file: None }),
+            Origin::Hub(id) => {
+                Source::Hub(HubSource { id: (*id).to_owned(), revision: "main".to_owned(), file: None })
+            }
         });
     }
     if let Some(hub) = parse_hub(text) {
@@ -213,7 +219,9 @@ mod tests {
 
     #[test]
     fn short_names_in_any_case() {
-        assert!(matches!(parse("SmolLM2-135M").unwrap(), Source::Pinned(DEFAULT, p) if p.bytes == 98_362_432));
+        assert!(
+            matches!(parse("SmolLM2-135M").unwrap(), Source::Pinned(DEFAULT, p) if p.bytes == 98_362_432)
+        );
         assert!(matches!(parse("qwen3-0.6b").unwrap(), Source::Hub(hub) if hub.id == "Qwen/Qwen3-0.6B"));
     }
 

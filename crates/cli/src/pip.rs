@@ -52,7 +52,8 @@ pub(crate) fn fetch(package: &Package, target: &Path, session: &Session) -> Resu
 pub(crate) fn find() -> Option<(String, String)> {
     COMMANDS.iter().find_map(|words| {
         let output = command(words).arg("--version").output().ok().filter(|o| o.status.success())?;
-        let version = String::from_utf8_lossy(&output.stdout).split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+        let version =
+            String::from_utf8_lossy(&output.stdout).split_whitespace().take(2).collect::<Vec<_>>().join(" ");
         Some((words.join(" "), version))
     })
 }
@@ -109,7 +110,15 @@ fn download(package: &Package, folder: &Path, session: &Session) -> Result<PathB
 fn download_by(words: &[&str], package: &Package, folder: &Path, session: &Session) -> Result<(), String> {
     let mut child = command(words)
         .args(["--disable-pip-version-check", "--timeout", "15", "--retries", "2"])
-        .args(["download", "--quiet", "--no-deps", "--no-cache-dir", "--progress-bar", "off", "--only-binary=:all:"])
+        .args([
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-cache-dir",
+            "--progress-bar",
+            "off",
+            "--only-binary=:all:",
+        ])
         .arg("--dest")
         .arg(folder)
         .arg(package.requirement)
@@ -155,8 +164,8 @@ fn download_by(words: &[&str], package: &Package, folder: &Path, session: &Sessi
 /// The last line in which pip says what failed.
 fn last_error(complaint: &str) -> Option<String> {
     let lines = || complaint.lines().map(str::trim).filter(|line| !line.is_empty());
-    let marked = lines().filter_map(|line| line.strip_prefix("ERROR: ")).last();
-    marked.or_else(|| lines().last()).map(str::to_owned)
+    let marked = lines().filter_map(|line| line.strip_prefix("ERROR: ")).next_back();
+    marked.or_else(|| lines().next_back()).map(str::to_owned)
 }
 
 fn wheel_in(folder: &Path) -> Option<PathBuf> {
@@ -205,9 +214,13 @@ mod tests {
 
     #[test]
     fn the_last_marked_line_tells_what_failed() {
-        let text = "WARNING: Retrying\nERROR: Could not find a version\nERROR: No matching distribution for x\n\n";
+        let text =
+            "WARNING: Retrying\nERROR: Could not find a version\nERROR: No matching distribution for x\n\n";
         assert_eq!(last_error(text).as_deref(), Some("No matching distribution for x"));
-        assert_eq!(last_error("/usr/bin/python3: No module named pip\n").as_deref(), Some("/usr/bin/python3: No module named pip"));
+        assert_eq!(
+            last_error("/usr/bin/python3: No module named pip\n").as_deref(),
+            Some("/usr/bin/python3: No module named pip")
+        );
         assert_eq!(last_error(""), None);
     }
 }

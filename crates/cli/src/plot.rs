@@ -27,7 +27,11 @@ pub(crate) struct Curves {
 impl Curves {
     pub(crate) fn of(reports: &[Report]) -> Self {
         let curve = |loss: fn(&Report) -> Option<f64>| {
-            reports.iter().filter_map(|r| Some((r.step as f64, loss(r)?))).filter(|(_, y)| y.is_finite()).collect()
+            reports
+                .iter()
+                .filter_map(|r| Some((r.step as f64, loss(r)?)))
+                .filter(|(_, y)| y.is_finite())
+                .collect()
         };
         Self { train: curve(|r| r.train_loss), valid: curve(|r| r.valid_loss) }
     }
@@ -81,7 +85,9 @@ fn draw<B: DrawingBackend>(area: DrawingArea<B, Shift>, title: &str, curves: &Cu
 where
     B::ErrorType: 'static,
 {
-    let failed = |error: DrawingAreaErrorKind<B::ErrorType>| anyhow::anyhow!("the loss curve cannot be drawn: {error}");
+    let failed = |error: DrawingAreaErrorKind<B::ErrorType>| {
+        anyhow::anyhow!("the loss curve cannot be drawn: {error}")
+    };
     let all = || curves.train.iter().chain(&curves.valid);
     let last = all().map(|&(step, _)| step).fold(1.0, f64::max);
     let (low, high) = range(all().map(|&(_, loss)| loss));
@@ -91,23 +97,25 @@ where
         .margin(14)
         .x_label_area_size(44)
         .y_label_area_size(58)
-        .build_cartesian_2d(0.0..last, low..high)
+        .build_cartesian_2d(0..last as usize, low..high)
         .map_err(failed)?;
     chart
         .configure_mesh()
         .x_desc("step")
         .y_desc("loss (nats per token)")
-        .x_label_formatter(&|x| format!("{x:.0}"))
         .y_label_formatter(&|y| format!("{y:.2}"))
         .label_style((FONT, 14))
         .axis_desc_style((FONT, 15))
-        .light_line_style(RGBColor(0xf0, 0xf0, 0xf0))
+        .bold_line_style(RGBColor(0xe4, 0xe4, 0xe4))
+        .light_line_style(TRANSPARENT)
         .draw()
         .map_err(failed)?;
     for (name, colour, points) in [("train", TRAIN, &curves.train), ("validation", VALID, &curves.valid)] {
         if points.is_empty() {
             continue;
         }
+        // Whole steps, so that a short run's axis has no ticks between them.
+        let points: Vec<(usize, f64)> = points.iter().map(|&(step, loss)| (step as usize, loss)).collect();
         chart
             .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))
             .map_err(failed)?
@@ -134,7 +142,8 @@ mod tests {
     use super::*;
 
     fn curves() -> Curves {
-        let report = |step, train_loss, valid_loss| Report { step, train_loss, valid_loss, ..Report::default() };
+        let report =
+            |step, train_loss, valid_loss| Report { step, train_loss, valid_loss, ..Report::default() };
         Curves::of(&[
             report(0, None, Some(3.2)),
             report(5, Some(3.0), None),
@@ -165,11 +174,20 @@ mod tests {
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut pixels).unwrap();
         assert_eq!((info.width, info.height), SIZE);
-        let count = |colour: RGBColor| pixels.chunks(3).filter(|p| **p == [colour.0, colour.1, colour.2]).count();
+        let count =
+            |colour: RGBColor| pixels.chunks(3).filter(|p| **p == [colour.0, colour.1, colour.2]).count();
         assert!(count(TRAIN) > 200 && count(VALID) > 200);
         // The title's letters: dark pixels in the first rows.
         let top = &pixels[..40 * SIZE.0 as usize * 3];
         assert!(top.chunks(3).filter(|p| p[0] < 80).count() > 30);
+    }
+
+    #[test]
+    fn a_short_run_has_ticks_at_whole_steps_only() {
+        let short = Curves { train: vec![(1.0, 3.0), (4.0, 2.0)], valid: vec![(0.0, 3.0)] };
+        let text = svg("short", &short).unwrap();
+        let ticks = |label: &str| text.lines().filter(|line| *line == label).count();
+        assert_eq!(["0", "1", "2", "3", "4"].map(ticks), [1; 5]);
     }
 
     #[test]

@@ -147,9 +147,14 @@ impl Training {
     /// The trainer reports.
     pub(crate) fn report(&self, report: &Report) {
         self.bar.set_position(report.step as u64);
-        self.bar.set_message(format!("loss {:.4} {:.0} tokens/s", report.train_loss, report.tokens_per_second));
+        self.bar
+            .set_message(format!("loss {:.4} {:.0} tokens/s", report.train_loss, report.tokens_per_second));
         if self.progress.mode == Mode::Lines {
-            let left = time_left(self.started.elapsed(), report.step.saturating_sub(self.first), self.total - self.first);
+            let left = time_left(
+                self.started.elapsed(),
+                report.step.saturating_sub(self.first),
+                self.total - self.first,
+            );
             self.progress.note(&plain(report, self.total, left));
         }
     }
@@ -157,7 +162,8 @@ impl Training {
     /// The model was evaluated on the validation set; `best` says that it is the best so far.
     pub(crate) fn validation(&self, step: usize, loss: f64, best: bool) {
         let mark = if best { " (best so far)" } else { "" };
-        self.progress.note(&format!("step {step}: validation loss {loss:.4}, perplexity {:.2}{mark}", loss.exp()));
+        self.progress
+            .note(&format!("step {step}: validation loss {loss:.4}, perplexity {:.2}{mark}", loss.exp()));
     }
 }
 
@@ -169,7 +175,9 @@ impl Drop for Training {
 
 fn style(template: &str) -> ProgressStyle {
     // The templates are constants of this file, checked by a test.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
 }
 
 fn plain(report: &Report, total: usize, left: Option<Duration>) -> String {

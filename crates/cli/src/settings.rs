@@ -124,12 +124,13 @@ impl TrainFlags {
     /// Reads a TOML file. An unknown key is an error that names it and the nearest known one.
     pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
         let shown = path.display();
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Failure::input(format!("{shown}: cannot read: {e}"), "pass an existing TOML file to --config"))?;
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Failure::input(format!("{shown}: cannot read: {e}"), "pass an existing TOML file to --config")
+        })?;
         toml::from_str(&text).map_err(|error| {
             let message = error.message().to_owned();
             let line = error.span().map_or(String::new(), |span| {
-                format!(" (line {})", text[..span.start.min(text.len())].lines().count().max(1))
+                format!(" (line {})", text[..span.start.min(text.len())].matches('\n').count() + 1)
             });
             let unknown = message.split('`').nth(1).unwrap_or_default();
             let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
@@ -150,10 +151,40 @@ impl TrainFlags {
             };
         }
         merged!(
-            model, data, out, adapter, epochs, steps, batch_size, accumulation, max_length, learning_rate, schedule,
-            warmup, min_learning_rate, rank, alpha, dropout, rslora, targets, exclude, rank_pattern, alpha_pattern,
-            layers, weight_decay, max_grad_norm, eval_every, report_every, save_every, keep_checkpoints, patience, seed,
-            train_on, dtype, threads, grad_checkpoint,
+            model,
+            data,
+            out,
+            adapter,
+            epochs,
+            steps,
+            batch_size,
+            accumulation,
+            max_length,
+            learning_rate,
+            schedule,
+            warmup,
+            min_learning_rate,
+            rank,
+            alpha,
+            dropout,
+            rslora,
+            targets,
+            exclude,
+            rank_pattern,
+            alpha_pattern,
+            layers,
+            weight_decay,
+            max_grad_norm,
+            eval_every,
+            report_every,
+            save_every,
+            keep_checkpoints,
+            patience,
+            seed,
+            train_on,
+            dtype,
+            threads,
+            grad_checkpoint,
         )
     }
 
@@ -194,7 +225,10 @@ impl TrainFlags {
         if self.steps.is_none() {
             let epochs = self.epochs.unwrap_or(1.0);
             if !(epochs > 0.0 && epochs.is_finite()) {
-                return Err(Failure::input(format!("epochs: {epochs} must be above 0"), "for one pass use --epochs 1"));
+                return Err(Failure::input(
+                    format!("epochs: {epochs} must be above 0"),
+                    "for one pass use --epochs 1",
+                ));
             }
             self.epochs = Some(epochs);
             self.steps = Some(((epochs * examples as f64 / per_step as f64).ceil() as usize).max(1));
@@ -213,7 +247,10 @@ impl TrainFlags {
         let base = LoraConfig::default();
         let pairs = |key: &str, text: &Option<String>| -> Result<BTreeMap<String, f64>, Failure> {
             let wrong = |item: &str| {
-                Failure::input(format!("{key}: '{item}' is not NAME=NUMBER"), format!("for example --{key} down_proj=4"))
+                Failure::input(
+                    format!("{key}: '{item}' is not NAME=NUMBER"),
+                    format!("for example --{key} down_proj=4"),
+                )
             };
             let item = |item: &str| {
                 let (name, number) = item.split_once('=').ok_or_else(|| wrong(item))?;
@@ -223,7 +260,10 @@ impl TrainFlags {
         };
         let ranks = pairs("rank-pattern", &self.rank_pattern)?;
         if let Some((name, rank)) = ranks.iter().find(|(_, rank)| rank.fract() != 0.0 || **rank < 1.0) {
-            return Err(Failure::input(format!("rank-pattern: {name}={rank} is no rank"), "use whole numbers from 1 on"));
+            return Err(Failure::input(
+                format!("rank-pattern: {name}={rank} is no rank"),
+                "use whole numbers from 1 on",
+            ));
         }
         Ok(LoraConfig {
             rank: self.rank.unwrap_or(base.rank),
@@ -254,7 +294,10 @@ impl TrainFlags {
                 Some("linear") => ScheduleKind::Linear,
                 None | Some("cosine") => ScheduleKind::Cosine,
                 Some(other) => {
-                    return Err(Failure::input(format!("schedule: '{other}' is unknown"), "use constant, linear or cosine"));
+                    return Err(Failure::input(
+                        format!("schedule: '{other}' is unknown"),
+                        "use constant, linear or cosine",
+                    ));
                 }
             },
             learning_rate: self.learning_rate.unwrap_or(1e-3),
@@ -262,10 +305,15 @@ impl TrainFlags {
             steps,
             minimum: self.min_learning_rate.unwrap_or(0.0),
         };
-        schedule.validate().map_err(|error| Failure::input(error.to_string(), "see `metal-candle train --help`"))?;
+        schedule
+            .validate()
+            .map_err(|error| Failure::input(error.to_string(), "see `metal-candle train --help`"))?;
         let limit = self.max_grad_norm.unwrap_or(1.0);
         if limit < 0.0 || limit.is_nan() {
-            return Err(Failure::input(format!("max-grad-norm: {limit} must be 0 or more"), "use 0 for no limit"));
+            return Err(Failure::input(
+                format!("max-grad-norm: {limit} must be 0 or more"),
+                "use 0 for no limit",
+            ));
         }
         Ok(TrainOptions {
             steps,
@@ -315,7 +363,9 @@ fn list(text: &Option<String>) -> Vec<String> {
 
 /// `0-3,10` as layer numbers.
 fn layers(text: &str) -> Result<Vec<usize>, Failure> {
-    let wrong = |item: &str| Failure::input(format!("layers: '{item}' is no layer or range"), "for example --layers 0-3,10");
+    let wrong = |item: &str| {
+        Failure::input(format!("layers: '{item}' is no layer or range"), "for example --layers 0-3,10")
+    };
     let mut layers = Vec::new();
     for item in list(&Some(text.to_owned())) {
         let (from, to) = item.split_once('-').unwrap_or((&item, &item));
@@ -330,55 +380,4 @@ fn layers(text: &str) -> Result<Vec<usize>, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<TrainFlags, Failure> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        TrainFlags::read(file.path())
-    }
-
-    #[test]
-    fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let file = read("rank = 4\nlearning-rate = 5e-4\ntargets = \"q_proj, v_proj\"\n").unwrap();
-        let flags = TrainFlags { rank: Some(32), ..TrainFlags::default() };
-        let settings = flags.or(file).with_defaults().with_steps(100).unwrap();
-        assert_eq!((settings.rank, settings.learning_rate, settings.steps), (Some(32), Some(5e-4), Some(13)));
-        assert_eq!(settings.lora().unwrap().targets, Targets::List(vec!["q_proj".into(), "v_proj".into()]));
-        let text = toml::to_string(&settings).unwrap();
-        assert_eq!(read(&text).unwrap(), settings);
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_its_line() {
-        let failure = read("rank = 4\nlerning-rate = 5e-4\n").unwrap_err();
-        assert!(failure.cause.contains("(line 2): unknown field `lerning-rate`"), "{failure:?}");
-        assert_eq!(failure.advice, "did you mean 'learning-rate'?");
-        assert!(read("rank = \"x\"").unwrap_err().cause.contains("invalid type"));
-    }
-
-    #[test]
-    fn patterns_layers_and_choices() {
-        let settings = TrainFlags {
-            rank_pattern: Some("down_proj=4".into()),
-            layers: Some("0-2, 7".into()),
-            targets: Some("regex:.*q_proj".into()),
-            ..TrainFlags::default()
-        };
-        let lora = settings.lora().unwrap();
-        assert_eq!(lora.rank_pattern["down_proj"], 4);
-        assert_eq!(lora.layers, Some(vec![0, 1, 2, 7]));
-        assert_eq!(lora.targets, Targets::Regex(".*q_proj".into()));
-        for bad in [
-            TrainFlags { rank_pattern: Some("x".into()), ..TrainFlags::default() },
-            TrainFlags { rank_pattern: Some("x=0.5".into()), ..TrainFlags::default() },
-            TrainFlags { layers: Some("5-2".into()), ..TrainFlags::default() },
-        ] {
-            assert!(bad.lora().is_err(), "{bad:?}");
-        }
-        let cosin = TrainFlags { schedule: Some("cosin".into()), ..TrainFlags::default() };
-        assert!(cosin.options(false).unwrap_err().cause.contains("'cosin' is unknown"));
-        assert!(train_on("answers").is_err() && dtype("u32").is_err());
-    }
-}
+mod tests;

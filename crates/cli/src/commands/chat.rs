@@ -16,7 +16,9 @@ pub(crate) fn run(args: &ChatArgs, session: &Session) -> anyhow::Result<()> {
     let (loaded, adapter) = Loaded::from_args(&args.model, session)?;
     let Some(template) = &loaded.files.chat_template else {
         let cause = format!("{} has no chat template", loaded.files.name);
-        return Err(Failure::input(cause, "use a model tuned for chat, or `metal-candle generate --raw`").into());
+        return Err(
+            Failure::input(cause, "use a model tuned for chat, or `metal-candle generate --raw`").into()
+        );
     };
     let mut generator = Generator::new(&loaded.decoder, adapter.as_ref())?;
     let system = || -> Vec<Value> {

@@ -34,14 +34,19 @@ fn features() -> Vec<&'static str> {
     found
 }
 
-/// Total and free memory in bytes, where the system tells.
-fn memory() -> Option<(u64, u64)> {
+/// Total memory in bytes, and how much of it is free, where the system tells.
+fn memory() -> Option<(u64, Option<u64>)> {
+    if cfg!(target_os = "macos") {
+        let output =
+            std::process::Command::new("/usr/sbin/sysctl").args(["-n", "hw.memsize"]).output().ok()?;
+        return Some((String::from_utf8(output.stdout).ok()?.trim().parse().ok()?, None));
+    }
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let field = |name: &str| -> Option<u64> {
         let line = text.lines().find(|line| line.starts_with(name))?;
         Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
     };
-    Some((field("MemTotal:")?, field("MemAvailable:")?))
+    Some((field("MemTotal:")?, field("MemAvailable:")))
 }
 
 /// Whether the two ways to a model answer now: the hub, and the Python package index.
@@ -52,7 +57,9 @@ fn reached(pip: bool) -> (Result<(), String>, Result<(), String>) {
     }
     std::thread::scope(|scope| {
         let index = scope.spawn(move || {
-            let Origin::Pinned(pinned) = &model_source::SHORT_NAMES[0].origin else { return Err("no package".into()) };
+            let Origin::Pinned(pinned) = &model_source::SHORT_NAMES[0].origin else {
+                return Err("no package".into());
+            };
             if pip { pip::ping(&pinned.package, LIMIT) } else { Err("no pip".to_owned()) }
         });
         let hub = match Hub::from_env() {
@@ -76,7 +83,8 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     }
     if pip.is_none() {
         let advice = "apt-get install python3-pip, or pass a local model to --model";
-        missing.push(json!({"what": "python3 -m pip, the second way to the default model", "advice": advice}));
+        missing
+            .push(json!({"what": "python3 -m pip, the second way to the default model", "advice": advice}));
     }
     if let (Err(hub), Err(index)) = (&hub, &index) {
         let what = format!("a way to fetch models (hub: {hub}; Python package index: {index})");
@@ -111,20 +119,34 @@ fn text(report: &Value) -> String {
     let mut lines = vec![format!("metal-candle {} on {}", word(&report["version"]), word(&report["system"]))];
     for device in report["devices"].as_array().into_iter().flatten() {
         let features: Vec<String> = device["features"].as_array().into_iter().flatten().map(word).collect();
-        lines.push(format!("device   {}: {} threads, {}", word(&device["name"]), device["threads"], features.join(" ")));
+        lines.push(format!(
+            "device   {}: {} threads, {}",
+            word(&device["name"]),
+            device["threads"],
+            features.join(" ")
+        ));
     }
-    if let (Some(total), Some(free)) = (report["memory"]["total"].as_u64(), report["memory"]["available"].as_u64()) {
-        lines.push(format!("memory   {} of {} available", size(free), size(total)));
+    if let Some(total) = report["memory"]["total"].as_u64() {
+        let free = report["memory"]["available"].as_u64().map(|free| format!(", {} available", size(free)));
+        lines.push(format!("memory   {}{}", size(total), free.unwrap_or_default()));
     }
     lines.push(format!("cache    {}", word(&report["cache"])));
     for model in report["models"].as_array().into_iter().flatten() {
-        lines.push(format!("model    {} ({})", word(&model["path"]), size(model["bytes"].as_u64().unwrap_or(0))));
+        lines.push(format!(
+            "model    {} ({})",
+            word(&model["path"]),
+            size(model["bytes"].as_u64().unwrap_or(0))
+        ));
     }
     if let Some(pip) = report["pip"].as_str() {
         lines.push(format!("pip      {pip}"));
     }
     let yes = |key: &str| if report[key] == true { "reached" } else { "not reached" };
-    lines.push(format!("hub      {}; Python package index {}", yes("hub_reached"), yes("package_index_reached")));
+    lines.push(format!(
+        "hub      {}; Python package index {}",
+        yes("hub_reached"),
+        yes("package_index_reached")
+    ));
     for name in report["short_names"].as_array().into_iter().flatten() {
         lines.push(format!("name     {:<18} {}", word(&name["name"]), word(&name["what"])));
     }

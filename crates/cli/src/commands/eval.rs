@@ -41,7 +41,12 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
         let result = json!({"loss": result.loss, "perplexity": result.perplexity(), "tokens": result.tokens});
         return print_line(&result.to_string());
     }
-    print_line(&format!("loss {:.4}  perplexity {:.3}  tokens {}", result.loss, result.perplexity(), result.tokens))
+    print_line(&format!(
+        "loss {:.4}  perplexity {:.3}  tokens {}",
+        result.loss,
+        result.perplexity(),
+        result.tokens
+    ))
 }
 
 fn text_examples(loaded: &Loaded, text: &str, length: usize) -> anyhow::Result<Vec<Example>> {

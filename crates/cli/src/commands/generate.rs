@@ -16,9 +16,9 @@ pub(crate) fn run(args: &GenerateArgs, session: &Session) -> anyhow::Result<()> 
         Some(prompt) => prompt.clone(),
         None => {
             let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .map_err(|e| Failure::input(format!("standard input: {e}"), "pass text in UTF-8, or --prompt"))?;
+            std::io::stdin().read_to_string(&mut text).map_err(|e| {
+                Failure::input(format!("standard input: {e}"), "pass text in UTF-8, or --prompt")
+            })?;
             text.trim_end_matches('\n').to_owned()
         }
     };
@@ -66,8 +66,14 @@ pub(crate) fn options(args: &SamplingArgs) -> anyhow::Result<GenerateOptions> {
 }
 
 /// The prompt's tokens: by the chat template if there is one, else as they are.
-pub(crate) fn tokens(loaded: &Loaded, prompt: &str, system: Option<&str>, raw: bool) -> anyhow::Result<Vec<u32>> {
-    let mut messages: Vec<Value> = system.map(|text| json!({"role": "system", "content": text})).into_iter().collect();
+pub(crate) fn tokens(
+    loaded: &Loaded,
+    prompt: &str,
+    system: Option<&str>,
+    raw: bool,
+) -> anyhow::Result<Vec<u32>> {
+    let mut messages: Vec<Value> =
+        system.map(|text| json!({"role": "system", "content": text})).into_iter().collect();
     messages.push(json!({"role": "user", "content": prompt}));
     let tokenizer = &loaded.files.tokenizer;
     Ok(match &loaded.files.chat_template {

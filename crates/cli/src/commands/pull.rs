@@ -7,9 +7,15 @@ use crate::fetch::{self, Options};
 use crate::session::{Session, print_line};
 
 pub(crate) fn run(args: &PullArgs, session: &Session) -> anyhow::Result<()> {
-    let model = fetch::resolve(&args.model, Options { route: args.from, force: args.force }, session)?;
+    let model = fetch::resolve(
+        &args.model,
+        Options { route: args.from, force: args.force, thorough: true },
+        session,
+    )?;
     if args.json {
-        return print_line(&json!({"model": args.model, "path": model.path, "fetched": model.fetched}).to_string());
+        return print_line(
+            &json!({"model": args.model, "path": model.path, "fetched": model.fetched}).to_string(),
+        );
     }
     if !model.fetched {
         session.note(format!("{} is already here", args.model));

@@ -71,7 +71,9 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     };
     let base = loaded.files.base_model.clone().or(Some(model));
     let mut trainer = match &start {
-        Some(adapter) => Trainer::from_adapter(&loaded.decoder, adapter, options.clone(), &train, &valid, &out)?,
+        Some(adapter) => {
+            Trainer::from_adapter(&loaded.decoder, adapter, options.clone(), &train, &valid, &out)?
+        }
         None => Trainer::new(&loaded.decoder, lora, base, options.clone(), &train, &valid, &out)?,
     };
     let estimate = trainer.estimate()?;
@@ -113,14 +115,23 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let reports = metrics::read(&out.join("metrics.jsonl"))?;
     plot::write(&out, &format!("{} on {}", loaded.files.name, data.name), &Curves::of(&reports))?;
     if summary.interrupted {
-        let advice = format!("go on with: metal-candle train --config {} --resume", out.join("run.toml").display());
-        let cause = format!("interrupted after step {}; everything so far is saved in {}", summary.steps, out.display());
+        let advice =
+            format!("go on with: metal-candle train --config {} --resume", out.join("run.toml").display());
+        let cause = format!(
+            "interrupted after step {}; everything so far is saved in {}",
+            summary.steps,
+            out.display()
+        );
         return Err(Failure::new(crate::failure::Code::Interrupted, cause, advice).into());
     }
     if args.json {
         return print_line(&result(&summary, &out, &reports).to_string());
     }
-    let after = if prompts.is_empty() { Vec::new() } else { answers(&loaded, Some(&loaded.adapter(&out)?), prompts)? };
+    let after = if prompts.is_empty() {
+        Vec::new()
+    } else {
+        answers(&loaded, Some(&loaded.adapter(&out)?), prompts)?
+    };
     for ((prompt, before), after) in prompts.iter().zip(&before).zip(&after) {
         print_line(&format!("\n  {prompt}\n  before: {}\n  after:  {}", indented(before), indented(after)))?;
     }
@@ -135,7 +146,8 @@ impl Data {
         } else if name == builtin::NAME {
             builtin::folder()?
         } else {
-            let advice = format!("pass a folder with train.jsonl, or '{}' for the built-in data set", builtin::NAME);
+            let advice =
+                format!("pass a folder with train.jsonl, or '{}' for the built-in data set", builtin::NAME);
             return Err(Failure::input(format!("{name}: no such folder of data"), advice).into());
         };
         let set = DataSet::open(&folder)?;
@@ -147,7 +159,8 @@ impl Data {
         };
         let prompts = held_out.iter().filter_map(prompt_of).take(2).collect();
         let full = std::fs::canonicalize(&folder).unwrap_or(folder);
-        let name = full.file_name().map_or_else(|| "data".to_owned(), |name| name.to_string_lossy().into_owned());
+        let name =
+            full.file_name().map_or_else(|| "data".to_owned(), |name| name.to_string_lossy().into_owned());
         Ok(Self { name, set, train, valid, prompts })
     }
 }
@@ -178,7 +191,11 @@ fn unwritable(out: &Path, error: &std::io::Error) -> Failure {
     Failure::input(format!("{}: cannot write: {error}", out.display()), "choose another folder with --out")
 }
 
-fn answers(loaded: &Loaded, adapter: Option<&AdapterParameters>, prompts: &[String]) -> anyhow::Result<Vec<String>> {
+fn answers(
+    loaded: &Loaded,
+    adapter: Option<&AdapterParameters>,
+    prompts: &[String],
+) -> anyhow::Result<Vec<String>> {
     let options = GenerateOptions { max_tokens: SAMPLE_TOKENS, ..GenerateOptions::default() };
     let mut generator = Generator::new(&loaded.decoder, adapter)?;
     let mut answers = Vec::new();
@@ -209,11 +226,18 @@ fn train_run(trainer: &mut Trainer<'_>, steps: usize, session: &Session) -> anyh
                 if let (Some(train_loss), Some(tokens_per_second), Some(learning_rate)) =
                     (report.train_loss, report.tokens_per_second, report.learning_rate)
                 {
-                    bar.report(&progress::Report { step: report.step, train_loss, tokens_per_second, learning_rate });
+                    bar.report(&progress::Report {
+                        step: report.step,
+                        train_loss,
+                        tokens_per_second,
+                        learning_rate,
+                    });
                 }
             }
             Event::EarlyStop { step, best_step } => {
-                session.note(format!("stopped at step {step}: no validation was better than that of step {best_step}"));
+                session.note(format!(
+                    "stopped at step {step}: no validation was better than that of step {best_step}"
+                ));
             }
             _ => {}
         }
@@ -281,7 +305,10 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped() {
-        assert_eq!(["7", "1234", "134515008"].map(|n| thousands(n.parse().unwrap())), ["7", "1 234", "134 515 008"]);
+        assert_eq!(
+            ["7", "1234", "134515008"].map(|n| thousands(n.parse().unwrap())),
+            ["7", "1 234", "134 515 008"]
+        );
     }
 
     #[test]

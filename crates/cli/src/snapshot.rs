@@ -1,0 +1,226 @@
+//! Repositories of the hub in the cache.
+//!
+//! The files lie in `models/hub/<org>--<name>/<commit>`; `<revision>.ref` beside it names the commit and is written
+//! last, so that a folder without it is an unfinished download that the next run continues.
+
+use std::path::{Path, PathBuf};
+
+use crate::atomic;
+use crate::cache;
+use crate::download::disk;
+use crate::failure::Failure;
+use crate::fetch::{LOCAL, Model, Options, fetch_file, stored, usable};
+use crate::hub::{self, Hub, HubError, RemoteFile, Repository};
+use crate::model_source::HubSource;
+use crate::progress::size;
+use crate::record::Record;
+use crate::session::Session;
+
+/// The model of a repository, fetched if it is not here.
+pub(crate) fn resolve(source: &HubSource, options: Options, session: &Session) -> Result<Model, Failure> {
+    let folder = cache::models()?.join("hub").join(source.id.replace('/', "--"));
+    if !options.force
+        && let Some(path) =
+            in_our_cache(&folder, source, options, session).or_else(|| in_python_cache(source))
+    {
+        return Ok(Model { path, fetched: false });
+    }
+    let flatten = |error: HubError| match error {
+        HubError::Failed(failure) => failure,
+        HubError::NotReached(why) => Failure::unreachable(
+            format!("'{}' is not in the cache and the hub gives nothing: {why}", source.id),
+            LOCAL,
+        ),
+    };
+    let hub = Hub::from_env().map_err(flatten)?;
+    let _lock = cache::lock(&folder, session)?;
+    // Another process may have fetched it while this one waited.
+    if !options.force
+        && let Some(path) = in_our_cache(&folder, source, options, session)
+    {
+        return Ok(Model { path, fetched: false });
+    }
+    let repository = hub.repository(&source.id, &source.revision).map_err(flatten)?;
+    let files = wanted(&repository, source)?;
+    let snapshot = folder.join(&repository.commit);
+    cache::create(&snapshot)?;
+    let total: u64 = files.iter().filter_map(|f| f.size).sum();
+    session.note(format!(
+        "fetching {} ({} files, {}) from {}",
+        source.id,
+        files.len(),
+        size(total),
+        hub.endpoint
+    ));
+    let on_disk = |e: std::io::Error| disk(&snapshot.display().to_string(), &e);
+    let mut record = Record::read(&snapshot);
+    for file in &files {
+        let target = snapshot.join(&file.name);
+        if options.force || !usable(&mut record, &target, file.sha256.as_deref(), options, session) {
+            let sum =
+                fetch_file(&hub, &source.id, &repository.commit, file, &target, session).map_err(flatten)?;
+            record.add(&file.name, &sum).map_err(on_disk)?;
+        }
+    }
+    if source.file.is_none() {
+        record.complete().map_err(on_disk)?;
+    }
+    atomic::write(&reference(&folder, &source.revision), repository.commit.as_bytes())
+        .map_err(|e| Failure::input(format!("{e:#}"), "check the cache folder"))?;
+    let names: Vec<&str> = files.iter().map(|f| f.name.as_str()).collect();
+    Ok(stored(model_path(&snapshot, &names), session))
+}
+
+fn reference(folder: &Path, revision: &str) -> PathBuf {
+    folder.join(format!("{revision}.ref"))
+}
+
+fn in_our_cache(folder: &Path, source: &HubSource, options: Options, session: &Session) -> Option<PathBuf> {
+    let named = std::fs::read_to_string(reference(folder, &source.revision)).ok();
+    let snapshot = folder.join(named.as_deref().map_or(source.revision.as_str(), str::trim));
+    let mut record = Record::read(&snapshot);
+    let files: Vec<String> = match &source.file {
+        Some(file) => vec![file.clone()],
+        None => record.whole()?.into_iter().map(str::to_owned).collect(),
+    };
+    let sound = files.iter().all(|file| usable(&mut record, &snapshot.join(file), None, options, session));
+    let names: Vec<&str> = files.iter().map(String::as_str).collect();
+    sound.then(|| model_path(&snapshot, &names))
+}
+
+/// What is loaded: a single GGUF file, or the folder.
+fn model_path(snapshot: &Path, files: &[&str]) -> PathBuf {
+    match files {
+        [file] if is_gguf(file) => snapshot.join(file),
+        _ => snapshot.to_owned(),
+    }
+}
+
+/// A snapshot that Python's tools fetched, if everything needed is in it.
+fn in_python_cache(source: &HubSource) -> Option<PathBuf> {
+    let folder = hub::python_cache()?.join(format!("models--{}", source.id.replace('/', "--")));
+    let named = std::fs::read_to_string(folder.join("refs").join(&source.revision)).ok();
+    let snapshot =
+        folder.join("snapshots").join(named.as_deref().map_or(source.revision.as_str(), str::trim));
+    match &source.file {
+        Some(file) => Some(snapshot.join(file)).filter(|path| path.is_file()),
+        None => is_whole(&snapshot).then_some(snapshot),
+    }
+}
+
+/// Whether a folder has a configuration, a tokenizer and every weight file that its index names.
+fn is_whole(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).is_file();
+    let shards = || -> Option<bool> {
+        let text = std::fs::read_to_string(folder.join("model.safetensors.index.json")).ok()?;
+        let index: serde_json::Value = serde_json::from_str(&text).ok()?;
+        Some(index.get("weight_map")?.as_object()?.values().all(|file| file.as_str().is_some_and(has)))
+    };
+    has("config.json") && has("tokenizer.json") && (has("model.safetensors") || shards().unwrap_or(false))
+}
+
+fn is_gguf(name: &str) -> bool {
+    name.to_ascii_lowercase().ends_with(".gguf")
+}
+
+/// Which files of a repository make the model.
+fn wanted(repository: &Repository, source: &HubSource) -> Result<Vec<RemoteFile>, Failure> {
+    let files = &repository.files;
+    let select =
+        |keep: &dyn Fn(&RemoteFile) -> bool| files.iter().filter(|f| keep(f)).cloned().collect::<Vec<_>>();
+    let list = |files: &[RemoteFile]| files.iter().map(|f| f.name.as_str()).collect::<Vec<_>>().join(", ");
+    let ggufs = select(&|f| is_gguf(&f.name));
+    if let Some(name) = &source.file {
+        let found = select(&|f| &f.name == name);
+        return if found.is_empty() {
+            Err(Failure::unreachable(
+                format!("'{}' has no file '{name}'", source.id),
+                format!("one of its GGUF files: {}", list(&ggufs)),
+            ))
+        } else {
+            Ok(found)
+        };
+    }
+    // Some repositories carry the same weights a second time as `consolidated.safetensors`.
+    let is_weight = |f: &RemoteFile| f.name.ends_with(".safetensors") && f.name.starts_with("model");
+    let is_text = |f: &RemoteFile| f.name.ends_with(".json") || f.name.ends_with(".jinja");
+    match (files.iter().any(is_weight), ggufs.as_slice()) {
+        (true, _) => Ok(select(&|f| is_weight(f) || is_text(f))),
+        (false, [_]) => Ok(ggufs),
+        (false, [first, _, ..]) => Err(Failure::input(
+            format!("'{}' has {} GGUF files: {}", source.id, ggufs.len(), list(&ggufs)),
+            format!("name one of them: --model {}:{}", source.id, first.name),
+        )),
+        (false, []) => Err(Failure::input(
+            format!("'{}' has neither safetensors nor GGUF weights", source.id),
+            "choose a repository that has one of them",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repository(names: &[&str]) -> Repository {
+        let file = |name: &&str| RemoteFile { name: (*name).to_owned(), size: Some(1), sha256: None };
+        Repository { commit: "c".into(), files: names.iter().map(file).collect() }
+    }
+
+    fn names(files: &[RemoteFile]) -> Vec<&str> {
+        files.iter().map(|f| f.name.as_str()).collect()
+    }
+
+    fn source(file: Option<&str>) -> HubSource {
+        HubSource { id: "a/b".into(), revision: "main".into(), file: file.map(Into::into) }
+    }
+
+    #[test]
+    fn a_folder_model_leaves_out_what_is_not_needed() {
+        let all = [
+            "config.json",
+            "README.md",
+            "model.safetensors",
+            "consolidated.safetensors",
+            "pytorch_model.bin",
+            "chat_template.jinja",
+            "tokenizer.json",
+            "x.gguf",
+        ];
+        let files = wanted(&repository(&all), &source(None)).unwrap();
+        assert_eq!(
+            names(&files),
+            ["config.json", "model.safetensors", "chat_template.jinja", "tokenizer.json"]
+        );
+        assert_eq!(model_path(Path::new("s"), &names(&files)), Path::new("s"));
+    }
+
+    #[test]
+    fn gguf_repositories_want_one_file() {
+        let files = wanted(&repository(&["README.md", "x.gguf"]), &source(None)).unwrap();
+        assert_eq!(model_path(Path::new("s"), &names(&files)), Path::new("s/x.gguf"));
+        let two = repository(&["x.gguf", "y.gguf"]);
+        assert_eq!(wanted(&two, &source(None)).unwrap_err().advice, "name one of them: --model a/b:x.gguf");
+        assert_eq!(names(&wanted(&two, &source(Some("y.gguf"))).unwrap()), ["y.gguf"]);
+        assert!(wanted(&two, &source(Some("z.gguf"))).unwrap_err().advice.ends_with("x.gguf, y.gguf"));
+        let pickle = wanted(&repository(&["config.json", "pytorch_model.bin"]), &source(None)).unwrap_err();
+        assert!(pickle.cause.contains("neither safetensors nor GGUF"));
+    }
+
+    #[test]
+    fn a_python_snapshot_must_have_every_shard() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("config.json", "{}");
+        write("tokenizer.json", "{}");
+        assert!(!is_whole(folder.path()));
+        write(
+            "model.safetensors.index.json",
+            r#"{"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}"#,
+        );
+        write("m-1.safetensors", "");
+        assert!(!is_whole(folder.path()));
+        write("m-2.safetensors", "");
+        assert!(is_whole(folder.path()));
+    }
+}
