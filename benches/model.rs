@@ -69,7 +69,8 @@ fn training(model: &Decoder) -> f64 {
     let examples = [example];
     let mut trainer = Trainer::new(model, config, None, options, &examples, &[], &out).expect("a trainer");
     let ids = ids(ROWS * LENGTH);
-    let supervised: Vec<u32> = (0..ROWS * LENGTH).filter(|i| i % LENGTH != LENGTH - 1).map(|i| i as u32).collect();
+    let supervised: Vec<u32> =
+        (0..ROWS * LENGTH).filter(|i| i % LENGTH != LENGTH - 1).map(|i| i as u32).collect();
     let batch = Batch {
         rows: ROWS,
         length: LENGTH,
@@ -107,7 +108,8 @@ fn generation(model: &Decoder) -> (f64, f64) {
         let start = Instant::now();
         for _ in 0..DECODE {
             let logits = generator.next_logits(&tokens).expect("logits");
-            let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(id, _)| id as u32);
+            let best =
+                logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(id, _)| id as u32);
             tokens.push(best);
         }
         if round > 0 {
@@ -119,7 +121,9 @@ fn generation(model: &Decoder) -> (f64, f64) {
 
 fn main() {
     let Some(path) = std::env::var_os("METAL_CANDLE_MODEL") else {
-        println!("SKIPPED: set METAL_CANDLE_MODEL to SmolLM2-135M-Instruct.Q4_1.gguf (`metal-candle pull` prints its path)");
+        println!(
+            "SKIPPED: set METAL_CANDLE_MODEL to SmolLM2-135M-Instruct.Q4_1.gguf (`metal-candle pull` prints its path)"
+        );
         return;
     };
     let job = std::env::var("METAL_CANDLE_JOB").unwrap_or_default();

@@ -12,7 +12,8 @@ use metal_candle::tensor::HostTensor;
 const THREADS: usize = 2;
 
 fn values(shape: &[usize]) -> HostTensor {
-    let data: Vec<f32> = (0..shape.iter().product()).map(|i: usize| ((i * 7919) % 2003) as f32 / 1001.5 - 1.0).collect();
+    let data: Vec<f32> =
+        (0..shape.iter().product()).map(|i: usize| ((i * 7919) % 2003) as f32 / 1001.5 - 1.0).collect();
     HostTensor::from_slice(&data, shape).expect("as many values as elements")
 }
 
@@ -42,13 +43,22 @@ fn bench(
 }
 
 fn products(c: &mut Criterion) {
-    for (m, n, k) in [(1, 1536, 576), (32, 1536, 576), (512, 960, 576), (512, 3072, 576), (512, 576, 1536), (64, 49152, 576)] {
+    for (m, n, k) in [
+        (1, 1536, 576),
+        (32, 1536, 576),
+        (512, 960, 576),
+        (512, 3072, 576),
+        (512, 576, 1536),
+        (64, 49152, 576),
+    ] {
         let flops = Throughput::Elements((2 * m * n * k) as u64);
         let inputs = [values(&[m, k]), values(&[n, k])];
         bench(c, &format!("linear/{m}x{n}x{k}"), flops, &inputs, |t| t[0].linear(&t[1]));
         let mut group = c.benchmark_group("ops");
         group.throughput(Throughput::Elements((2 * m * n * k) as u64)).sample_size(20);
-        group.measurement_time(std::time::Duration::from_secs(1)).warm_up_time(std::time::Duration::from_millis(200));
+        group
+            .measurement_time(std::time::Duration::from_secs(1))
+            .warm_up_time(std::time::Duration::from_millis(200));
         let (a, b) = (inputs[0].as_slice::<f32>().expect("f32"), inputs[1].as_slice::<f32>().expect("f32"));
         let mut out = vec![0.0_f32; m * n];
         group.bench_function(format!("gemm crate/{m}x{n}x{k}"), |bench| {
@@ -57,8 +67,25 @@ fn products(c: &mut Criterion) {
                 // SAFETY: the slices have the sizes and steps that are given.
                 unsafe {
                     gemm::gemm(
-                        m, n, k, out.as_mut_ptr(), one, n as isize, false, a.as_ptr(), one, k_step, b.as_ptr(), k_step,
-                        one, 0.0, 1.0, false, false, false, gemm::Parallelism::Rayon(THREADS),
+                        m,
+                        n,
+                        k,
+                        out.as_mut_ptr(),
+                        one,
+                        n as isize,
+                        false,
+                        a.as_ptr(),
+                        one,
+                        k_step,
+                        b.as_ptr(),
+                        k_step,
+                        one,
+                        0.0,
+                        1.0,
+                        false,
+                        false,
+                        false,
+                        gemm::Parallelism::Rayon(THREADS),
                     );
                 }
             });
@@ -67,7 +94,9 @@ fn products(c: &mut Criterion) {
     }
     let (m, n, k) = (128, 576, 49152);
     let inputs = [values(&[m, k]), values(&[k, n])];
-    bench(c, "head gradient/128x576x49152", Throughput::Elements((2 * m * n * k) as u64), &inputs, |t| t[0].matmul(&t[1]));
+    bench(c, "head gradient/128x576x49152", Throughput::Elements((2 * m * n * k) as u64), &inputs, |t| {
+        t[0].matmul(&t[1])
+    });
 }
 
 fn rows(c: &mut Criterion) {
@@ -92,7 +121,9 @@ fn attention(c: &mut Criterion) {
         };
         let inputs = [values(&[1, t, 9, d]), values(&[1, t, 3, d]), values(&[1, t, 3, d])];
         let flops = Throughput::Elements((2 * 9 * d * t * t) as u64);
-        bench(c, &format!("attention/{t}"), flops, &inputs, |x| x[0].attention(&x[1], &x[2], op.clone(), &[]));
+        bench(c, &format!("attention/{t}"), flops, &inputs, |x| {
+            x[0].attention(&x[1], &x[2], op.clone(), &[])
+        });
     }
 }
 

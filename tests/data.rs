@@ -7,7 +7,8 @@ use metal_candle::training::Record;
 use metal_candle::training::data::read_jsonl;
 
 fn split(name: &str) -> Vec<(String, String)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/shell").join(format!("{name}.jsonl"));
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/shell").join(format!("{name}.jsonl"));
     let pair = |record| match record {
         Record::Completion { prompt, completion } => (prompt, completion),
         other => panic!("{name}: {other:?}"),
@@ -48,7 +49,9 @@ fn nothing_stands_twice_or_leaks_between_splits() {
     for (prompt, _) in splits.iter().flatten() {
         assert!(prompts.insert(normal(prompt)), "{prompt} stands twice");
     }
-    let commands = |pairs: &[(String, String)]| -> HashSet<String> { pairs.iter().map(|p| command(&p.1).to_owned()).collect() };
+    let commands = |pairs: &[(String, String)]| -> HashSet<String> {
+        pairs.iter().map(|p| command(&p.1).to_owned()).collect()
+    };
     let [train, valid, test] = splits.each_ref().map(|pairs| commands(pairs));
     assert!(train.is_disjoint(&valid) && train.is_disjoint(&test) && valid.is_disjoint(&test));
     let known: Vec<HashSet<String>> = splits[0].iter().map(|(prompt, _)| words(prompt)).collect();

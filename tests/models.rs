@@ -167,7 +167,11 @@ fn smollm2_gives_the_logits_of_transformers() {
         let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
         let found_lse = f64::from(max) + sum.ln();
         assert!((found_lse - f64::from(lse[position])).abs() < f64::from(TOLERANCE), "position {position}");
-        assert_eq!(row.iter().position(|&x| x == max), Some(argmax[position] as usize), "position {position}");
+        assert_eq!(
+            row.iter().position(|&x| x == max),
+            Some(argmax[position] as usize),
+            "position {position}"
+        );
     }
 }
 
@@ -181,7 +185,8 @@ fn smollm2_continues_as_transformers_does() {
     let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
     for answer in golden["answers"].as_array().unwrap() {
         let template = files.chat_template.as_ref().unwrap();
-        let rendered = template.render(&[json!({"role": "user", "content": answer["prompt"]})], None, true).unwrap();
+        let rendered =
+            template.render(&[json!({"role": "user", "content": answer["prompt"]})], None, true).unwrap();
         assert_eq!(rendered, answer["text"].as_str().unwrap());
         let prompt = ids(&answer["ids"]);
         assert_eq!(files.tokenizer.encode(&rendered, false).unwrap(), prompt);

@@ -8,7 +8,8 @@ use metal_candle::models::{Decoder, ModelFiles};
 use metal_candle::tensor::DType;
 use metal_candle::training::batches::Batch;
 use metal_candle::training::{
-    Adapter, Event, Example, LoraConfig, OptimizerOptions, Schedule, ScheduleKind, Targets, TrainOptions, Trainer, metrics,
+    Adapter, Event, Example, LoraConfig, OptimizerOptions, Schedule, ScheduleKind, Targets, TrainOptions,
+    Trainer, metrics,
 };
 use metal_candle::{Error, Result};
 use serde_json::Value;
@@ -28,7 +29,13 @@ fn options(steps: usize) -> TrainOptions {
         batch_size: 3,
         accumulation: 2,
         max_length: 64,
-        schedule: Schedule { kind: ScheduleKind::Cosine, learning_rate: 5e-3, warmup: 2, steps: 12, minimum: 0.0 },
+        schedule: Schedule {
+            kind: ScheduleKind::Cosine,
+            learning_rate: 5e-3,
+            warmup: 2,
+            steps: 12,
+            minimum: 0.0,
+        },
         optimizer: OptimizerOptions::default(),
         eval_every: 4,
         report_every: 1,
@@ -56,7 +63,11 @@ fn lora() -> LoraConfig {
     LoraConfig { rank: 4, alpha: 8.0, dropout: 0.1, seed: 9, ..LoraConfig::default() }
 }
 
-fn train(out: &Path, options: TrainOptions, stop_after: Option<usize>) -> Result<metal_candle::training::Summary> {
+fn train(
+    out: &Path,
+    options: TrainOptions,
+    stop_after: Option<usize>,
+) -> Result<metal_candle::training::Summary> {
     let model = model(&golden().join("llama"));
     let (train, valid) = (examples(20), examples(5));
     let mut trainer = Trainer::new(&model, lora(), None, options, &train, &valid, out)?;
@@ -80,8 +91,18 @@ fn twenty_steps_equal_those_of_peft() {
     let adapter = Adapter::load(&folder.join("initial")).unwrap();
     let out = tempfile::tempdir().unwrap();
     let options = TrainOptions {
-        schedule: Schedule { kind: ScheduleKind::Constant, learning_rate: 5e-3, warmup: 0, steps: 20, minimum: 0.0 },
-        optimizer: OptimizerOptions { weight_decay: 0.01, max_norm: f32::INFINITY, ..OptimizerOptions::default() },
+        schedule: Schedule {
+            kind: ScheduleKind::Constant,
+            learning_rate: 5e-3,
+            warmup: 0,
+            steps: 20,
+            minimum: 0.0,
+        },
+        optimizer: OptimizerOptions {
+            weight_decay: 0.01,
+            max_norm: f32::INFINITY,
+            ..OptimizerOptions::default()
+        },
         ..options(20)
     };
     let unused = examples(1);
@@ -144,9 +165,11 @@ fn a_resumed_run_is_the_uninterrupted_one() {
     assert!(summary.interrupted && summary.steps == 5);
     train(parts.path(), TrainOptions { resume: true, ..options(12) }, Some(9)).unwrap();
     train(parts.path(), TrainOptions { resume: true, ..options(12) }, None).unwrap();
-    for file in ["adapter_model.safetensors", "checkpoints/step-000012/adapter_model.safetensors",
-        "checkpoints/step-000012/optimizer.safetensors"]
-    {
+    for file in [
+        "adapter_model.safetensors",
+        "checkpoints/step-000012/adapter_model.safetensors",
+        "checkpoints/step-000012/optimizer.safetensors",
+    ] {
         let read = |folder: &Path| std::fs::read(folder.join(file)).unwrap();
         assert!(read(whole.path()) == read(parts.path()), "{file} differs");
     }
@@ -160,7 +183,8 @@ fn a_resumed_run_is_the_uninterrupted_one() {
 #[test]
 fn other_data_or_options_are_not_resumed() {
     let out = tempfile::tempdir().unwrap();
-    let missing = train(out.path(), TrainOptions { resume: true, ..options(4) }, None).unwrap_err().to_string();
+    let missing =
+        train(out.path(), TrainOptions { resume: true, ..options(4) }, None).unwrap_err().to_string();
     assert!(missing.contains("no complete checkpoint to resume from"), "{missing}");
     train(out.path(), options(4), None).unwrap();
     let changed = TrainOptions { resume: true, batch_size: 4, ..options(8) };
@@ -176,7 +200,13 @@ fn broken_numbers_stop_the_run_after_saving() {
     let model = model(&golden().join("llama"));
     let (train, valid) = (examples(8), examples(3));
     let wild = TrainOptions {
-        schedule: Schedule { kind: ScheduleKind::Constant, learning_rate: 1e30, warmup: 0, steps: 9, minimum: 0.0 },
+        schedule: Schedule {
+            kind: ScheduleKind::Constant,
+            learning_rate: 1e30,
+            warmup: 0,
+            steps: 9,
+            minimum: 0.0,
+        },
         optimizer: OptimizerOptions { max_norm: f32::INFINITY, ..OptimizerOptions::default() },
         ..options(9)
     };

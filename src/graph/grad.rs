@@ -4,6 +4,7 @@
 //! order and frees each block's memory before it reaches the next.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use super::{Nodes, Source};
 use crate::ops::{Backward, Binary, BinaryFn, Concat, Fill, Op, Real, Recorder, Value};
@@ -38,11 +39,10 @@ pub(super) fn gradients(nodes: &mut Nodes, loss: Value, wrt: &[Value]) -> Result
         let needed: Vec<bool> = node.inputs.iter().map(|input| depends[input.node]).collect();
         let (inputs, outputs) = match node.block {
             Some(block) => {
-                if !copies.contains_key(&block) {
-                    let copy = recompute(nodes, block, loss.node)?;
-                    copies.insert(block, copy);
-                }
-                let copy = &copies[&block];
+                let copy = match copies.entry(block) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => new.insert(recompute(nodes, block, loss.node)?),
+                };
                 let again =
                     |value: &Value| Value { node: *copy.get(&value.node).unwrap_or(&value.node), ..*value };
                 (node.inputs.iter().map(again).collect(), ports.iter().map(again).collect())

@@ -99,7 +99,7 @@ fn rewrites_join_and_compute_the_same() {
     let device = Device::reference();
     let blocks = [block(&device, 1), block(&device, 2)];
     let (graph, loss) = stack(&device, &blocks, 5, false).unwrap();
-    let (fused, outputs) = graph.fused(&[loss.clone()]).unwrap();
+    let (fused, outputs) = graph.fused(std::slice::from_ref(&loss)).unwrap();
     let plan = device.plan(&fused, &outputs, &[]).unwrap();
     let count = |name: &str| plan.steps.iter().filter(|step| step.op.name() == name).count();
     // For each block: q, k and v with the adapter are one operation, gate and up one product, both residual
@@ -263,7 +263,8 @@ fn an_output_takes_the_memory_of_one_input_only() {
         let (a, b) = (graph.input("a", TensorSpec::f32([3])), graph.input("b", TensorSpec::f32([3])));
         let sum = a.add(&b).unwrap();
         let program = device.compile(&graph, &[sum], &[]).unwrap();
-        let [a, b] = [[1.0_f32, 2.0, 3.0], [10.0, 20.0, 30.0]].map(|x| HostTensor::from_slice(&x, [3]).unwrap());
+        let [a, b] =
+            [[1.0_f32, 2.0, 3.0], [10.0, 20.0, 30.0]].map(|x| HostTensor::from_slice(&x, [3]).unwrap());
         assert_eq!(program.run(&[&a, &b]).unwrap()[0].as_slice::<f32>().unwrap(), [11.0, 22.0, 33.0]);
         assert_eq!(program.plan().arena_bytes, 128);
     }

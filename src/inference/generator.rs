@@ -94,7 +94,15 @@ impl<'a> Generator<'a> {
     /// A generator with an empty cache.
     pub fn new(model: &'a Decoder, adapter: Option<&'a AdapterParameters>) -> Result<Self> {
         let cache = model.cache(SMALLEST_CACHE.min(model.config().context), DType::F32)?;
-        Ok(Self { model, adapter, cache, cache_dtype: DType::F32, held: Vec::new(), programs: HashMap::new(), latest: 0 })
+        Ok(Self {
+            model,
+            adapter,
+            cache,
+            cache_dtype: DType::F32,
+            held: Vec::new(),
+            programs: HashMap::new(),
+            latest: 0,
+        })
     }
 
     /// Forgets all tokens.
@@ -181,7 +189,8 @@ impl<'a> Generator<'a> {
             return Err(Error::invalid("prompt", "is empty; give at least one token"));
         }
         if prompt.len() >= context {
-            let message = format!("has {} tokens, the model's context is {context}; shorten it", prompt.len());
+            let message =
+                format!("has {} tokens, the model's context is {context}; shorten it", prompt.len());
             return Err(Error::invalid("prompt", message));
         }
         let vocab = self.model.config().vocab;
@@ -335,8 +344,14 @@ mod tests {
 
     #[test]
     fn stop_texts_are_found_across_pieces_and_never_shown() {
-        assert_eq!(filtered(&["###"], &["a#", "#b", "##", "#c"]), (vec!["a".into(), "##b".into(), "".into(), "".into()], true));
-        assert_eq!(filtered(&["END", "é!"], &["x é", "y"]), (vec!["x ".into(), "éy".into(), "".into()], false));
+        assert_eq!(
+            filtered(&["###"], &["a#", "#b", "##", "#c"]),
+            (vec!["a".into(), "##b".into(), "".into(), "".into()], true)
+        );
+        assert_eq!(
+            filtered(&["END", "é!"], &["x é", "y"]),
+            (vec!["x ".into(), "éy".into(), "".into()], false)
+        );
         assert_eq!(filtered(&[], &["a", "b"]), (vec!["a".into(), "b".into(), "".into()], false));
         assert_eq!(filtered(&["bc", "abc"], &["abc"]), (vec!["".into()], true));
     }

@@ -74,7 +74,10 @@ impl Sampler {
         self.candidates.retain(|(_, logit)| logit.is_finite() || *logit == f32::INFINITY);
         let greatest = self.candidates.iter().copied().reduce(|a, b| if b.1 > a.1 { b } else { a });
         let Some((best, max)) = greatest else {
-            return Err(Error::invalid("sampling", "no logit is a number; the model's weights or adapter are broken"));
+            return Err(Error::invalid(
+                "sampling",
+                "no logit is a number; the model's weights or adapter are broken",
+            ));
         };
         if self.options.temperature == 0.0 || max == f32::INFINITY {
             return Ok(best);
@@ -164,7 +167,10 @@ mod tests {
             let p = weight / weights.iter().sum::<f64>();
             let share = found.iter().filter(|&&t| t == id as u32).count() as f64 / count as f64;
             // Five standard deviations of a binomial share.
-            assert!((share - p).abs() < 5.0 * (p * (1.0 - p) / count as f64).sqrt(), "token {id}: {share} for {p}");
+            assert!(
+                (share - p).abs() < 5.0 * (p * (1.0 - p) / count as f64).sqrt(),
+                "token {id}: {share} for {p}"
+            );
         }
     }
 
@@ -200,10 +206,15 @@ mod tests {
         let options = SamplingOptions { temperature: 1.0, seed: 3, ..SamplingOptions::default() };
         let logits: Vec<f32> = (0..50).map(|i| (i % 7) as f32 / 3.0).collect();
         assert_eq!(draws(options.clone(), &logits, 20), draws(options.clone(), &logits, 20));
-        assert_ne!(draws(options.clone(), &logits, 20), draws(SamplingOptions { seed: 4, ..options }, &logits, 20));
+        assert_ne!(
+            draws(options.clone(), &logits, 20),
+            draws(SamplingOptions { seed: 4, ..options }, &logits, 20)
+        );
         let mut sampler = Sampler::new(SamplingOptions::default()).unwrap();
         assert!(sampler.sample(&[f32::NAN, f32::NEG_INFINITY], &[]).is_err());
         assert!(Sampler::new(SamplingOptions { top_p: 0.0, ..SamplingOptions::default() }).is_err());
-        assert!(Sampler::new(SamplingOptions { temperature: f32::NAN, ..SamplingOptions::default() }).is_err());
+        assert!(
+            Sampler::new(SamplingOptions { temperature: f32::NAN, ..SamplingOptions::default() }).is_err()
+        );
     }
 }

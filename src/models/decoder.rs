@@ -152,7 +152,8 @@ impl Decoder {
                 start += rows;
             }
             let names: Vec<&str> = modules.iter().map(|(path, _, _)| path.as_str()).collect();
-            let weight = Parameter::new(names.join("+"), TensorSpec::new(dtype, [total, columns]), false, buffer, 0)?;
+            let weight =
+                Parameter::new(names.join("+"), TensorSpec::new(dtype, [total, columns]), false, buffer, 0)?;
             Ok(Joined { weight, parts })
         };
         let embedding = matrix("model.embed_tokens.weight", config.vocab, hidden)?;
@@ -190,8 +191,11 @@ impl Decoder {
             });
         }
         let norm = vector("model.norm.weight", hidden)?;
-        let head =
-            if config.tie_embeddings { embedding.clone() } else { matrix("lm_head.weight", config.vocab, hidden)? };
+        let head = if config.tie_embeddings {
+            embedding.clone()
+        } else {
+            matrix("lm_head.weight", config.vocab, hidden)?
+        };
         let (cos, sin) = config.rope_tables(config.context);
         let table = |name: &str, values: Vec<f32>| {
             let tensor = HostTensor::from_slice(&values, [config.context, head_dim / 2])?;
@@ -215,7 +219,8 @@ impl Decoder {
     /// Bytes of all parameters.
     pub fn bytes(&self) -> usize {
         let layers = self.layers.iter().map(|layer| {
-            [&layer.qkv, &layer.output, &layer.gate_up, &layer.down].map(|joined| joined.weight.spec().bytes())
+            [&layer.qkv, &layer.output, &layer.gate_up, &layer.down]
+                .map(|joined| joined.weight.spec().bytes())
         });
         let head = if self.config.tie_embeddings { 0 } else { self.head.spec().bytes() };
         self.embedding.spec().bytes() + head + layers.flatten().sum::<usize>()
@@ -246,8 +251,9 @@ impl Decoder {
     /// The weight of a linear layer, in f32 `[out, in]`.
     pub fn linear_weight(&self, path: &str) -> Option<Result<HostTensor>> {
         let all = self.layers.iter().flat_map(|l| [&l.qkv, &l.output, &l.gate_up, &l.down]);
-        let (joined, part) =
-            all.flat_map(|joined| joined.parts.iter().map(move |part| (joined, part))).find(|(_, p)| p.path == path)?;
+        let (joined, part) = all
+            .flat_map(|joined| joined.parts.iter().map(move |part| (joined, part)))
+            .find(|(_, p)| p.path == path)?;
         let spec = joined.weight.spec();
         let columns = spec.shape[1];
         let mut tensor = HostTensor::zeros(TensorSpec::new(spec.dtype, [part.rows, columns]));

@@ -5,8 +5,8 @@
 
 mod chat_template;
 mod config;
-mod decoder;
 mod convert;
+mod decoder;
 mod files;
 mod gguf;
 mod gguf_tokenizer;

@@ -94,7 +94,10 @@ impl Operation for Attention {
 
     fn gradient(&self, cx: &mut Backward<'_>) -> Result<Vec<Option<Value>>> {
         if cx.upstream[1].is_some() {
-            return Err(Error::invalid("attention", "the log-sum-exp is for the backward pass and has no gradient of its own"));
+            return Err(Error::invalid(
+                "attention",
+                "the log-sum-exp is for the backward pass and has no gradient of its own",
+            ));
         }
         let mut gradients = vec![None; cx.inputs.len()];
         let Some(dout) = cx.upstream[0] else { return Ok(gradients) };

@@ -105,7 +105,10 @@ impl Operation for Lora {
 
     fn gradient(&self, cx: &mut Backward<'_>) -> Result<Vec<Option<Value>>> {
         if cx.upstream[1].is_some() {
-            return Err(Error::invalid("lora", "the h is for the backward pass and has no gradient of its own"));
+            return Err(Error::invalid(
+                "lora",
+                "the h is for the backward pass and has no gradient of its own",
+            ));
         }
         let mut gradients = vec![None; cx.inputs.len()];
         let Some(dy) = cx.upstream[0] else { return Ok(gradients) };

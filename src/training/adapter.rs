@@ -105,8 +105,14 @@ impl Adapter {
     pub fn on(&self, device: &Device) -> Result<AdapterParameters> {
         let mut parameters = AdapterParameters::default();
         for module in &self.modules {
-            let place = |part: &str, value| device.parameter(format!("{}.lora_{part}", module.path), value, false);
-            parameters.insert(module.path.clone(), place("A", &module.a)?, place("B", &module.b)?, module.scale as f32);
+            let place =
+                |part: &str, value| device.parameter(format!("{}.lora_{part}", module.path), value, false);
+            parameters.insert(
+                module.path.clone(),
+                place("A", &module.a)?,
+                place("B", &module.b)?,
+                module.scale as f32,
+            );
         }
         Ok(parameters)
     }
@@ -134,7 +140,8 @@ impl Adapter {
         let exclude = if config.exclude.is_empty() { Value::Null } else { json!(config.exclude) };
         // PEFT writes whole alphas as integers.
         let number = |x: f64| if x.fract() == 0.0 { json!(x as i64) } else { json!(x) };
-        let alphas: Map<String, Value> = config.alpha_pattern.iter().map(|(k, v)| (k.clone(), number(*v))).collect();
+        let alphas: Map<String, Value> =
+            config.alpha_pattern.iter().map(|(k, v)| (k.clone(), number(*v))).collect();
         // The shortest decimal that is this f32, not that of its f64 neighbour.
         let dropout: f64 = config.dropout.to_string().parse().unwrap_or(0.0);
         json!({
@@ -166,8 +173,11 @@ impl Adapter {
 
     /// The last parts of the modules' paths, once each.
     fn module_names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> =
-            self.modules.iter().map(|module| module.path.rsplit('.').next().unwrap_or(&module.path)).collect();
+        let mut names: Vec<&str> = self
+            .modules
+            .iter()
+            .map(|module| module.path.rsplit('.').next().unwrap_or(&module.path))
+            .collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -290,11 +300,19 @@ fn pairs(path: &Path, config: &LoraConfig) -> Result<Vec<AdapterModule>> {
             return Err(Error::file_at(path, name, message));
         };
         if tensor.shape().rank() != 2 || !tensor.dtype().is_float() {
-            return Err(Error::file_at(path, name, format!("is {}, must be a matrix of real numbers", tensor.spec())));
+            return Err(Error::file_at(
+                path,
+                name,
+                format!("is {}, must be a matrix of real numbers", tensor.spec()),
+            ));
         }
         let tensor = tensor.cast(DType::F32);
         if let Some(at) = tensor.as_slice::<f32>()?.iter().position(|x| !x.is_finite()) {
-            return Err(Error::file_at(path, name, format!("element {at} is not a finite number; the file is damaged")));
+            return Err(Error::file_at(
+                path,
+                name,
+                format!("element {at} is not a finite number; the file is damaged"),
+            ));
         }
         found.entry(module).or_default()[index] = Some(tensor);
     }
@@ -306,7 +324,11 @@ fn pairs(path: &Path, config: &LoraConfig) -> Result<Vec<AdapterModule>> {
         .map(|(module, [a, b])| {
             let (Some(a), Some(b)) = (a, b) else {
                 let missing = if a.is_none() { "lora_A" } else { "lora_B" };
-                return Err(Error::file_at(path, module.as_str(), format!("has no {missing}; the file is incomplete")));
+                return Err(Error::file_at(
+                    path,
+                    module.as_str(),
+                    format!("has no {missing}; the file is incomplete"),
+                ));
             };
             if a.shape()[0] != b.shape()[1] {
                 let message = format!("A is {} and B is {}: their ranks differ", a.spec(), b.spec());
@@ -317,7 +339,8 @@ fn pairs(path: &Path, config: &LoraConfig) -> Result<Vec<AdapterModule>> {
         })
         .collect::<Result<_>>()?;
     // Ranks and alphas by the configuration's patterns; which modules there are, the file says.
-    let everything = LoraConfig { targets: Targets::AllLinear, layers: None, exclude: Vec::new(), ..config.clone() };
+    let everything =
+        LoraConfig { targets: Targets::AllLinear, layers: None, exclude: Vec::new(), ..config.clone() };
     let resolved = everything.resolve(&modules)?;
     found
         .into_iter()
@@ -383,13 +406,19 @@ mod tests {
         assert_eq!(loaded.base_model.as_deref(), Some("a/b"));
         let pairs: Vec<(&str, usize, f64)> =
             loaded.modules.iter().map(|m| (m.path.as_str(), m.a.shape()[0], m.scale)).collect();
-        assert_eq!(pairs, [("model.layers.0.mlp.down_proj", 2, 4.0), ("model.layers.0.self_attn.q_proj", 4, 2.0)]);
+        assert_eq!(
+            pairs,
+            [("model.layers.0.mlp.down_proj", 2, 4.0), ("model.layers.0.self_attn.q_proj", 4, 2.0)]
+        );
         assert_eq!(loaded.modules[1].b.bytes(), adapter().modules[1].b.bytes());
         loaded.save(two.path()).unwrap();
         let bytes = |folder: &tempfile::TempDir, file: &str| std::fs::read(folder.path().join(file)).unwrap();
         assert_eq!(bytes(&one, TENSOR_FILE), bytes(&two, TENSOR_FILE));
         let config = String::from_utf8(bytes(&one, CONFIG_FILE)).unwrap();
-        assert!(config.contains("\"lora_dropout\": 0.1,") && config.contains("\"lora_alpha\": 8,"), "{config}");
+        assert!(
+            config.contains("\"lora_dropout\": 0.1,") && config.contains("\"lora_alpha\": 8,"),
+            "{config}"
+        );
     }
 
     #[test]
@@ -424,7 +453,9 @@ mod tests {
         broken[0].1 = HostTensor::from_slice(&[f32::NAN; 12], [2, 6]).unwrap();
         assert!(reload(&broken).contains("element 0 is not a finite number"));
         std::fs::write(&path, &std::fs::read(&path).unwrap()[..100]).unwrap();
-        assert!(Adapter::load(folder.path()).unwrap_err().to_string().contains("no complete safetensors file"));
+        assert!(
+            Adapter::load(folder.path()).unwrap_err().to_string().contains("no complete safetensors file")
+        );
         std::fs::remove_file(&path).unwrap();
         assert!(Adapter::load(folder.path()).unwrap_err().to_string().contains("is no adapter folder"));
     }
@@ -439,7 +470,8 @@ mod tests {
             is_head: false,
         };
         adapter().check(&[linear("mlp.down_proj", 10), linear("self_attn.q_proj", 10)]).unwrap();
-        let error = adapter().check(&[linear("mlp.down_proj", 10), linear("self_attn.q_proj", 12)]).unwrap_err();
+        let error =
+            adapter().check(&[linear("mlp.down_proj", 10), linear("self_attn.q_proj", 12)]).unwrap_err();
         assert!(error.to_string().contains("is for a layer of 10 x 6, the model's has 12 x 6"));
         let error = adapter().check(&[linear("mlp.down_proj", 10)]).unwrap_err().to_string();
         assert!(error.contains("q_proj: is no linear layer of this model"), "{error}");

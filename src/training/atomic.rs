@@ -13,7 +13,8 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         _ => Path::new("."),
     };
     let failed = |source| Error::io(path, "write", source);
-    let mut file = tempfile::Builder::new().prefix(".writing-").suffix(".tmp").tempfile_in(folder).map_err(failed)?;
+    let mut file =
+        tempfile::Builder::new().prefix(".writing-").suffix(".tmp").tempfile_in(folder).map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     #[cfg(unix)]
@@ -30,7 +31,9 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     // Only Unix can open a folder to sync it.
     if cfg!(unix) {
-        File::open(folder).and_then(|file| file.sync_all()).map_err(|source| Error::io(folder, "write", source))?;
+        File::open(folder)
+            .and_then(|file| file.sync_all())
+            .map_err(|source| Error::io(folder, "write", source))?;
     }
     Ok(())
 }

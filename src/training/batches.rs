@@ -67,30 +67,25 @@ impl Batch {
     }
 }
 
-/// Makes batches.
-pub struct Batches;
+/// The batches of one pass over the data, in an order that depends on the seed and the epoch only. Examples of similar
+/// length go together, those of equal length in random order; then the batches are shuffled.
+pub fn shuffled(examples: &[Example], options: &BatchOptions, epoch: usize) -> Result<Vec<Batch>> {
+    check(options)?;
+    let mut random = Random { seed: options.seed, epoch: epoch as u32, draws: 0 };
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    random.shuffle(&mut order);
+    order.sort_by_key(|&index| examples[index].tokens.len());
+    let mut batches = grouped(examples, &order, options.batch_size);
+    random.shuffle(&mut batches);
+    Ok(batches)
+}
 
-impl Batches {
-    /// The batches of one pass over the data, in an order that depends on the seed and the epoch only. Examples of
-    /// similar length go together, those of equal length in random order; then the batches are shuffled.
-    pub fn new(examples: &[Example], options: &BatchOptions, epoch: usize) -> Result<Vec<Batch>> {
-        check(options)?;
-        let mut random = Random { seed: options.seed, epoch: epoch as u32, draws: 0 };
-        let mut order: Vec<usize> = (0..examples.len()).collect();
-        random.shuffle(&mut order);
-        order.sort_by_key(|&index| examples[index].tokens.len());
-        let mut batches = grouped(examples, &order, options.batch_size);
-        random.shuffle(&mut batches);
-        Ok(batches)
-    }
-
-    /// Batches by length, the same every time.
-    pub fn in_order(examples: &[Example], options: &BatchOptions) -> Result<Vec<Batch>> {
-        check(options)?;
-        let mut order: Vec<usize> = (0..examples.len()).collect();
-        order.sort_by_key(|&index| examples[index].tokens.len());
-        Ok(grouped(examples, &order, options.batch_size))
-    }
+/// Batches by length, the same every time.
+pub fn in_order(examples: &[Example], options: &BatchOptions) -> Result<Vec<Batch>> {
+    check(options)?;
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|&index| examples[index].tokens.len());
+    Ok(grouped(examples, &order, options.batch_size))
 }
 
 fn check(options: &BatchOptions) -> Result<()> {
@@ -101,7 +96,8 @@ fn check(options: &BatchOptions) -> Result<()> {
 }
 
 fn grouped(examples: &[Example], order: &[usize], size: usize) -> Vec<Batch> {
-    let batch = |indices: &[usize]| Batch::new(&indices.iter().map(|&index| &examples[index]).collect::<Vec<_>>());
+    let batch =
+        |indices: &[usize]| Batch::new(&indices.iter().map(|&index| &examples[index]).collect::<Vec<_>>());
     order.chunks(size).map(batch).collect()
 }
 
@@ -140,7 +136,7 @@ mod tests {
     #[test]
     fn positions_point_at_trained_tokens_and_never_at_padding() {
         let examples = [example(4, 10), example(6, 100)];
-        let batch = &Batches::in_order(&examples, &options(2, 0)).unwrap()[0];
+        let batch = &in_order(&examples, &options(2, 0)).unwrap()[0];
         assert_eq!((batch.rows, batch.length, batch.real_tokens, batch.padded_tokens()), (2, 32, 10, 64));
         assert_eq!(batch.ids[..5], [10, 11, 12, 13, 0]);
         // Tokens 2 and 3 of the first row, 3 to 5 of the second, each predicted from the position before it.
@@ -151,9 +147,10 @@ mod tests {
     #[test]
     fn every_example_comes_once_an_epoch_in_a_repeatable_order() {
         let examples: Vec<Example> = (0..50).map(|i| example(2 + i * 7 % 90, 1000 * i as u32)).collect();
-        let epoch = |seed, epoch| Batches::new(&examples, &options(4, seed), epoch).unwrap();
+        let epoch = |seed, epoch| shuffled(&examples, &options(4, seed), epoch).unwrap();
         let firsts = |batches: &[Batch]| -> Vec<u32> {
-            let rows = |batch: &Batch| (0..batch.rows).map(|row| batch.ids[row * batch.length]).collect::<Vec<_>>();
+            let rows =
+                |batch: &Batch| (0..batch.rows).map(|row| batch.ids[row * batch.length]).collect::<Vec<_>>();
             batches.iter().flat_map(rows).collect()
         };
         let one = epoch(1, 0);
@@ -167,6 +164,6 @@ mod tests {
         let total: usize = one.iter().map(Batch::padded_tokens).sum();
         // Lengths are uniform to 90: padding to a multiple of 32 wastes about 16 of 62 tokens a row, not 60.
         assert!((waste as f64) < 0.35 * total as f64, "{waste} of {total}");
-        assert!(Batches::new(&examples, &options(0, 0), 0).is_err());
+        assert!(shuffled(&examples, &options(0, 0), 0).is_err());
     }
 }

@@ -92,7 +92,9 @@ pub fn fingerprint(description: &str) -> String {
 }
 
 fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -123,7 +125,8 @@ pub fn save(
     let text = serde_json::to_vec_pretty(state).map_err(|error| Error::file(inside, error.to_string()))?;
     atomic::write(&inside.join(STATE), &text)?;
     let manifest = manifest(inside)?;
-    let text = serde_json::to_vec_pretty(&manifest).map_err(|error| Error::file(inside, error.to_string()))?;
+    let text =
+        serde_json::to_vec_pretty(&manifest).map_err(|error| Error::file(inside, error.to_string()))?;
     atomic::write(&inside.join(MANIFEST), &text)?;
     if path.exists() {
         std::fs::remove_dir_all(&path).map_err(|source| failed(&path, source))?;
@@ -152,7 +155,9 @@ fn manifest(folder: &Path) -> Result<Manifest> {
 
 /// Whether a folder is a checkpoint whose files are all as they were written.
 fn is_complete(path: &Path) -> bool {
-    let written = std::fs::read(path.join(MANIFEST)).ok().and_then(|text| serde_json::from_slice::<Manifest>(&text).ok());
+    let written = std::fs::read(path.join(MANIFEST))
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Manifest>(&text).ok());
     written.is_some_and(|written| manifest(path).is_ok_and(|found| found == written))
 }
 
@@ -183,7 +188,10 @@ pub fn latest(out: &Path) -> Result<Option<PathBuf>> {
 /// Reads a checkpoint: the adapter, the optimizer's state, the trainer's state.
 pub fn load(path: &Path) -> Result<(Adapter, Vec<(String, HostTensor)>, TrainerState)> {
     if !is_complete(path) {
-        return Err(Error::file(path, "is no complete checkpoint: a file is missing or damaged; use an older one"));
+        return Err(Error::file(
+            path,
+            "is no complete checkpoint: a file is missing or damaged; use an older one",
+        ));
     }
     let adapter = Adapter::load(path)?;
     let optimizer = read_tensors(&path.join(OPTIMIZER))?;
@@ -196,7 +204,8 @@ pub fn load(path: &Path) -> Result<(Adapter, Vec<(String, HostTensor)>, TrainerS
 
 /// Removes all but the newest `keep` checkpoints, and what an interrupted run left half written.
 pub fn prune(out: &Path, keep: usize) -> Result<()> {
-    let removed = |path: &Path| std::fs::remove_dir_all(path).map_err(|source| Error::io(path, "remove", source));
+    let removed =
+        |path: &Path| std::fs::remove_dir_all(path).map_err(|source| Error::io(path, "remove", source));
     for path in candidates(out)?.iter().skip(keep) {
         removed(path)?;
     }
@@ -217,8 +226,15 @@ mod tests {
     use super::*;
 
     fn parts(step: usize) -> (Adapter, Vec<(String, HostTensor)>, TrainerState) {
-        let tensor = |value: f32, shape: [usize; 2]| HostTensor::from_slice(&vec![value; shape[0] * shape[1]], shape).unwrap();
-        let module = AdapterModule { path: "m.q".into(), a: tensor(0.5, [8, 3]), b: tensor(step as f32, [4, 8]), scale: 2.0 };
+        let tensor = |value: f32, shape: [usize; 2]| {
+            HostTensor::from_slice(&vec![value; shape[0] * shape[1]], shape).unwrap()
+        };
+        let module = AdapterModule {
+            path: "m.q".into(),
+            a: tensor(0.5, [8, 3]),
+            b: tensor(step as f32, [4, 8]),
+            scale: 2.0,
+        };
         let adapter = Adapter { config: LoraConfig::default(), base_model: None, modules: vec![module] };
         let state = TrainerState { step, best_loss: Some(1.0 / 3.0), ..TrainerState::new(7) };
         (adapter, vec![("m.q.lora_A.exp_avg".into(), tensor(1e-20, [8, 3]))], state)

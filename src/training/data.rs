@@ -65,7 +65,12 @@ pub trait Encoder {
     /// The tokens of a text; `special` adds those that begin and end a sequence.
     fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>>;
     /// The text of a conversation; `None` if the model has no chat template.
-    fn render(&self, messages: &[Value], tools: Option<&Value>, generation_prompt: bool) -> Result<Option<String>>;
+    fn render(
+        &self,
+        messages: &[Value],
+        tools: Option<&Value>,
+        generation_prompt: bool,
+    ) -> Result<Option<String>>;
     /// The token that ends a text.
     fn eos(&self) -> Option<u32>;
 }
@@ -75,8 +80,16 @@ impl Encoder for ModelFiles {
         self.tokenizer.encode(text, special)
     }
 
-    fn render(&self, messages: &[Value], tools: Option<&Value>, generation_prompt: bool) -> Result<Option<String>> {
-        self.chat_template.as_ref().map(|template| template.render(messages, tools, generation_prompt)).transpose()
+    fn render(
+        &self,
+        messages: &[Value],
+        tools: Option<&Value>,
+        generation_prompt: bool,
+    ) -> Result<Option<String>> {
+        self.chat_template
+            .as_ref()
+            .map(|template| template.render(messages, tools, generation_prompt))
+            .transpose()
     }
 
     fn eos(&self) -> Option<u32> {
@@ -100,7 +113,10 @@ impl DataSet {
     pub fn open(folder: &Path) -> Result<Self> {
         let file = |name: &str| Some(folder.join(name)).filter(|path| path.exists());
         let Some(train) = file("train.jsonl") else {
-            return Err(Error::file(folder, "holds no train.jsonl; a data set is a folder with train.jsonl, valid.jsonl and test.jsonl"));
+            return Err(Error::file(
+                folder,
+                "holds no train.jsonl; a data set is a folder with train.jsonl, valid.jsonl and test.jsonl",
+            ));
         };
         Ok(Self { train, valid: file("valid.jsonl"), test: file("test.jsonl") })
     }
@@ -113,7 +129,8 @@ pub fn read_jsonl(path: &Path) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
         let wrong = |message: String| Error::file_at(path, format!("line {}", index + 1), message);
-        let line = std::str::from_utf8(line).map_err(|_| wrong("is not UTF-8 text; save the file as UTF-8".into()))?;
+        let line = std::str::from_utf8(line)
+            .map_err(|_| wrong("is not UTF-8 text; save the file as UTF-8".into()))?;
         if !line.trim().is_empty() {
             records.push(record(line).map_err(wrong)?);
         }
@@ -138,7 +155,8 @@ pub fn read_text(path: &Path) -> Result<Record> {
 
 /// One line, or what is wrong with it.
 fn record(line: &str) -> std::result::Result<Record, String> {
-    const EXPECTED: &str = "expected {\"messages\": […]}, {\"prompt\": …, \"completion\": …} or {\"text\": …}";
+    const EXPECTED: &str =
+        "expected {\"messages\": […]}, {\"prompt\": …, \"completion\": …} or {\"text\": …}";
     let value: Value = serde_json::from_str(line).map_err(|error| {
         format!("is no JSON object: {} at column {}; {EXPECTED}", cause(&error), error.column())
     })?;
@@ -170,7 +188,8 @@ fn record(line: &str) -> std::result::Result<Record, String> {
     if value.get("text").is_some() {
         return Ok(Record::Text(text("text")?));
     }
-    let keys: Vec<&str> = value.as_object().into_iter().flat_map(|map| map.keys().map(String::as_str)).collect();
+    let keys: Vec<&str> =
+        value.as_object().into_iter().flat_map(|map| map.keys().map(String::as_str)).collect();
     Err(format!("has the keys [{}]; {EXPECTED}", keys.join(", ")))
 }
 
@@ -220,7 +239,10 @@ pub fn examples(
         }
     }
     if result.examples.is_empty() {
-        let message = format!("none of {} examples has a token to train within {max_length}; raise the length", records.len());
+        let message = format!(
+            "none of {} examples has a token to train within {max_length}; raise the length",
+            records.len()
+        );
         return Err(Error::file(path, message));
     }
     Ok(result)
@@ -236,8 +258,10 @@ fn example(record: &Record, encoder: &dyn Encoder, train_on: TrainOn) -> Result<
             Example { supervised: vec![true; tokens.len()], tokens }
         }
         Record::Completion { prompt, completion } => {
-            let messages =
-                [json!({"role": "user", "content": prompt}), json!({"role": "assistant", "content": completion})];
+            let messages = [
+                json!({"role": "user", "content": prompt}),
+                json!({"role": "assistant", "content": completion}),
+            ];
             match chat(&messages, None, encoder)? {
                 Some(example) => example,
                 None => {
@@ -248,7 +272,10 @@ fn example(record: &Record, encoder: &dyn Encoder, train_on: TrainOn) -> Result<
                     let given = tokens.len();
                     tokens.extend(encoder.encode(completion, false)?);
                     tokens.extend(encoder.eos());
-                    Example { supervised: (0..tokens.len()).map(|position| position >= given).collect(), tokens }
+                    Example {
+                        supervised: (0..tokens.len()).map(|position| position >= given).collect(),
+                        tokens,
+                    }
                 }
             }
         }
@@ -277,7 +304,9 @@ fn chat(messages: &[Value], tools: Option<&Value>, encoder: &dyn Encoder) -> Res
             continue;
         }
         let rendered = |count: usize, prompt: bool| encoder.render(&messages[..count], tools, prompt);
-        let (Some(before), Some(after)) = (rendered(index, true)?, rendered(index + 1, false)?) else { return Ok(None) };
+        let (Some(before), Some(after)) = (rendered(index, true)?, rendered(index + 1, false)?) else {
+            return Ok(None);
+        };
         if !after.starts_with(&before) || !whole.starts_with(&after) {
             let message = "the model's chat template changes earlier turns when later ones follow, so the assistant's turns \
                            cannot be told apart; train with --train-on all or with one turn an example";
@@ -325,7 +354,9 @@ mod tests {
         }
 
         fn render(&self, messages: &[Value], _tools: Option<&Value>, prompt: bool) -> Result<Option<String>> {
-            let turn = |m: &Value| format!("<{}>{}<end>\n", m["role"].as_str().unwrap(), m["content"].as_str().unwrap());
+            let turn = |m: &Value| {
+                format!("<{}>{}<end>\n", m["role"].as_str().unwrap(), m["content"].as_str().unwrap())
+            };
             let mut text: String = messages.iter().map(turn).collect();
             if prompt {
                 text.push_str("<assistant>");
@@ -372,10 +403,15 @@ mod tests {
             assert!(error.contains("(line 17)"), "{error}");
             error
         };
-        assert!(error("{\"text\": \"a\"").contains("is no JSON object: EOF while parsing an object at column 12"));
+        assert!(
+            error("{\"text\": \"a\"").contains("is no JSON object: EOF while parsing an object at column 12")
+        );
         assert!(error("[1]").contains("is a list"));
         assert!(error("{\"text\": 5}").contains("'text' is a number, must be a text"));
-        assert!(error("{\"instruction\": \"x\", \"output\": \"y\"}").contains("has the keys [instruction, output]"));
+        assert!(
+            error("{\"instruction\": \"x\", \"output\": \"y\"}")
+                .contains("has the keys [instruction, output]")
+        );
         assert!(error("{\"messages\": []}").contains("at least one message"));
         assert!(error("{\"messages\": [{\"content\": \"x\"}]}").contains("message 1 has no 'role'"));
         assert!(read("\n\n").unwrap_err().to_string().contains("holds no examples"));
@@ -389,17 +425,22 @@ mod tests {
         assert_eq!(one(pair(), false, TrainOn::Completion).tokens[0], 1);
         assert_eq!(trained(&one(pair(), true, TrainOn::All)), "hi#\n#yo#\n");
         let turn = |role: &str, content: &str| json!({"role": role, "content": content});
-        let messages = vec![turn("user", "a"), turn("assistant", "b"), turn("user", "c"), turn("assistant", "d")];
+        let messages =
+            vec![turn("user", "a"), turn("assistant", "b"), turn("user", "c"), turn("assistant", "d")];
         let chat = || Record::Chat { messages: messages.clone(), tools: None };
         assert_eq!(trained(&one(chat(), true, TrainOn::Completion)), "b#d#");
         assert_eq!(trained(&one(Record::Text("abc".into()), true, TrainOn::Completion)), "abc\u{2}");
-        let error = examples(&[chat()], &Bytes { template: false }, TrainOn::All, 99, Path::new("x")).unwrap_err();
+        let error =
+            examples(&[chat()], &Bytes { template: false }, TrainOn::All, 99, Path::new("x")).unwrap_err();
         assert!(error.to_string().contains("(example 1): chat: the model has no chat template"));
     }
 
     #[test]
     fn long_examples_are_cut_and_those_without_a_trained_token_are_left_out() {
-        let pair = |prompt: &str, completion: &str| Record::Completion { prompt: prompt.into(), completion: completion.into() };
+        let pair = |prompt: &str, completion: &str| Record::Completion {
+            prompt: prompt.into(),
+            completion: completion.into(),
+        };
         let records = [pair("a", "bcdef"), pair("abcdefgh", "x"), pair("a", "b")];
         let encoder = Bytes { template: false };
         let result = examples(&records, &encoder, TrainOn::Completion, 5, Path::new("x")).unwrap();

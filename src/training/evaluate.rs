@@ -1,10 +1,11 @@
 //! Loss over data, and the logits behind it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::batches::{Batch, BatchOptions, Batches};
+use super::batches::{self, Batch, BatchOptions};
 use super::data::Example;
 use super::tensors::write_tensors;
 use super::trainer::{batch_inputs, record_loss, supervised_bucket};
@@ -41,7 +42,7 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let none = AdapterParameters::default();
     let adapter = adapter.unwrap_or(&none);
-    let batches = Batches::in_order(examples, options)?;
+    let batches = batches::in_order(examples, options)?;
     let mut programs: HashMap<(usize, usize, usize), Program> = HashMap::new();
     let (mut loss, mut tokens) = (0.0, 0);
     for (index, batch) in batches.iter().enumerate() {
@@ -51,12 +52,15 @@ pub fn evaluate(
         }
         progress(index, batches.len());
         let key = (batch.rows, batch.length, supervised_bucket(batch.supervised.len()));
-        if !programs.contains_key(&key) {
-            let (graph, output) = record_loss(model, adapter, key.0, key.1, key.2, false, 0.0, false)?;
-            programs.insert(key, model.device().compile(&graph, &[output], &[])?);
-        }
+        let program = match programs.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let (graph, output) = record_loss(model, adapter, key.0, key.1, key.2, false, 0.0, false)?;
+                new.insert(model.device().compile(&graph, &[output], &[])?)
+            }
+        };
         let inputs = batch_inputs(batch)?;
-        let outputs = programs[&key].run(&inputs.iter().collect::<Vec<_>>())?;
+        let outputs = program.run(&inputs.iter().collect::<Vec<_>>())?;
         loss += f64::from(outputs[0].as_slice::<f32>()?[0]);
         tokens += batch.supervised.len();
     }
@@ -84,7 +88,7 @@ pub fn write_logits(
     let vocab = model.config().vocab;
     let (mut logits, mut targets, mut ids) = (Vec::new(), Vec::new(), Vec::new());
     for example in examples {
-        let batches = Batches::in_order(std::slice::from_ref(example), options)?;
+        let batches = batches::in_order(std::slice::from_ref(example), options)?;
         let found = logits_of(model, adapter, &batches[0])?;
         logits.extend_from_slice(&found.as_slice::<f32>()?[..batches[0].targets.len() * vocab]);
         targets.extend_from_slice(&batches[0].targets);
@@ -116,7 +120,10 @@ fn logits_of(model: &Decoder, adapter: Option<&AdapterParameters>, batch: &Batch
 /// of the one before, so that every token but the first is evaluated once.
 pub fn windows(tokens: &[u32], length: usize) -> Result<Vec<Example>> {
     if length < 2 || tokens.len() < 2 {
-        return Err(Error::invalid("evaluation", "needs a text of at least two tokens and a length of 2 or more"));
+        return Err(Error::invalid(
+            "evaluation",
+            "needs a text of at least two tokens and a length of 2 or more",
+        ));
     }
     let starts = (0..tokens.len() - 1).step_by(length - 1);
     Ok(starts

@@ -83,11 +83,17 @@ impl LoraConfig {
     pub fn validate(&self) -> Result<()> {
         let ranks = std::iter::once(&self.rank).chain(self.rank_pattern.values());
         if ranks.into_iter().any(|&rank| rank == 0) {
-            return Err(Error::invalid("LoRA rank", "is 0, which adapts nothing; use 1 or more, usually 4 to 64"));
+            return Err(Error::invalid(
+                "LoRA rank",
+                "is 0, which adapts nothing; use 1 or more, usually 4 to 64",
+            ));
         }
         let alphas = std::iter::once(&self.alpha).chain(self.alpha_pattern.values());
         if let Some(alpha) = alphas.into_iter().find(|alpha| !(alpha.is_finite() && **alpha > 0.0)) {
-            return Err(Error::invalid("LoRA alpha", format!("is {alpha}, must be above 0; usually 1 to 2 times the rank")));
+            return Err(Error::invalid(
+                "LoRA alpha",
+                format!("is {alpha}, must be above 0; usually 1 to 2 times the rank"),
+            ));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::invalid("LoRA dropout", format!("is {}, must be in [0, 1)", self.dropout)));
@@ -101,7 +107,10 @@ impl LoraConfig {
         let layers_exist = |layer: &usize| modules.iter().any(|module| module.layer == Some(*layer));
         if let Some(missing) = self.layers.iter().flatten().find(|layer| !layers_exist(layer)) {
             let count = modules.iter().filter_map(|m| m.layer).max().map_or(0, |last| last + 1);
-            return Err(Error::invalid("LoRA layers", format!("layer {missing} does not exist; there are 0 to {}", count.saturating_sub(1))));
+            return Err(Error::invalid(
+                "LoRA layers",
+                format!("layer {missing} does not exist; there are 0 to {}", count.saturating_sub(1)),
+            ));
         }
         let mut resolved = Vec::new();
         for module in targeted {
@@ -125,7 +134,10 @@ impl LoraConfig {
             });
         }
         if resolved.is_empty() {
-            return Err(Error::invalid("LoRA targets", "nothing is left after layers and exclusions; loosen them"));
+            return Err(Error::invalid(
+                "LoRA targets",
+                "nothing is left after layers and exclusions; loosen them",
+            ));
         }
         Ok(resolved)
     }
@@ -134,12 +146,19 @@ impl LoraConfig {
         let found: Vec<&LinearModule> = match &self.targets {
             Targets::AllLinear => modules.iter().filter(|module| !module.is_head).collect(),
             Targets::List(names) => {
-                let unknown = names.iter().find(|name| !modules.iter().any(|module| ends_with(&module.path, name)));
+                let unknown =
+                    names.iter().find(|name| !modules.iter().any(|module| ends_with(&module.path, name)));
                 if let Some(unknown) = unknown {
-                    let message = format!("'{unknown}' is no linear layer of this model; there are {}", names_of(modules));
+                    let message = format!(
+                        "'{unknown}' is no linear layer of this model; there are {}",
+                        names_of(modules)
+                    );
                     return Err(Error::invalid("LoRA targets", message));
                 }
-                modules.iter().filter(|module| names.iter().any(|name| ends_with(&module.path, name))).collect()
+                modules
+                    .iter()
+                    .filter(|module| names.iter().any(|name| ends_with(&module.path, name)))
+                    .collect()
             }
             Targets::Regex(expression) => {
                 let regex = compiled("LoRA targets", &format!("^(?:{expression})$"))?;
@@ -159,7 +178,8 @@ fn ends_with(path: &str, name: &str) -> bool {
 }
 
 fn compiled(what: &str, expression: &str) -> Result<Regex> {
-    Regex::new(expression).map_err(|error| Error::invalid(what, format!("'{expression}' is no regular expression: {error}")))
+    Regex::new(expression)
+        .map_err(|error| Error::invalid(what, format!("'{expression}' is no regular expression: {error}")))
 }
 
 /// The value of the first pattern that the end of the path matches.
@@ -189,11 +209,13 @@ fn names_of(modules: &[LinearModule]) -> String {
 /// arXiv:1502.01852; the values PEFT uses). The numbers depend on the seed and the module's path only.
 pub fn init_a(rank: usize, in_features: usize, seed: u64, path: &str) -> Vec<f32> {
     // FNV-1a, 64 bits.
-    let hash = path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = path
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let bound = 1.0 / (in_features as f64).sqrt();
     (0..rank * in_features)
         .map(|index| {
-            let counter = [(index / 4) as u32, (index / 4 >> 32) as u32, hash as u32, (hash >> 32) as u32];
+            let counter = [(index / 4) as u32, ((index / 4) >> 32) as u32, hash as u32, (hash >> 32) as u32];
             let word = philox(counter, [seed as u32, (seed >> 32) as u32])[index % 4];
             (bound * ((f64::from(word) + 0.5) / 2_147_483_648.0 - 1.0)) as f32
         })
@@ -208,9 +230,21 @@ mod tests {
         let names = ["self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"];
         let mut modules: Vec<LinearModule> = (0..3)
             .flat_map(|layer| names.map(|name| (layer, format!("model.layers.{layer}.{name}"))))
-            .map(|(layer, path)| LinearModule { path, in_features: 8, out_features: 4, layer: Some(layer), is_head: false })
+            .map(|(layer, path)| LinearModule {
+                path,
+                in_features: 8,
+                out_features: 4,
+                layer: Some(layer),
+                is_head: false,
+            })
             .collect();
-        let head = LinearModule { path: "lm_head".into(), in_features: 8, out_features: 99, layer: None, is_head: true };
+        let head = LinearModule {
+            path: "lm_head".into(),
+            in_features: 8,
+            out_features: 99,
+            layer: None,
+            is_head: true,
+        };
         modules.push(head);
         modules
     }
@@ -228,16 +262,28 @@ mod tests {
         assert_eq!(paths(&with(list(&["model.layers.1.self_attn.q_proj", "lm_head"]))).len(), 2);
         let even = with(Targets::Regex(r"model\.layers\.[02]\..*_proj".into()));
         assert_eq!(paths(&even).len(), 6);
-        let some = LoraConfig { layers: Some(vec![2]), exclude: vec!["down_proj".into()], ..LoraConfig::default() };
+        let some =
+            LoraConfig { layers: Some(vec![2]), exclude: vec!["down_proj".into()], ..LoraConfig::default() };
         assert_eq!(paths(&some), ["model.layers.2.self_attn.q_proj", "model.layers.2.self_attn.v_proj"]);
         let error = with(list(&["proj"])).resolve(&model()).unwrap_err().to_string();
         assert_eq!(
             error,
             "LoRA targets: 'proj' is no linear layer of this model; there are q_proj, v_proj, down_proj, lm_head"
         );
-        assert!(with(Targets::Regex("(".into())).resolve(&model()).unwrap_err().to_string().contains("regular expression"));
+        assert!(
+            with(Targets::Regex("(".into()))
+                .resolve(&model())
+                .unwrap_err()
+                .to_string()
+                .contains("regular expression")
+        );
         let far = LoraConfig { layers: Some(vec![7]), ..LoraConfig::default() };
-        assert!(far.resolve(&model()).unwrap_err().to_string().contains("layer 7 does not exist; there are 0 to 2"));
+        assert!(
+            far.resolve(&model())
+                .unwrap_err()
+                .to_string()
+                .contains("layer 7 does not exist; there are 0 to 2")
+        );
     }
 
     #[test]
@@ -245,7 +291,8 @@ mod tests {
         let config = LoraConfig {
             rank: 4,
             alpha: 8.0,
-            rank_pattern: [("down_proj".to_owned(), 16), (r"layers\.0\.self_attn\.q_proj".to_owned(), 2)].into(),
+            rank_pattern: [("down_proj".to_owned(), 16), (r"layers\.0\.self_attn\.q_proj".to_owned(), 2)]
+                .into(),
             alpha_pattern: [("v_proj".to_owned(), 2.0)].into(),
             rslora: true,
             ..LoraConfig::default()
@@ -259,7 +306,9 @@ mod tests {
     fn values_outside_their_ranges_are_refused() {
         let refused = |config: LoraConfig| config.validate().unwrap_err().to_string();
         assert!(refused(LoraConfig { rank: 0, ..LoraConfig::default() }).contains("LoRA rank: is 0"));
-        assert!(refused(LoraConfig { alpha: f64::NAN, ..LoraConfig::default() }).contains("LoRA alpha: is NaN"));
+        assert!(
+            refused(LoraConfig { alpha: f64::NAN, ..LoraConfig::default() }).contains("LoRA alpha: is NaN")
+        );
         assert!(refused(LoraConfig { dropout: 1.0, ..LoraConfig::default() }).contains("must be in [0, 1)"));
         LoraConfig::default().validate().unwrap();
     }

@@ -63,20 +63,26 @@ pub fn merge(
     for (index, name) in names.iter().enumerate() {
         progress(index as f64 / names.len() as f64);
         let Some(shape) = weights.shape(name).map(<[usize]>::to_vec) else { continue };
-        let module = adapter.modules.iter().find(|module| name.strip_suffix(".weight") == Some(module.path.as_str()));
+        let module =
+            adapter.modules.iter().find(|module| name.strip_suffix(".weight") == Some(module.path.as_str()));
         let Some(module) = module else {
             tensors.push((name.clone(), weights.load(name, &shape, dtype)?));
             continue;
         };
         let base = weights.load(name, &shape, DType::F32)?;
         if shape != [module.b.shape()[0], module.a.shape()[1]] {
-            return Err(Error::invalid(module.path.clone(), "has another shape in this model; the adapter belongs to another one"));
+            return Err(Error::invalid(
+                module.path.clone(),
+                "has another shape in this model; the adapter belongs to another one",
+            ));
         }
         let (sums, update) = merged(&base, module)?;
         let stored = HostTensor::from_slice(&sums, shape.as_slice())?.cast(dtype);
         let back = stored.cast(DType::F32);
         let (mut lost, mut norm) = (0.0, 0.0);
-        for ((&stored, &base), update) in back.as_slice::<f32>()?.iter().zip(base.as_slice::<f32>()?).zip(&update) {
+        for ((&stored, &base), update) in
+            back.as_slice::<f32>()?.iter().zip(base.as_slice::<f32>()?).zip(&update)
+        {
             lost += (f64::from(stored) - f64::from(base) - update).powi(2);
             norm += update * update;
         }
@@ -88,7 +94,10 @@ pub fn merge(
         tensors.push((name.clone(), stored));
     }
     if let Some(missing) = adapter.modules.iter().find(|module| !used.contains(&module.path)) {
-        return Err(Error::invalid(missing.path.clone(), "is not in this model; the adapter belongs to another one"));
+        return Err(Error::invalid(
+            missing.path.clone(),
+            "is not in this model; the adapter belongs to another one",
+        ));
     }
     report.modules = used.len();
     write_tensors(&out.join("model.safetensors"), &tensors)?;

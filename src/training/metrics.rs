@@ -58,7 +58,8 @@ impl Metrics {
             }
         }
         atomic::write(path, kept.as_bytes())?;
-        let file = OpenOptions::new().append(true).open(path).map_err(|source| Error::io(path, "write", source))?;
+        let file =
+            OpenOptions::new().append(true).open(path).map_err(|source| Error::io(path, "write", source))?;
         Ok(Self { path: path.to_owned(), file })
     }
 
@@ -77,8 +78,9 @@ pub fn read(path: &Path) -> Result<Vec<Report>> {
     text.lines()
         .enumerate()
         .map(|(index, line)| {
-            serde_json::from_str(line)
-                .map_err(|error| Error::file_at(path, format!("line {}", index + 1), format!("is no report: {error}")))
+            serde_json::from_str(line).map_err(|error| {
+                Error::file_at(path, format!("line {}", index + 1), format!("is no report: {error}"))
+            })
         })
         .collect()
 }

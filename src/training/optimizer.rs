@@ -40,7 +40,11 @@ pub(crate) struct Optimizer {
 
 impl Optimizer {
     /// Places named tensors on the device, with zeroed state.
-    pub(crate) fn new(device: &Device, tensors: &[(String, HostTensor)], options: &OptimizerOptions) -> Result<Self> {
+    pub(crate) fn new(
+        device: &Device,
+        tensors: &[(String, HostTensor)],
+        options: &OptimizerOptions,
+    ) -> Result<Self> {
         let parameters = side_by_side(device, tensors, "", true)?;
         for (parameter, (_, value)) in parameters.iter().zip(tensors) {
             parameter.write(value)?;
@@ -51,11 +55,13 @@ impl Optimizer {
 
         let graph = Graph::new();
         let hyper = graph.input("hyper", TensorSpec::f32([3]));
-        let recorded = |list: &[Parameter]| -> Vec<LazyTensor> { list.iter().map(|p| graph.parameter(p)).collect() };
+        let recorded =
+            |list: &[Parameter]| -> Vec<LazyTensor> { list.iter().map(|p| graph.parameter(p)).collect() };
         let kinds = [&parameters, &gradients, &means, &squares].map(|list| recorded(list));
         let gradient_refs: Vec<&LazyTensor> = kinds[1].iter().collect();
         let norm = graph.record(GlobalNorm, &gradient_refs)?.remove(0);
-        let mut inputs: Vec<&LazyTensor> = (0..tensors.len()).flat_map(|i| kinds.iter().map(move |k| &k[i])).collect();
+        let mut inputs: Vec<&LazyTensor> =
+            (0..tensors.len()).flat_map(|i| kinds.iter().map(move |k| &k[i])).collect();
         inputs.extend([&hyper, &norm]);
         let op = AdamW {
             beta1: Real(options.beta1),

@@ -33,7 +33,8 @@ impl Schedule {
     /// Refuses values outside their ranges.
     pub fn validate(&self) -> Result<()> {
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            let message = format!("is {}, must be above 0; for LoRA usually 1e-4 to 1e-3", self.learning_rate);
+            let message =
+                format!("is {}, must be above 0; for LoRA usually 1e-4 to 1e-3", self.learning_rate);
             return Err(Error::invalid("learning rate", message));
         }
         if !(0.0..=self.learning_rate).contains(&self.minimum) {
@@ -82,7 +83,8 @@ mod tests {
 
     #[test]
     fn values_outside_their_ranges_are_refused() {
-        let good = Schedule { kind: ScheduleKind::Linear, learning_rate: 1e-3, warmup: 2, steps: 6, minimum: 0.0 };
+        let good =
+            Schedule { kind: ScheduleKind::Linear, learning_rate: 1e-3, warmup: 2, steps: 6, minimum: 0.0 };
         good.validate().unwrap();
         for bad in [
             Schedule { learning_rate: 0.0, ..good },

@@ -10,7 +10,8 @@ use crate::{Error, Result};
 
 /// Replaces a file by one with these tensors.
 pub(crate) fn write_tensors(path: &Path, tensors: &[(String, HostTensor)]) -> Result<()> {
-    let failed = |error: safetensors::SafeTensorError| Error::file(path, format!("cannot be written: {error}"));
+    let failed =
+        |error: safetensors::SafeTensorError| Error::file(path, format!("cannot be written: {error}"));
     let mut views = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let dtype = match tensor.dtype() {
@@ -31,7 +32,10 @@ pub(crate) fn write_tensors(path: &Path, tensors: &[(String, HostTensor)]) -> Re
 pub(crate) fn read_tensors(path: &Path) -> Result<Vec<(String, HostTensor)>> {
     let bytes = std::fs::read(path).map_err(|source| Error::io(path, "read", source))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| {
-        Error::file(path, format!("is no complete safetensors file ({error}); copy it again from where it came"))
+        Error::file(
+            path,
+            format!("is no complete safetensors file ({error}); copy it again from where it came"),
+        )
     })?;
     let mut tensors = Vec::new();
     for (name, view) in file.tensors() {
@@ -41,7 +45,11 @@ pub(crate) fn read_tensors(path: &Path) -> Result<Vec<(String, HostTensor)>> {
             Dtype::BF16 => DType::BF16,
             Dtype::U32 => DType::U32,
             other => {
-                return Err(Error::file_at(path, name, format!("has dtype {other:?}; f32, f16 and bf16 can be read")));
+                return Err(Error::file_at(
+                    path,
+                    name,
+                    format!("has dtype {other:?}; f32, f16 and bf16 can be read"),
+                ));
             }
         };
         let mut tensor = HostTensor::zeros(crate::tensor::TensorSpec::new(dtype, view.shape()));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::adapter::{Adapter, AdapterModule};
-use super::batches::{Batch, BatchOptions, Batches};
+use super::batches::{self, Batch, BatchOptions};
 use super::checkpoint::{self, TrainerState};
 use super::data::Example;
 use super::lora::{LoraConfig, LoraModule};
@@ -219,7 +219,7 @@ impl<'a> Trainer<'a> {
 
     /// What the run will need, from the plan of its largest batch.
     pub fn estimate(&self) -> Result<Estimate> {
-        let batches = Batches::new(self.train, &self.batch_options(), 0)?;
+        let batches = batches::shuffled(self.train, &self.batch_options(), 0)?;
         let largest = batches.iter().max_by_key(|batch| (batch.padded_tokens(), batch.supervised.len()));
         let activations = match largest {
             Some(batch) => {
@@ -333,7 +333,10 @@ impl<'a> Trainer<'a> {
             self.optimizer.restore(&values)?;
             self.state = state;
         } else if self.options.resume {
-            return Err(Error::file(&self.out, "holds no complete checkpoint to resume from; leave out --resume"));
+            return Err(Error::file(
+                &self.out,
+                "holds no complete checkpoint to resume from; leave out --resume",
+            ));
         }
         observer(&Event::Start { step: self.state.step });
         Metrics::open(&self.out.join("metrics.jsonl"), self.state.step)
@@ -353,7 +356,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn epoch_batches(&self) -> Result<Vec<Batch>> {
-        Batches::new(self.train, &self.batch_options(), self.state.epoch)
+        batches::shuffled(self.train, &self.batch_options(), self.state.epoch)
     }
 
     fn next_batch(&mut self, epoch: &mut Vec<Batch>) -> Result<Batch> {
@@ -446,7 +449,8 @@ impl<'a> Trainer<'a> {
     fn record(&self, rows: usize, length: usize, supervised: usize, train: bool) -> Result<Recorded> {
         let dropout = if train { self.config.dropout } else { 0.0 };
         let checkpoint = train && self.options.checkpoint_layers;
-        let recorded = record_loss(self.model, &self.adapter, rows, length, supervised, train, dropout, checkpoint)?;
+        let recorded =
+            record_loss(self.model, &self.adapter, rows, length, supervised, train, dropout, checkpoint)?;
         let (graph, loss) = recorded;
         let updates = if train {
             let keep = graph.input("keep", TensorSpec::f32([1]));
@@ -465,7 +469,7 @@ impl<'a> Trainer<'a> {
         observer: &mut dyn FnMut(&Event),
     ) -> Result<Option<f64>> {
         let (mut loss, mut tokens) = (0.0, 0);
-        for batch in Batches::in_order(self.valid, &self.batch_options())? {
+        for batch in batches::in_order(self.valid, &self.batch_options())? {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
@@ -481,7 +485,8 @@ impl<'a> Trainer<'a> {
             let advice = "check the model's weights and the validation data, or lower the learning rate";
             return Err(non_finite(step, "validation loss", loss, advice));
         }
-        let report = Report { step, epoch: Some(self.state.epoch), valid_loss: Some(loss), ..Report::default() };
+        let report =
+            Report { step, epoch: Some(self.state.epoch), valid_loss: Some(loss), ..Report::default() };
         metrics.write(&report)?;
         observer(&Event::Report(report));
         if self.state.note_validation(loss) {
@@ -599,7 +604,8 @@ pub(crate) fn record_loss(
     } else {
         None
     };
-    let hidden = model.record_sequences(&graph, &ids, &positions, rows, Some(adapter), dropout, checkpoint)?;
+    let hidden =
+        model.record_sequences(&graph, &ids, &positions, rows, Some(adapter), dropout, checkpoint)?;
     let hidden = hidden.embedding(&picked, DType::F32)?;
     let loss = model.record_loss(&graph, &hidden, &targets, &weights)?;
     let (graph, mut fused) = graph.fused(&[loss])?;

@@ -19,7 +19,8 @@ fn to_candle(value: &HostTensor) -> Tensor {
 fn compare(name: &str, ours: &HostTensor, theirs: &Tensor) {
     assert_eq!(ours.shape().dims(), theirs.dims(), "{name}");
     let theirs = theirs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let error = ours.as_slice::<f32>().unwrap().iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let error =
+        ours.as_slice::<f32>().unwrap().iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(error < TOLERANCE, "{name}: greatest error {error}");
 }
 
@@ -86,7 +87,8 @@ fn attention_agrees_with_candle() {
     let (q, k, v) = (heads_first(&q), heads_first(&k), heads_first(&v));
     let mask: Vec<f32> = (0..t * t).map(|i| if i % t > i / t { f32::NEG_INFINITY } else { 0.0 }).collect();
     let mask = Tensor::from_vec(mask, (t, t), &CandleDevice::Cpu).unwrap();
-    let scores = (q.matmul(&k.t().unwrap()).unwrap() * f64::from(scale)).unwrap().broadcast_add(&mask).unwrap();
+    let scores =
+        (q.matmul(&k.t().unwrap()).unwrap() * f64::from(scale)).unwrap().broadcast_add(&mask).unwrap();
     let e = scores.broadcast_sub(&scores.max_keepdim(3).unwrap()).unwrap().exp().unwrap();
     let weights = e.broadcast_div(&e.sum_keepdim(3).unwrap()).unwrap();
     let theirs = weights.matmul(&v).unwrap().transpose(1, 2).unwrap().contiguous().unwrap();

@@ -115,7 +115,10 @@ fn products(cases: &mut Vec<Case>, Sizes { m, n, k, b }: Sizes, r: &mut Random) 
         cases.push(case(LoraGrad { slots: slots.clone(), separate }, inputs));
     }
     let (targets, weights) = (r.indices(m, n), r.tensor([m]));
-    cases.push(case(CrossEntropy { head: false }, vec![r.spread([m, n], 4.0, 0.0), targets.clone(), weights.clone()]));
+    cases.push(case(
+        CrossEntropy { head: false },
+        vec![r.spread([m, n], 4.0, 0.0), targets.clone(), weights.clone()],
+    ));
     let inputs = vec![r.tensor([m, k]), r.spread([n, k], 2.0, 0.0), targets, weights];
     cases.push(case(CrossEntropy { head: true }, inputs));
 }
@@ -136,7 +139,10 @@ fn rows(cases: &mut Vec<Case>, Sizes { m, n, k, b }: Sizes, r: &mut Random) {
     cases.push(case(RmsNorm { eps, residual: false }, vec![x.clone(), w.clone()]));
     cases.push(case(RmsNorm { eps, residual: true }, vec![x.clone(), y.clone(), w.clone()]));
     cases.push(case(RmsNormGrad { eps, residual: false }, vec![x.clone(), y.clone(), w.clone()]));
-    cases.push(case(RmsNormGrad { eps, residual: true }, vec![x.clone(), y.clone(), w.clone(), r.tensor([m, n])]));
+    cases.push(case(
+        RmsNormGrad { eps, residual: true },
+        vec![x.clone(), y.clone(), w.clone(), r.tensor([m, n])],
+    ));
     cases.push(case(LayerNorm { eps, bias: false }, vec![x.clone(), w.clone()]));
     cases.push(case(LayerNorm { eps, bias: true }, vec![x.clone(), w.clone(), c]));
     cases.push(case(LayerNormGrad { eps }, vec![x.clone(), y.clone(), w]));

@@ -104,7 +104,13 @@ fn infinities_are_where_the_definition_has_them() {
     for case in all(SIZES, 6) {
         let row_op = matches!(
             case.op,
-            Op::Softmax(_) | Op::LogSoftmax(_) | Op::Reduce(_) | Op::Binary(_) | Op::Affine(_) | Op::TopK(_) | Op::Copy(_)
+            Op::Softmax(_)
+                | Op::LogSoftmax(_)
+                | Op::Reduce(_)
+                | Op::Binary(_)
+                | Op::Affine(_)
+                | Op::TopK(_)
+                | Op::Copy(_)
         );
         if !row_op {
             continue;

@@ -137,14 +137,18 @@ fn results_do_not_depend_on_the_number_of_threads() {
     for case in all(Sizes { m: 130, n: 129, k: 48, b: 2 }, 11) {
         let [one, others @ ..] = devices.each_ref().map(|device| run(device, &case).unwrap());
         for other in others {
-            let bits = |tensors: &[HostTensor]| tensors.iter().map(|t| t.bytes().to_vec()).collect::<Vec<_>>();
+            let bits =
+                |tensors: &[HostTensor]| tensors.iter().map(|t| t.bytes().to_vec()).collect::<Vec<_>>();
             assert_eq!(bits(&one), bits(&other), "{:?}", case.op);
         }
     }
 }
 
 /// Records `f` over constants.
-pub(crate) fn recorded(values: &[HostTensor], f: impl FnOnce(&[LazyTensor]) -> Result<LazyTensor>) -> LazyTensor {
+pub(crate) fn recorded(
+    values: &[HostTensor],
+    f: impl FnOnce(&[LazyTensor]) -> Result<LazyTensor>,
+) -> LazyTensor {
     let graph = Graph::new();
     let tensors: Vec<LazyTensor> = values.iter().map(|value| graph.constant(value.clone())).collect();
     f(&tensors).unwrap()

@@ -25,7 +25,8 @@ fn support(device: &Device, dtype: DType) -> BTreeMap<&'static str, bool> {
         if case.op.contract().infer(&specs(&case)).is_err() {
             for index in (0..case.inputs.len()).rev() {
                 let old = case.inputs[index].clone();
-                case.inputs[index] = old.cast(if old.dtype() == DType::U32 { DType::U32 } else { DType::F32 });
+                case.inputs[index] =
+                    old.cast(if old.dtype() == DType::U32 { DType::U32 } else { DType::F32 });
                 if case.op.contract().infer(&specs(&case)).is_ok() {
                     break;
                 }

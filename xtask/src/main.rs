@@ -78,7 +78,10 @@ fn model() -> Result<PathBuf, String> {
     let path = text.split("\"path\":\"").nth(1).and_then(|rest| rest.split('"').next());
     match path {
         Some(path) if output.status.success() => Ok(path.into()),
-        _ => Err("the default model cannot be fetched; set METAL_CANDLE_MODEL to SmolLM2-135M-Instruct.Q4_1.gguf".into()),
+        _ => Err(
+            "the default model cannot be fetched; set METAL_CANDLE_MODEL to SmolLM2-135M-Instruct.Q4_1.gguf"
+                .into(),
+        ),
     }
 }
 
@@ -148,7 +151,8 @@ mod tests {
     fn results_are_added_up_and_skipped_tests_do_not_pass() {
         let text = "SKIPPED gpu: none\ntest result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n\
                     test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out\n";
-        let counts = Counts::read(&format!("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured\n{text}"));
+        let counts =
+            Counts::read(&format!("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured\n{text}"));
         assert_eq!((counts.passed, counts.failed, counts.skipped), (15, 2, 2));
     }
 }

@@ -37,7 +37,8 @@ impl Bench {
         }
         let vocab: serde_json::Map<String, Value> =
             letters().iter().enumerate().map(|(id, letter)| (letter.to_string(), json!(id))).collect();
-        let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+        let level =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
         let tokenizer = json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
             "pre_tokenizer": level, "post_processor": null, "decoder": level,
@@ -46,7 +47,9 @@ impl Bench {
         std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
         let data = bench.path("data");
         std::fs::create_dir(&data).unwrap();
-        let line = |i: usize| json!({"prompt": format!("{i} and {i} "), "completion": format!("make {}", 2 * i)}).to_string();
+        let line = |i: usize| {
+            json!({"prompt": format!("{i} and {i} "), "completion": format!("make {}", 2 * i)}).to_string()
+        };
         let lines = |range: std::ops::Range<usize>| range.map(|i| line(i) + "\n").collect::<String>();
         std::fs::write(data.join("train.jsonl"), lines(0..40)).unwrap();
         std::fs::write(data.join("valid.jsonl"), lines(40..46)).unwrap();
@@ -78,15 +81,38 @@ impl Bench {
     fn refused(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.run(arguments);
         let text = String::from_utf8(output.stderr).unwrap();
-        let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("error: ") || l.starts_with("  try: ")).collect();
+        let lines: Vec<&str> =
+            text.lines().filter(|l| l.starts_with("error: ") || l.starts_with("  try: ")).collect();
         assert_eq!(lines.len(), 2, "{arguments:?}: {text}");
         (output.status.code().unwrap(), lines.join("\n"))
     }
 }
 
 fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut arguments = vec!["train", "--model", "model", "--data", "data", "--out", out, "--steps", "60", "--save-every", "2"];
-    arguments.extend(["--batch-size", "4", "--rank", "4", "--eval-every", "20", "--dropout", "0.1", "--json"]);
+    let mut arguments = vec![
+        "train",
+        "--model",
+        "model",
+        "--data",
+        "data",
+        "--out",
+        out,
+        "--steps",
+        "60",
+        "--save-every",
+        "2",
+    ];
+    arguments.extend([
+        "--batch-size",
+        "4",
+        "--rank",
+        "4",
+        "--eval-every",
+        "20",
+        "--dropout",
+        "0.1",
+        "--json",
+    ]);
     arguments.extend_from_slice(more);
     arguments
 }
@@ -100,17 +126,29 @@ fn a_run_leaves_adapter_metrics_curves_and_settings() {
     let bench = Bench::new();
     let result: Value = serde_json::from_str(&bench.ok(&train("out", &[]))).unwrap();
     assert_eq!(result["steps"], 60);
-    let (first, best) = (result["first_valid_loss"].as_f64().unwrap(), result["best_valid_loss"].as_f64().unwrap());
+    let (first, best) =
+        (result["first_valid_loss"].as_f64().unwrap(), result["best_valid_loss"].as_f64().unwrap());
     assert!(best < 0.8 * first, "{result}");
     let out = bench.path("out");
-    for file in ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "loss.svg", "loss.png", "run.toml"] {
+    for file in [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "metrics.jsonl",
+        "loss.svg",
+        "loss.png",
+        "run.toml",
+    ] {
         assert!(out.join(file).metadata().unwrap().len() > 100, "{file}");
     }
     let lines = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let reports: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(reports[0]["step"], 0);
     assert_eq!(reports[0]["valid_loss"].as_f64(), Some(first));
-    assert!(reports[1]["train_loss"].is_f64() && reports[1]["tokens_per_second"].is_f64() && reports[1]["learning_rate"].is_f64());
+    assert!(
+        reports[1]["train_loss"].is_f64()
+            && reports[1]["tokens_per_second"].is_f64()
+            && reports[1]["learning_rate"].is_f64()
+    );
 
     // The settings file repeats the run.
     let toml = out.join("run.toml");
@@ -129,7 +167,18 @@ fn a_run_leaves_adapter_metrics_curves_and_settings() {
     assert!(merged.contains("14 modules merged") && merged.contains("greatest relative error"), "{merged}");
     assert!((eval(&["--model", "merged"]) - with).abs() < 1e-4, "merged");
 
-    let text = bench.ok(&["generate", "--model", "model", "--adapter", "out", "--prompt", "3 and 3 ", "--json", "--max-tokens", "8"]);
+    let text = bench.ok(&[
+        "generate",
+        "--model",
+        "model",
+        "--adapter",
+        "out",
+        "--prompt",
+        "3 and 3 ",
+        "--json",
+        "--max-tokens",
+        "8",
+    ]);
     let generated: Value = serde_json::from_str(&text).unwrap();
     assert!(generated["text"].as_str().unwrap().starts_with("make"), "{generated}");
 }
@@ -141,14 +190,19 @@ fn a_killed_run_resumes_bit_for_bit() {
     bench.ok(&train("whole", &[]));
     let checkpoints = bench.path("parts/checkpoints");
     let steps = || {
-        let entries = std::fs::read_dir(&checkpoints).map(|entries| entries.flatten().map(|e| e.file_name()).collect());
+        let entries =
+            std::fs::read_dir(&checkpoints).map(|entries| entries.flatten().map(|e| e.file_name()).collect());
         let names: Vec<_> = entries.unwrap_or_default();
-        names.iter().filter_map(|n: &std::ffi::OsString| n.to_str()?.strip_prefix("step-")?.parse::<u32>().ok()).max()
+        names
+            .iter()
+            .filter_map(|n: &std::ffi::OsString| n.to_str()?.strip_prefix("step-")?.parse::<u32>().ok())
+            .max()
     };
     let mut arguments = train("parts", &[]);
     let mut killed = 0;
     for wanted in [6, 20, 34] {
-        let mut child = bench.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            bench.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let start = Instant::now();
         while steps().is_none_or(|step| step < wanted) && start.elapsed() < Duration::from_secs(60) {
             if child.try_wait().unwrap().is_some() {
@@ -181,8 +235,12 @@ fn a_killed_run_resumes_bit_for_bit() {
 #[test]
 fn ctrl_c_saves_and_says_how_to_go_on() {
     let bench = Bench::new();
-    let mut child =
-        bench.command(&train("out", &["--steps", "100000"])).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = bench
+        .command(&train("out", &["--steps", "100000"]))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let start = Instant::now();
     while !bench.path("out/checkpoints").exists() && start.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(5));
@@ -262,7 +320,10 @@ fn damaged_models_are_named() {
     let end = broken.len();
     broken[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     let message = refused(&broken);
-    assert!(message.contains("NaN") && message.contains("model.norm.weight") | message.contains("weight"), "{message}");
+    assert!(
+        message.contains("NaN") && message.contains("model.norm.weight") | message.contains("weight"),
+        "{message}"
+    );
     std::fs::write(bench.path("x.gguf"), b"GGUF\x03\0\0\0").unwrap();
     let (code, message) = bench.refused(&["generate", "--model", "x.gguf", "--prompt", "x"]);
     assert!(code == 3 && message.contains("x.gguf"), "{message}");
@@ -273,7 +334,8 @@ fn damaged_models_are_named() {
 fn an_output_folder_that_cannot_be_written_is_told_at_once() {
     let bench = Bench::new();
     // A folder that not even root can write to.
-    let (code, message) = bench.refused(&["train", "--model", "model", "--data", "data", "--out", "/proc/out"]);
+    let (code, message) =
+        bench.refused(&["train", "--model", "model", "--data", "data", "--out", "/proc/out"]);
     assert!(code == 3 && message.contains("/proc/out: cannot write"), "{message}");
     std::fs::write(bench.path("file"), "x").unwrap();
     let (code, message) = bench.refused(&["train", "--model", "model", "--data", "data", "--out", "file"]);
@@ -298,9 +360,8 @@ fn a_full_disk_ends_the_run_and_keeps_the_last_checkpoint() {
     }
     let output = bench.run(&train("disk/out", &["--keep-checkpoints", "50"]));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let complete = std::fs::read_dir(disk.join("out/checkpoints")).map_or(0, |entries| {
-        entries.flatten().filter(|e| e.path().join("manifest.json").exists()).count()
-    });
+    let complete = std::fs::read_dir(disk.join("out/checkpoints"))
+        .map_or(0, |entries| entries.flatten().filter(|e| e.path().join("manifest.json").exists()).count());
     let half = std::fs::read_dir(disk.join("out/checkpoints")).map_or(0, |entries| {
         entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(".writing-")).count()
     });

@@ -107,14 +107,18 @@ pub(super) fn compile(op: &AdamW, site: &Site<'_>) -> Result<Call> {
     let tensors = op.tensors(site.inputs.len());
     let groups: Vec<Group> = site.inputs[..4 * tensors]
         .chunks(4)
-        .map(|group| Group { elements: group[0].elements(), tensors: std::array::from_fn(|i| group[i].clone()) })
+        .map(|group| Group {
+            elements: group[0].elements(),
+            tensors: std::array::from_fn(|i| group[i].clone()),
+        })
         .collect();
     let (hyper, norm) = (site.inputs[4 * tensors].clone(), site.inputs[4 * tensors + 1].clone());
     let op = op.clone();
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places.
         unsafe {
-            let Some(factors) = factors(&op, hyper.at::<[f32; 3]>(cx).read(), norm.at::<f32>(cx).read()) else {
+            let Some(factors) = factors(&op, hyper.at::<[f32; 3]>(cx).read(), norm.at::<f32>(cx).read())
+            else {
                 return Ok(());
             };
             for group in &groups {

@@ -235,7 +235,11 @@ impl Tasks for Forward {
                 tile.total.add(row).write(0.0);
             }
             std::ptr::write_bytes(sums, 0, rows * self.sizes.padded());
-            if self.sizes.is_few() { self.few::<I>(&tile) } else { self.many::<I>(&tile) }
+            if self.sizes.is_few() {
+                self.few::<I>(&tile)
+            } else {
+                self.many::<I>(&tile)
+            }
             self.finish::<I>(&tile);
         }
     }

@@ -183,7 +183,8 @@ impl Backward {
         let (nr, dtype) = (I::Tile::NR, self.q.dtype);
         // SAFETY: as the caller promises.
         unsafe {
-            let (q, dout) = (self.q.at(tiles.batch, query, absolute), self.dout.at(tiles.batch, query, absolute));
+            let (q, dout) =
+                (self.q.at(tiles.batch, query, absolute), self.dout.at(tiles.batch, query, absolute));
             for (from, step, plain, panels) in [
                 (q, self.q.position, tiles.q, tiles.q_rows),
                 (dout, self.dout.position, tiles.dout, tiles.dout_rows),
@@ -288,10 +289,8 @@ pub(super) fn compile(op: &AttentionGrad, site: &Site<'_>) -> Result<Call> {
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places, and the scratch its size.
         unsafe {
-            let mask = Mask {
-                starts: starts.as_ref().map(|starts| In(starts.at::<u32>(cx).cast_const())),
-                ..mask
-            };
+            let mask =
+                Mask { starts: starts.as_ref().map(|starts| In(starts.at::<u32>(cx).cast_const())), ..mask };
             let kernel = Backward {
                 sizes,
                 mask,

@@ -91,7 +91,8 @@ impl<T: Real> Kernel for Narrowed<T> {
             // SAFETY: the row is one of the kernel's.
             unsafe {
                 chunks!(self.n, |i, len| {
-                    V::<I>::load(self.from.at(row * self.n + i), len, 0.0).store(self.to.at(row * self.n + i), len);
+                    V::<I>::load(self.from.at(row * self.n + i), len, 0.0)
+                        .store(self.to.at(row * self.n + i), len);
                 });
             }
         }
@@ -270,7 +271,12 @@ fn with_head(site: &Site<'_>, step: Step, x: Tensor, dx: Option<Tensor>) -> Call
                 }
                 back.run(cx.pool, logits, w.at(cx), gradient, work);
                 real!(dx.dtype, |T| {
-                    run(cx.pool, rows, rows * h, &Narrowed::<T> { from: In(gradient.cast()), to: Out(to.cast()), n: h });
+                    run(
+                        cx.pool,
+                        rows,
+                        rows * h,
+                        &Narrowed::<T> { from: In(gradient.cast()), to: Out(to.cast()), n: h },
+                    );
                 });
             }
             std::ptr::write_bytes(losses.add(active), 0, m - active);

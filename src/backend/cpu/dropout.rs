@@ -54,8 +54,15 @@ pub(super) fn compile(op: &Dropout, site: &Site<'_>) -> Result<Call> {
         unsafe {
             let key = seed.at::<[u32; 2]>(cx).read();
             real!(x.dtype, |T| {
-                let kernel =
-                    Dropped::<T> { x: In(x.at(cx)), y: Out(y.at(cx)), key, stream, threshold, scale, elements };
+                let kernel = Dropped::<T> {
+                    x: In(x.at(cx)),
+                    y: Out(y.at(cx)),
+                    key,
+                    stream,
+                    threshold,
+                    scale,
+                    elements,
+                };
                 run(cx.pool, elements.div_ceil(4 * BLOCK), 8 * elements, &kernel);
             });
         }

@@ -222,12 +222,15 @@ pub(super) fn compile(site: &Site<'_>) -> Result<Call> {
         _ => unreachable!("the executor sends no other operation here"),
     };
     let a = site.inputs[0].clone();
-    let b = if matches!(function, Function::UnaryGrad(_) | Function::Binary(_)) { &site.inputs[1] } else { &a }.clone();
+    let b =
+        if matches!(function, Function::UnaryGrad(_) | Function::Binary(_)) { &site.inputs[1] } else { &a }
+            .clone();
     site.expect(&a, y.dtype)?;
     site.expect(&b, y.dtype)?;
     let walk = Walk::new([&a.layout, &b.layout, &Layout::contiguous(&y.layout.shape)]);
     // A function with an exponential costs as much as moving several elements.
-    let work = if matches!(function, Function::Affine(..) | Function::Binary(_)) { elements } else { 4 * elements };
+    let work =
+        if matches!(function, Function::Affine(..) | Function::Binary(_)) { elements } else { 4 * elements };
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places.
         unsafe {

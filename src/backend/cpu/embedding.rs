@@ -54,7 +54,8 @@ pub(super) fn compile(site: &Site<'_>) -> Result<Call> {
         unsafe {
             let ids = checked("embedding", &ids, rows, cx)?;
             real!(table.dtype, |T| real!(y.dtype, |U| {
-                let kernel = Picked::<T, U> { table: In(table.at(cx)), ids: In(ids.as_ptr()), y: Out(y.at(cx)), n };
+                let kernel =
+                    Picked::<T, U> { table: In(table.at(cx)), ids: In(ids.as_ptr()), y: Out(y.at(cx)), n };
                 run(cx.pool, count, count * n, &kernel);
             }));
         }
@@ -102,8 +103,14 @@ pub(super) fn compile_grad(site: &Site<'_>) -> Result<Call> {
         unsafe {
             let ids = checked("embedding_grad", &ids, rows, cx)?.as_ptr();
             real!(dy.dtype, |T| {
-                let kernel =
-                    Scattered::<T> { dy: In(dy.at(cx)), ids: In(ids), count, table: Out(table.at(cx)), rows, n };
+                let kernel = Scattered::<T> {
+                    dy: In(dy.at(cx)),
+                    ids: In(ids),
+                    count,
+                    table: Out(table.at(cx)),
+                    rows,
+                    n,
+                };
                 run(cx.pool, n.div_ceil(LANES), (rows + count) * n, &kernel);
             });
         }

@@ -6,8 +6,8 @@ use super::memory::{Arena, CpuBuffer};
 use super::number::Number;
 use super::pool::Pool;
 use super::{
-    accumulate, adamw, attention, attention_grad, cross_entropy, dropout, elementwise, embedding, kv_write, layer_norm,
-    layout, lora, matmul, reduce, rms_norm, rope, silu_mul, softmax, top_k,
+    accumulate, adamw, attention, attention_grad, cross_entropy, dropout, elementwise, embedding, kv_write,
+    layer_norm, layout, lora, matmul, reduce, rms_norm, rope, silu_mul, softmax, top_k,
 };
 use crate::backend::{Executable, Io};
 use crate::graph::{Operand, Place, Plan, Step};
@@ -161,7 +161,6 @@ impl Site<'_> {
         Err(self.unsupported(tensor.dtype, &format!("cast it to {dtype}, as the other inputs")))
     }
 }
-
 
 /// Working memory that a step wants, in bytes.
 pub(super) fn scratch(pool: &Pool, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {

@@ -82,10 +82,8 @@ fn forward(op: &Lora, inputs: &[Part<'_>], y: DType) -> Vec<[Product; 3]> {
     let (x, adapter_x, w) = (inputs[0], inputs[first - 2], inputs[first - 1]);
     let (m, k, n) = (x.1.shape[0], x.1.shape[1], w.1.shape[0]);
     let rank = total_rank(&op.slots);
-    let base = Product {
-        c_dtype: y,
-        ..Product::new((m, n, k), rows_of(x.0, x.1), transposed(rows_of(w.0, w.1)))
-    };
+    let base =
+        Product { c_dtype: y, ..Product::new((m, n, k), rows_of(x.0, x.1), transposed(rows_of(w.0, w.1))) };
     op.slots
         .iter()
         .zip(inputs[first..].chunks(2))
@@ -103,7 +101,11 @@ fn forward(op: &Lora, inputs: &[Part<'_>], y: DType) -> Vec<[Product; 3]> {
                 ldc: n,
                 alpha: slot.scale.0,
                 add: true,
-                ..Product::new((m, slot.len, slot.rank), contiguous(rank), transposed(rows_of(pair[1].0, pair[1].1)))
+                ..Product::new(
+                    (m, slot.len, slot.rank),
+                    contiguous(rank),
+                    transposed(rows_of(pair[1].0, pair[1].1)),
+                )
             };
             [base, down, up]
         })
@@ -133,7 +135,12 @@ pub(super) fn compile(op: &Lora, site: &Site<'_>) -> Result<Call> {
     let products = forward(op, &tensor_parts(&site.inputs), site.step.output_specs[0].dtype);
     for (index, (slot, [base, down, up])) in op.slots.iter().zip(products).enumerate() {
         if let (0, Some(y)) = (index, &y) {
-            stages.push(Stage { product: base, a: input(0), b: input(first - 1), c: Place::Tensor(y.clone(), 0) });
+            stages.push(Stage {
+                product: base,
+                a: input(0),
+                b: input(first - 1),
+                c: Place::Tensor(y.clone(), 0),
+            });
         }
         let (a, b) = (input(first + 2 * index), input(first + 2 * index + 1));
         stages.push(Stage { product: down, a: input(first - 2), b: a, c: hidden(start) });
@@ -193,7 +200,12 @@ fn t_bytes(op: &LoraGrad, m: usize) -> usize {
     (4 * m * op.slots.iter().map(|slot| slot.rank).max().unwrap_or(0)).next_multiple_of(64)
 }
 
-pub(super) fn grad_scratch(op: &LoraGrad, inputs: &[Operand], _outputs: &[TensorSpec], threads: usize) -> usize {
+pub(super) fn grad_scratch(
+    op: &LoraGrad,
+    inputs: &[Operand],
+    _outputs: &[TensorSpec],
+    threads: usize,
+) -> usize {
     let inputs = parts(inputs);
     let slots = backward(op, &inputs);
     let products = slots.iter().flat_map(|s| [s.t, s.dx, s.da, s.db]).chain([base_gradient(&inputs)]);

@@ -29,7 +29,7 @@ fn exp_parts<I: Isa>(x: V<I>) -> (V<I>, I::Int) {
     let shifted = x.fma(V::splat(std::f32::consts::LOG2_E), V::splat(ROUND));
     let k = shifted - ROUND;
     let r = k.fma(V::splat(-LN2_LOW), k.fma(V::splat(-LN2_HIGH), x));
-    let q = polynomial(r, [1.390_128_1e-3, 8.363_14e-3, 4.166_685_3e-2, 0.166_665_77, 0.5]);
+    let q = polynomial(r, [1.390_128e-3, 8.363_14e-3, 4.166_685_3e-2, 0.166_665_77, 0.5]);
     let k = I::sub_int(I::bits(shifted.0), I::splat_int(ROUND.to_bits()));
     ((q * r).fma(r, r) + 1.0, k)
 }
@@ -81,7 +81,7 @@ pub(crate) fn log<I: Isa>(x: V<I>) -> V<I> {
             -0.166_680_57,
             0.200_007_15,
             -0.249_999_94,
-            0.333_333_31,
+            0.333_333_3,
         ],
     );
     let square = f * f;
@@ -130,7 +130,7 @@ pub(crate) fn normal_cdf<I: Isa>(x: V<I>) -> V<I> {
             0.617_454_75,
             0.946_252_67,
             0.852_240_1,
-            0.514_536_67,
+            0.514_536_7,
         ],
     );
     let tail = t * 0.5 * q * gaussian(x);

@@ -132,7 +132,13 @@ impl Product {
         unsafe {
             if self.copies_a() {
                 real!(self.a.dtype, |T| {
-                    let kernel = Rows { from: In(a.cast::<T>()), to: Out(scratch), side: self.a, m: self.m, k: self.k };
+                    let kernel = Rows {
+                        from: In(a.cast::<T>()),
+                        to: Out(scratch),
+                        side: self.a,
+                        m: self.m,
+                        k: self.k,
+                    };
                     run(pool, self.batch * self.m.div_ceil(8), self.batch * self.m * self.k, &kernel);
                 });
                 a = scratch.cast();
@@ -186,7 +192,8 @@ impl<T: Real> Kernel for Rows<T> {
                     }
                     continue;
                 }
-                let whole = if count == 8 && side.rows == 1 && T::DTYPE == DType::F32 { k / 8 * 8 } else { 0 };
+                let whole =
+                    if count == 8 && side.rows == 1 && T::DTYPE == DType::F32 { k / 8 * 8 } else { 0 };
                 for p in (0..whole).step_by(8) {
                     I::Tile::transpose(from.add(p * side.columns).cast(), side.columns, to.add(p), k);
                 }
@@ -278,7 +285,8 @@ impl Tasks for Blocks {
             let b = self.b.at((batch * right.batch + column * right.columns) * right.dtype.size());
             let at = (batch * m + row) * ldc + column;
             // 16-bit results are summed up in f32 and rounded once.
-            let (c, step) = if whole { (self.c.0.cast::<f32>().add(at), ldc) } else { (packed.add(panels), width) };
+            let (c, step) =
+                if whole { (self.c.0.cast::<f32>().add(at), ldc) } else { (packed.add(panels), width) };
             let mut start = 0;
             while start < k || start == 0 {
                 let len = depth.min(k - start);
@@ -287,10 +295,15 @@ impl Tasks for Blocks {
                 pack::<I::Tile>(right.dtype, part, len, width, packed);
                 for first in (0..height).step_by(ROWS) {
                     let count = ROWS.min(height - first);
-                    let mut rows = Matrix { start: a.add(first * left.rows + start), rows: left.rows, columns: 1 };
+                    let mut rows =
+                        Matrix { start: a.add(first * left.rows + start), rows: left.rows, columns: 1 };
                     if left.rows > FAR {
                         for i in 0..count {
-                            std::ptr::copy_nonoverlapping(rows.start.add(i * left.rows), close.add(i * len), len);
+                            std::ptr::copy_nonoverlapping(
+                                rows.start.add(i * left.rows),
+                                close.add(i * len),
+                                len,
+                            );
                         }
                         rows = Matrix { start: close.cast_const(), rows: len, columns: 1 };
                     }

@@ -58,11 +58,13 @@ impl Number for u32 {
     #[inline(always)]
     unsafe fn store<I: Isa>(p: *mut Self, a: I::Float) {
         // SAFETY: as the caller promises.
-        unsafe { {
-            let mut lanes = [0.0; LANES];
-            I::store(lanes.as_mut_ptr(), a);
-            p.cast::<[Self; LANES]>().write_unaligned(lanes.map(Self::of));
-        } }
+        unsafe {
+            {
+                let mut lanes = [0.0; LANES];
+                I::store(lanes.as_mut_ptr(), a);
+                p.cast::<[Self; LANES]>().write_unaligned(lanes.map(Self::of));
+            }
+        }
     }
     #[inline(always)]
     fn get(self) -> f32 {

@@ -192,7 +192,9 @@ impl<T: Real> Kernel for Scales<T> {
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for row in range {
             // SAFETY: the row is one of the kernel's.
-            unsafe { self.to.at(row).write(inverse_rms::<I, T>(self.s.at(row * self.stride), self.n, self.eps)) };
+            unsafe {
+                self.to.at(row).write(inverse_rms::<I, T>(self.s.at(row * self.stride), self.n, self.eps))
+            };
         }
     }
 }

@@ -37,7 +37,8 @@ impl<T: Real> Kernel for Rotated<T> {
                     let x = self.x.at(token * self.steps[0] + head * self.steps[1]);
                     let y = self.y.at((token * self.heads + head) * 2 * half);
                     chunks!(half, |i, len| {
-                        let (c, s) = (V::<I>::load(cos.add(i), len, 0.0), V::load(sin.add(i), len, 0.0) * self.sign);
+                        let (c, s) =
+                            (V::<I>::load(cos.add(i), len, 0.0), V::load(sin.add(i), len, 0.0) * self.sign);
                         let (a, b) = (V::load(x.add(i), len, 0.0), V::load(x.add(half + i), len, 0.0));
                         (-b).fma(s, a * c).store(y.add(i), len);
                         a.fma(s, b * c).store(y.add(half + i), len);

@@ -240,7 +240,9 @@ unsafe fn pack_any<S: Tile, T: Number>(
     for p in first..k {
         for j in left..width {
             // SAFETY: as the caller promises.
-            unsafe { to.add(p * S::NR + j).write(from.start.add(p * from.rows + j * from.columns).read().get()) };
+            unsafe {
+                to.add(p * S::NR + j).write(from.start.add(p * from.rows + j * from.columns).read().get())
+            };
         }
     }
 }
@@ -463,8 +465,28 @@ mod x86 {
         };
     }
 
-    tile!(Avx2Tile, "avx2,fma,f16c", 6, 16, __m256, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps);
     tile!(
-        Avx512Tile, "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c", 12, 32, __m512, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps
+        Avx2Tile,
+        "avx2,fma,f16c",
+        6,
+        16,
+        __m256,
+        _mm256_setzero_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_set1_ps,
+        _mm256_fmadd_ps
+    );
+    tile!(
+        Avx512Tile,
+        "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c",
+        12,
+        32,
+        __m512,
+        _mm512_setzero_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_set1_ps,
+        _mm512_fmadd_ps
     );
 }

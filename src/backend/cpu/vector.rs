@@ -278,7 +278,11 @@ unsafe fn scatter<T: Number>(p: *mut T, lanes: &[f32; LANES], len: usize) {
 pub(crate) struct Portable<const FUSED: bool>;
 
 #[inline(always)]
-fn each<T: Copy, U: Copy, R: Copy + Default>(a: [T; LANES], b: [U; LANES], f: impl Fn(T, U) -> R) -> [R; LANES] {
+fn each<T: Copy, U: Copy, R: Copy + Default>(
+    a: [T; LANES],
+    b: [U; LANES],
+    f: impl Fn(T, U) -> R,
+) -> [R; LANES] {
     let mut result = [R::default(); LANES];
     for l in 0..LANES {
         result[l] = f(a[l], b[l]);
