@@ -532,8 +532,8 @@ mod tests {
             for x in [0.3, 0.9, 1.7] {
                 let h = 1e-5;
                 let numeric = (function.value(x + h) - function.value(x - h)) / (2.0 * h);
-                // Central differences are off by h²·f‴/6, about 1e-9 here.
-                assert!((numeric - function.derivative(x)).abs() < 1e-8, "{} at {x}", function.name());
+                // Central differences are off by h²·f‴/6, at most 1.3e-8 here (1/x at 0.3).
+                assert!((numeric - function.derivative(x)).abs() < 2e-8, "{} at {x}", function.name());
             }
         }
     }

@@ -36,8 +36,10 @@ fn zeros_ones_tiny_and_large_numbers() {
         }
         // Products of large numbers keep their relative accuracy. Differences of logits of 1e20 do not exist in f32,
         // so the head's cross-entropy is left out.
+        // Terms of 1e20 that cancel to 0, in layer norm's gradient, leave what f32 cannot hold.
+        let cancels = matches!(case.op, Op::LayerNormGrad(_));
         let head = matches!(&case.op, Op::CrossEntropy(op) if op.head);
-        if !head && !matches!(case.op, Op::Unary(_) | Op::UnaryGrad(_)) {
+        if !head && !cancels && !matches!(case.op, Op::Unary(_) | Op::UnaryGrad(_)) {
             let case = filled(case, |i| if i % 2 == 0 { 1e10 } else { 2e10 });
             compare(&device, &case, 1e-4);
         }
