@@ -392,11 +392,15 @@ mod tests {
     /// What loading says after a field of the configuration was changed.
     fn changed(key: &str, value: Value) -> String {
         let folder = saved();
-        let path = folder.path().join(CONFIG_FILE);
+        change(folder.path(), key, value);
+        Adapter::load(folder.path()).unwrap_err().to_string()
+    }
+
+    fn change(folder: &Path, key: &str, value: Value) {
+        let path = folder.join(CONFIG_FILE);
         let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         config[key] = value;
         std::fs::write(&path, config.to_string()).unwrap();
-        Adapter::load(folder.path()).unwrap_err().to_string()
     }
 
     #[test]
@@ -431,6 +435,34 @@ mod tests {
         assert!(changed("r", json!(0)).contains("(r): is 0"));
         assert!(changed("r", json!(5)).contains("has rank 4, the configuration says 5"));
         assert!(changed("lora_alpha", json!("x")).contains("must be a number"));
+    }
+
+    /// PEFT repeats these initialisations when it loads, each of which replaces the base's weights.
+    #[test]
+    fn adapters_that_need_another_base_are_refused() {
+        for name in ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "of next year"] {
+            let error = changed("init_lora_weights", json!(name));
+            assert!(error.contains("(init_lora_weights)") && error.contains(name), "{error}");
+        }
+        for harmless in [json!(true), json!(false), json!(null), json!("gaussian"), json!("eva")] {
+            let folder = saved();
+            change(folder.path(), "init_lora_weights", harmless);
+            Adapter::load(folder.path()).unwrap();
+        }
+    }
+
+    #[test]
+    fn switches_that_are_unknown_or_of_a_wrong_type_are_refused() {
+        assert!(changed("use_bdlora", json!({"target_modules_bd_a": ["q_proj"]})).contains("(use_bdlora)"));
+        assert!(changed("use_invention", json!(true)).contains("(use_invention): is not known"));
+        assert!(changed("invention_config", json!({"a": 1})).contains("(invention_config)"));
+        assert!(changed("use_rslora", json!("yes")).contains("(use_rslora): is \"yes\""));
+        assert!(changed("layers_to_transform", json!(-1)).contains("(layers_to_transform)"));
+        assert!(changed("rank_pattern", json!({"down_proj": 2.5})).contains("(rank_pattern)"));
+        let folder = saved();
+        change(folder.path(), "invention_config", json!(null));
+        change(folder.path(), "invention_group_size", json!(16));
+        Adapter::load(folder.path()).unwrap();
     }
 
     #[test]

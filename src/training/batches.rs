@@ -166,4 +166,16 @@ mod tests {
         assert!((waste as f64) < 0.35 * total as f64, "{waste} of {total}");
         assert!(shuffled(&examples, &options(0, 0), 0).is_err());
     }
+
+    #[test]
+    fn an_example_with_a_mark_too_few_is_refused() {
+        let mut examples = [example(4, 10), example(6, 100)];
+        examples[1].supervised.pop();
+        for error in [
+            shuffled(&examples, &options(2, 0), 0).unwrap_err(),
+            in_order(&examples, &options(2, 0)).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("example 2: has 6 tokens and 5 marks"), "{error}");
+        }
+    }
 }

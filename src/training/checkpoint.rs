@@ -283,6 +283,61 @@ mod tests {
         assert_eq!(latest(Path::new("/nowhere")).unwrap(), None);
     }
 
+    /// A new run in the folder of an older, longer one must not lose its checkpoints to it, nor resume from it.
+    #[test]
+    fn a_checkpoint_replaces_those_of_later_steps() {
+        let out = tempfile::tempdir().unwrap();
+        save_step(out.path(), 90);
+        save_step(out.path(), 100);
+        let new = save_step(out.path(), 5);
+        prune(out.path(), 2).unwrap();
+        assert_eq!(latest(out.path()).unwrap(), Some(new));
+    }
+
+    #[test]
+    fn a_foreign_file_does_not_spoil_a_checkpoint_but_a_missing_one_does() {
+        let out = tempfile::tempdir().unwrap();
+        let path = save_step(out.path(), 5);
+        std::fs::write(path.join(".DS_Store"), "left by a file manager").unwrap();
+        std::fs::create_dir(path.join("notes")).unwrap();
+        assert_eq!(latest(out.path()).unwrap(), Some(path.clone()));
+        load(&path).unwrap();
+        std::fs::write(path.join(MANIFEST), "{}").unwrap();
+        assert_eq!(latest(out.path()).unwrap(), None);
+    }
+
+    /// The same step, saved again unchanged, stays where it is: there is no moment without it.
+    #[cfg(unix)]
+    #[test]
+    fn an_equal_checkpoint_is_not_written_again() {
+        use std::os::unix::fs::MetadataExt;
+        let out = tempfile::tempdir().unwrap();
+        let place = |path: &Path| std::fs::metadata(path).unwrap().ino();
+        let path = save_step(out.path(), 5);
+        let before = place(&path.join(STATE));
+        save_step(out.path(), 5);
+        assert_eq!(place(&path.join(STATE)), before);
+        let (adapter, optimizer, state) = parts(5);
+        let state = TrainerState { bad_evals: 3, ..state };
+        save(out.path(), &adapter, &optimizer, &state).unwrap();
+        assert_eq!(load(&path).unwrap().2.bad_evals, 3);
+        assert_eq!(std::fs::read_dir(out.path().join(FOLDER)).unwrap().count(), 1);
+    }
+
+    /// A loss that changed by one bit would make a resumed run another run.
+    #[test]
+    fn losses_come_back_bit_for_bit() {
+        let mut bits = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..2000 {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let loss = 1.0 + f64::from_bits(0x3ff0_0000_0000_0000 | bits >> 12);
+            let state = TrainerState { best_loss: Some(loss), ..TrainerState::new(0) };
+            let text = serde_json::to_vec(&state).unwrap();
+            let back: TrainerState = serde_json::from_slice(&text).unwrap();
+            assert_eq!(back.best_loss.map(f64::to_bits), Some(loss.to_bits()), "{loss:?}");
+        }
+    }
+
     #[test]
     fn the_best_validation_is_kept_and_others_are_counted() {
         let mut state = TrainerState::new(0);

@@ -435,6 +435,127 @@ mod tests {
         assert!(error.to_string().contains("(example 1): chat: the model has no chat template"));
     }
 
+    /// Like SentencePiece: a mark before every text, words keep the space before them, line breaks go together.
+    struct Pieces;
+
+    impl Encoder for Pieces {
+        fn encode(&self, text: &str, _special: bool) -> Result<Vec<u32>> {
+            let text = if text.is_empty() { String::new() } else { format!(" {text}") };
+            let mut pieces: Vec<String> = Vec::new();
+            for c in text.chars() {
+                let joins = |last: &String| match c {
+                    ' ' | '[' => false,
+                    '\n' => last.ends_with('\n'),
+                    _ => !last.ends_with('\n') && !last.ends_with(']'),
+                };
+                match pieces.last_mut().filter(|last| joins(last)) {
+                    Some(last) => last.push(c),
+                    None => pieces.push(c.into()),
+                }
+            }
+            Ok(pieces.iter().map(|piece| fnv(piece)).collect())
+        }
+
+        fn render(&self, messages: &[Value], _tools: Option<&Value>, prompt: bool) -> Result<Option<String>> {
+            let turn = |m: &Value| {
+                let content = m["content"].as_str().unwrap();
+                if m["role"] == "user" { format!("[U] {content}\n") } else { format!("[A]{content}[E]") }
+            };
+            let text: String = messages.iter().map(turn).collect();
+            Ok(Some(if prompt { text + "[A]" } else { text }))
+        }
+
+        fn eos(&self) -> Option<u32> {
+            None
+        }
+    }
+
+    fn fnv(text: &str) -> u32 {
+        text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    }
+
+    #[test]
+    fn the_tokens_are_those_of_the_whole_text() {
+        let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+        let messages =
+            vec![turn("user", "a b"), turn("assistant", " c d"), turn("user", "\ne"), turn("assistant", "f")];
+        let whole = Pieces.render(&messages, None, false).unwrap().unwrap();
+        let chat = Record::Chat { messages, tools: None };
+        let made = examples(&[chat], &Pieces, TrainOn::Completion, 99, Path::new("x")).unwrap();
+        let example = &made.examples[0];
+        assert_eq!(example.tokens, Pieces.encode(&whole, false).unwrap());
+        let trained: Vec<u32> =
+            example.tokens.iter().zip(&example.supervised).filter(|(_, s)| **s).map(|(t, _)| *t).collect();
+        assert_eq!(trained, [" c", " d", "[E]", "f", "[E]"].map(fnv));
+    }
+
+    #[test]
+    fn a_token_across_the_border_belongs_to_the_prompt() {
+        struct Plain;
+        impl Encoder for Plain {
+            fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+                Pieces.encode(text, special)
+            }
+            fn render(&self, _: &[Value], _: Option<&Value>, _: bool) -> Result<Option<String>> {
+                Ok(None)
+            }
+            fn eos(&self) -> Option<u32> {
+                Some(7)
+            }
+        }
+        let pair = Record::Completion { prompt: "a\n".into(), completion: "\nb c".into() };
+        let made = examples(&[pair], &Plain, TrainOn::Completion, 99, Path::new("x")).unwrap();
+        let example = &made.examples[0];
+        assert_eq!(example.tokens, [fnv(" a"), fnv("\n\n"), fnv("b"), fnv(" c"), 7]);
+        assert_eq!(example.supervised, [false, false, true, true, true]);
+    }
+
+    /// Like Qwen3: the last answer gets an empty thought, which is gone when another turn follows.
+    struct Thoughts {
+        hides: bool,
+    }
+
+    impl Encoder for Thoughts {
+        fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+            Ok(Bytes { template: true }.encode(text, special)?.split_off(usize::from(special)))
+        }
+
+        fn render(&self, messages: &[Value], _tools: Option<&Value>, prompt: bool) -> Result<Option<String>> {
+            let mut text = String::new();
+            for (index, message) in messages.iter().enumerate() {
+                let last = index + 1 == messages.len();
+                let content = message["content"].as_str().unwrap();
+                text += &match message["role"].as_str().unwrap() {
+                    "assistant" if last => format!("<a>.{content}<end>\n"),
+                    "assistant" if self.hides => "<a>?<end>\n".to_owned(),
+                    "assistant" => format!("<a>{content}<end>\n"),
+                    _ => format!("<u>{content}<end>\n"),
+                };
+            }
+            Ok(Some(if prompt { text + "<a>" } else { text }))
+        }
+
+        fn eos(&self) -> Option<u32> {
+            None
+        }
+    }
+
+    #[test]
+    fn earlier_turns_are_found_where_the_template_rewrites_them() {
+        let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+        let messages =
+            vec![turn("user", "b"), turn("assistant", "b"), turn("user", "c"), turn("assistant", "d")];
+        let made = |hides: bool, train_on: TrainOn| {
+            let chat = Record::Chat { messages: messages.clone(), tools: None };
+            examples(&[chat], &Thoughts { hides }, train_on, 99, Path::new("x"))
+        };
+        assert_eq!(trained(&made(false, TrainOn::Completion).unwrap().examples[0]), "b#.d#");
+        let error = made(true, TrainOn::Completion).unwrap_err().to_string();
+        assert!(error.contains("(example 1)") && error.contains("--train-on all"), "{error}");
+        // The advice holds.
+        assert_eq!(trained(&made(true, TrainOn::All).unwrap().examples[0]), "b#\n#?#\n#c#\n#.d#\n");
+    }
+
     #[test]
     fn long_examples_are_cut_and_those_without_a_trained_token_are_left_out() {
         let pair = |prompt: &str, completion: &str| Record::Completion {
