@@ -22,6 +22,27 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 /// The file of the tensors.
 pub const TENSOR_FILE: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
+/// Ways to initialise that leave the base model's weights alone. PEFT's others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)
+/// take something out of them, again whenever the adapter is loaded, which cannot be repeated here.
+const SAME_BASE: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+/// Fields that are read, or that say nothing about what the adapter computes.
+const KNOWN: [&str; 15] = [
+    "alpha_pattern",
+    "auto_mapping",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_ga_config",
+    "rank_pattern",
+    "target_modules",
+    "use_rslora",
+];
 
 /// The pair of one module.
 #[derive(Debug, Clone)]
@@ -217,16 +238,49 @@ impl Fields<'_> {
             ("use_qalora", "QA-LoRA"),
             ("alora_invocation_tokens", "activated LoRA"),
             ("arrow_config", "routed adapters"),
+            ("use_bdlora", "block-diagonal LoRA"),
+            ("kasa_config", "KaSA"),
+            ("megatron_config", "layers of Megatron"),
         ] {
             if !unset(key) {
                 let message = format!("asks for {what}, which is not supported; the adapter is not loaded");
                 return Err(self.wrong(key, message));
             }
         }
-        match self.value["bias"].as_str() {
-            None | Some("none") => Ok(()),
-            Some(other) => Err(self.wrong("bias", format!("is '{other}': trained biases are not supported"))),
+        if let Some(other) = self.value["bias"].as_str().filter(|bias| *bias != "none") {
+            return Err(self.wrong("bias", format!("is '{other}': trained biases are not supported")));
         }
+        match &self.value["init_lora_weights"] {
+            Value::Null | Value::Bool(_) => {}
+            Value::String(name) if SAME_BASE.contains(&name.as_str()) => {}
+            other => {
+                let message = format!(
+                    "is {other}, which needs other weights of the base model than it was published with; convert the \
+                     adapter by PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…)"
+                );
+                return Err(self.wrong("init_lora_weights", message));
+            }
+        }
+        self.refuse_unknown_switches()
+    }
+
+    /// A variant that PEFT gains later is told by a switch that is on or a configuration of its own.
+    fn refuse_unknown_switches(&self) -> Result<()> {
+        let Some(fields) = self.value.as_object() else { return Ok(()) };
+        for (key, value) in fields {
+            let on = match value {
+                Value::Bool(on) => *on,
+                Value::Array(list) => !list.is_empty(),
+                Value::Object(map) => !map.is_empty(),
+                _ => false,
+            };
+            if on && !KNOWN.contains(&key.as_str()) {
+                let message = "is not known and may change what the adapter computes, so it is not loaded; remove it from the \
+                               file if it does not";
+                return Err(self.wrong(key, message));
+            }
+        }
+        Ok(())
     }
 
     fn number(&self, key: &str, default: f64) -> Result<f64> {
@@ -255,30 +309,39 @@ impl Fields<'_> {
             Value::String(expression) => Targets::Regex(expression.clone()),
             _ => Targets::List(self.names("target_modules")?),
         };
-        let map = |key: &str| -> Result<BTreeMap<String, f64>> {
-            match &self.value[key] {
-                Value::Null => Ok(BTreeMap::new()),
-                value => serde_json::from_value(value.clone())
-                    .map_err(|_| self.wrong(key, "must map names to numbers".to_owned())),
-            }
+        let alphas = match &self.value["alpha_pattern"] {
+            Value::Null => BTreeMap::new(),
+            value => serde_json::from_value(value.clone())
+                .map_err(|_| self.wrong("alpha_pattern", "must map names to numbers"))?,
         };
         let layers = match &self.value["layers_to_transform"] {
             Value::Null => None,
-            Value::Number(one) => Some(vec![one.as_u64().unwrap_or(0) as usize]),
-            value => Some(
-                serde_json::from_value(value.clone())
-                    .map_err(|_| self.wrong("layers_to_transform", "must be a list of layer numbers"))?,
-            ),
+            value => {
+                let list = if value.is_number() { json!([value]) } else { value.clone() };
+                let wrong = |_| self.wrong("layers_to_transform", "must be a list of layer numbers");
+                Some(serde_json::from_value(list).map_err(wrong)?)
+            }
+        };
+        let ranks = match &self.value["rank_pattern"] {
+            Value::Null => BTreeMap::new(),
+            value => serde_json::from_value(value.clone())
+                .map_err(|_| self.wrong("rank_pattern", "must map names to whole numbers from 1 on"))?,
+        };
+        let rslora = match &self.value["use_rslora"] {
+            Value::Null => false,
+            value => value
+                .as_bool()
+                .ok_or_else(|| self.wrong("use_rslora", format!("is {value}, must be true or false")))?,
         };
         let config = LoraConfig {
             rank: rank as usize,
             alpha: self.number("lora_alpha", 8.0)?,
             dropout: self.number("lora_dropout", 0.0)? as f32,
-            rslora: self.value["use_rslora"].as_bool().unwrap_or(false),
+            rslora,
             targets,
             exclude: self.names("exclude_modules")?,
-            rank_pattern: map("rank_pattern")?.into_iter().map(|(key, rank)| (key, rank as usize)).collect(),
-            alpha_pattern: map("alpha_pattern")?,
+            rank_pattern: ranks,
+            alpha_pattern: alphas,
             layers,
             seed: 0,
         };

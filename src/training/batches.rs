@@ -70,7 +70,7 @@ impl Batch {
 /// The batches of one pass over the data, in an order that depends on the seed and the epoch only. Examples of similar
 /// length go together, those of equal length in random order; then the batches are shuffled.
 pub fn shuffled(examples: &[Example], options: &BatchOptions, epoch: usize) -> Result<Vec<Batch>> {
-    check(options)?;
+    check(examples, options)?;
     let mut random = Random { seed: options.seed, epoch: epoch as u32, draws: 0 };
     let mut order: Vec<usize> = (0..examples.len()).collect();
     random.shuffle(&mut order);
@@ -82,15 +82,22 @@ pub fn shuffled(examples: &[Example], options: &BatchOptions, epoch: usize) -> R
 
 /// Batches by length, the same every time.
 pub fn in_order(examples: &[Example], options: &BatchOptions) -> Result<Vec<Batch>> {
-    check(options)?;
+    check(examples, options)?;
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|&index| examples[index].tokens.len());
     Ok(grouped(examples, &order, options.batch_size))
 }
 
-fn check(options: &BatchOptions) -> Result<()> {
+fn check(examples: &[Example], options: &BatchOptions) -> Result<()> {
     if options.batch_size == 0 {
         return Err(Error::invalid("batch size", "is 0; use 1 or more"));
+    }
+    for (index, Example { tokens, supervised }) in examples.iter().enumerate() {
+        if tokens.len() != supervised.len() {
+            let message =
+                format!("has {} tokens and {} marks of supervision", tokens.len(), supervised.len());
+            return Err(Error::invalid(format!("example {}", index + 1), message));
+        }
     }
     Ok(())
 }

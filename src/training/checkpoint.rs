@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::adapter::Adapter;
+use super::adapter::{Adapter, CONFIG_FILE, TENSOR_FILE};
 use super::atomic;
 use super::tensors::{read_tensors, write_tensors};
 use crate::tensor::HostTensor;
@@ -19,6 +19,7 @@ const FOLDER: &str = "checkpoints";
 const MANIFEST: &str = "manifest.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "trainer_state.json";
+const FILES: [&str; 4] = [CONFIG_FILE, TENSOR_FILE, OPTIMIZER, STATE];
 
 /// Where a run stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,7 @@ pub struct TrainerState {
     /// Batches of this pass done.
     pub batch_index: usize,
     /// The best validation loss, if there is one.
+    #[serde(with = "exact")]
     pub best_loss: Option<f64>,
     /// Its step.
     pub best_step: usize,
@@ -41,6 +43,20 @@ pub struct TrainerState {
     pub seed: u64,
     /// What must be the same for the run to go on.
     pub fingerprint: String,
+}
+
+/// Numbers as text, because reading a JSON number may miss the last bit.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(|value| value.to_string()).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+    }
 }
 
 impl TrainerState {
@@ -128,41 +144,54 @@ pub fn save(
     let text =
         serde_json::to_vec_pretty(&manifest).map_err(|error| Error::file(inside, error.to_string()))?;
     atomic::write(&inside.join(MANIFEST), &text)?;
-    if path.exists() {
-        std::fs::remove_dir_all(&path).map_err(|source| failed(&path, source))?;
+    // What is there already and the same stays, so that there is no moment without it.
+    if complete(&path).is_none_or(|existing| existing != manifest) {
+        let replaced = tempfile::Builder::new().prefix(".writing-").tempdir_in(&folder);
+        let replaced = replaced.map_err(|source| failed(&folder, source))?;
+        if path.exists() {
+            std::fs::rename(&path, replaced.path().join("replaced"))
+                .map_err(|source| failed(&path, source))?;
+        }
+        std::fs::rename(inside, &path).map_err(|source| failed(&path, source))?;
+        // What was renamed is no longer there to be removed.
+        let _ = temporary.keep();
+        atomic::sync_folder(&folder)?;
     }
-    std::fs::rename(inside, &path).map_err(|source| failed(&path, source))?;
-    // What was renamed is no longer there to be removed.
-    let _ = temporary.keep();
-    atomic::sync_folder(&folder)?;
+    remove_later(out, state.step)?;
     Ok(path)
 }
 
-fn manifest(folder: &Path) -> Result<Manifest> {
-    let failed = |source| Error::io(folder, "read", source);
-    let mut manifest = Manifest::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name != MANIFEST {
-            let bytes = std::fs::read(entry.path()).map_err(failed)?;
-            let checksum = format!("{:016x}", checksum(&bytes));
-            manifest.insert(name, Entry { bytes: bytes.len() as u64, checksum });
-        }
+/// Removes checkpoints of later steps. A run that stands here has none: they are of an earlier run into the same
+/// folder, and would be taken for newer ones.
+fn remove_later(out: &Path, step: usize) -> Result<()> {
+    for (_, path) in candidates(out)?.into_iter().take_while(|(later, _)| *later > step) {
+        std::fs::remove_dir_all(&path).map_err(|source| Error::io(&path, "remove", source))?;
     }
-    Ok(manifest)
+    Ok(())
 }
 
-/// Whether a folder is a checkpoint whose files are all as they were written.
-fn is_complete(path: &Path) -> bool {
-    let written = std::fs::read(path.join(MANIFEST))
-        .ok()
-        .and_then(|text| serde_json::from_slice::<Manifest>(&text).ok());
-    written.is_some_and(|written| manifest(path).is_ok_and(|found| found == written))
+fn manifest(folder: &Path) -> Result<Manifest> {
+    FILES
+        .iter()
+        .map(|name| {
+            let path = folder.join(name);
+            let bytes = std::fs::read(&path).map_err(|source| Error::io(&path, "read", source))?;
+            let checksum = format!("{:016x}", checksum(&bytes));
+            Ok(((*name).to_owned(), Entry { bytes: bytes.len() as u64, checksum }))
+        })
+        .collect()
 }
 
-/// All folders that could be checkpoints, the newest first.
-fn candidates(out: &Path) -> Result<Vec<PathBuf>> {
+/// The manifest of a checkpoint, if its files are all as they were written. Files that are none of its own (a file
+/// manager's) do not count.
+fn complete(path: &Path) -> Option<Manifest> {
+    let text = std::fs::read(path.join(MANIFEST)).ok()?;
+    let written: Manifest = serde_json::from_slice(&text).ok()?;
+    manifest(path).ok().filter(|found| *found == written)
+}
+
+/// All folders that could be checkpoints with their steps, the newest first.
+fn candidates(out: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let folder = out.join(FOLDER);
     if !folder.exists() {
         return Ok(Vec::new());
@@ -177,17 +206,17 @@ fn candidates(out: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
-    Ok(found.into_iter().map(|(_, path)| path).collect())
+    Ok(found)
 }
 
 /// The newest complete checkpoint of a run.
 pub fn latest(out: &Path) -> Result<Option<PathBuf>> {
-    Ok(candidates(out)?.into_iter().find(|path| is_complete(path)))
+    Ok(candidates(out)?.into_iter().map(|(_, path)| path).find(|path| complete(path).is_some()))
 }
 
 /// Reads a checkpoint: the adapter, the optimizer's state, the trainer's state.
 pub fn load(path: &Path) -> Result<(Adapter, Vec<(String, HostTensor)>, TrainerState)> {
-    if !is_complete(path) {
+    if complete(path).is_none() {
         return Err(Error::file(
             path,
             "is no complete checkpoint: a file is missing or damaged; use an older one",
@@ -206,7 +235,7 @@ pub fn load(path: &Path) -> Result<(Adapter, Vec<(String, HostTensor)>, TrainerS
 pub fn prune(out: &Path, keep: usize) -> Result<()> {
     let removed =
         |path: &Path| std::fs::remove_dir_all(path).map_err(|source| Error::io(path, "remove", source));
-    for path in candidates(out)?.iter().skip(keep) {
+    for (_, path) in candidates(out)?.iter().skip(keep) {
         removed(path)?;
     }
     let folder = out.join(FOLDER);

@@ -3,6 +3,7 @@
 //! A line is `{"messages": [{"role", "content"}, …], "tools"?}`, `{"prompt", "completion"}` or `{"text"}`; other keys
 //! are ignored. Prompt and completion become a chat of two messages where the model has a chat template.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -251,37 +252,31 @@ pub fn examples(
 fn example(record: &Record, encoder: &dyn Encoder, train_on: TrainOn) -> Result<Example> {
     let mut example = match record {
         Record::Text(text) => {
-            let mut tokens = encoder.encode(text, true)?;
-            if let Some(eos) = encoder.eos().filter(|eos| tokens.last() != Some(eos)) {
-                tokens.push(eos);
-            }
-            Example { supervised: vec![true; tokens.len()], tokens }
+            let whole = 0..text.len();
+            let mut example = marked(text, &[whole], true, encoder)?;
+            end_with_eos(&mut example, encoder);
+            example
         }
         Record::Completion { prompt, completion } => {
             let messages = [
                 json!({"role": "user", "content": prompt}),
                 json!({"role": "assistant", "content": completion}),
             ];
-            match chat(&messages, None, encoder)? {
+            match chat(&messages, None, encoder, train_on)? {
                 Some(example) => example,
                 None => {
-                    let mut tokens = encoder.encode(prompt, true)?;
-                    if encoder.eos().is_some() && tokens.last() == encoder.eos().as_ref() {
-                        tokens.pop();
-                    }
-                    let given = tokens.len();
-                    tokens.extend(encoder.encode(completion, false)?);
-                    tokens.extend(encoder.eos());
-                    Example {
-                        supervised: (0..tokens.len()).map(|position| position >= given).collect(),
-                        tokens,
-                    }
+                    let text = format!("{prompt}{completion}");
+                    let mut example = marked(&text, &[prompt.len()..text.len()], true, encoder)?;
+                    end_with_eos(&mut example, encoder);
+                    example
                 }
             }
         }
-        Record::Chat { messages, tools } => chat(messages, tools.as_ref(), encoder)?.ok_or_else(|| {
-            Error::invalid("chat", "the model has no chat template; use prompt and completion, or text")
-        })?,
+        Record::Chat { messages, tools } => {
+            chat(messages, tools.as_ref(), encoder, train_on)?.ok_or_else(|| {
+                Error::invalid("chat", "the model has no chat template; use prompt and completion, or text")
+            })?
+        }
     };
     if train_on == TrainOn::All {
         example.supervised.fill(true);
@@ -292,44 +287,128 @@ fn example(record: &Record, encoder: &dyn Encoder, train_on: TrainOn) -> Result<
     Ok(example)
 }
 
+/// Adds the token that ends a text, to be trained, unless the tokenizer did.
+fn end_with_eos(example: &mut Example, encoder: &dyn Encoder) {
+    let Some(eos) = encoder.eos() else { return };
+    if example.tokens.last() != Some(&eos) {
+        example.tokens.push(eos);
+        example.supervised.push(true);
+    }
+}
+
 /// A conversation: the assistant's turns are trained, each from the end of its generation prompt on.
-///
-/// Where a turn begins and ends is found in the rendered text, by rendering the messages up to it. The text between
-/// two such places is encoded by itself: they lie at special tokens, where tokenizers split anyway.
-fn chat(messages: &[Value], tools: Option<&Value>, encoder: &dyn Encoder) -> Result<Option<Example>> {
+fn chat(
+    messages: &[Value],
+    tools: Option<&Value>,
+    encoder: &dyn Encoder,
+    train_on: TrainOn,
+) -> Result<Option<Example>> {
     let Some(whole) = encoder.render(messages, tools, false)? else { return Ok(None) };
-    let mut cuts: Vec<(usize, usize)> = Vec::new();
-    for (index, message) in messages.iter().enumerate() {
-        if message["role"] != "assistant" {
-            continue;
-        }
-        let rendered = |count: usize, prompt: bool| encoder.render(&messages[..count], tools, prompt);
-        let (Some(before), Some(after)) = (rendered(index, true)?, rendered(index + 1, false)?) else {
-            return Ok(None);
+    let turns = match train_on {
+        TrainOn::All => Vec::new(),
+        TrainOn::Completion => turns(&whole, messages, tools, encoder)?,
+    };
+    marked(&whole, &turns, false, encoder).map(Some)
+}
+
+/// The tokens of a text, those of the given ranges of bytes trained.
+///
+/// The text is encoded as a whole, as it is when a model reads it. Encoding its parts would give other tokens where
+/// they meet: tokenizers join line breaks, and SentencePiece begins every text with a space.
+fn marked(text: &str, ranges: &[Range<usize>], special: bool, encoder: &dyn Encoder) -> Result<Example> {
+    let tokens = encoder.encode(text, special)?;
+    let mut supervised = vec![false; tokens.len()];
+    for range in ranges {
+        let from = first_token_from(&tokens, text, range.start, special, encoder)?;
+        let to = if range.end == text.len() {
+            tokens.len()
+        } else {
+            first_token_from(&tokens, text, range.end, special, encoder)?
         };
-        if !after.starts_with(&before) || !whole.starts_with(&after) {
+        supervised[from..to.max(from)].fill(true);
+    }
+    Ok(Example { tokens, supervised })
+}
+
+/// The first token that begins at or after a place in the text. Where a token lies across it, that is the next one:
+/// a model that was given the text up to there does not produce the token.
+fn first_token_from(
+    tokens: &[u32],
+    text: &str,
+    place: usize,
+    special: bool,
+    encoder: &dyn Encoder,
+) -> Result<usize> {
+    let mut front = encoder.encode(&text[..place], special)?;
+    if special && encoder.eos().is_some() && front.last() == encoder.eos().as_ref() {
+        front.pop();
+    }
+    let common = tokens.iter().zip(&front).take_while(|(a, b)| a == b).count();
+    Ok(if common == front.len() { common } else { (common + 1).min(tokens.len()) })
+}
+
+/// Where the assistant's turns lie in the text of a conversation.
+///
+/// A turn begins where the messages before it end, rendered with a generation prompt, and ends where they end
+/// rendered with it. Some templates (Qwen3's, which takes the thoughts out of earlier turns) render a turn otherwise
+/// when others follow; there the place of its content decides, and the text that follows it when it is the last.
+fn turns(
+    whole: &str,
+    messages: &[Value],
+    tools: Option<&Value>,
+    encoder: &dyn Encoder,
+) -> Result<Vec<Range<usize>>> {
+    let mut turns: Vec<Range<usize>> = Vec::new();
+    for index in (0..messages.len()).filter(|&index| messages[index]["role"] == "assistant") {
+        // Templates may refuse a beginning of a conversation that they accept as a whole.
+        let rendered = |count: usize, prompt: bool| {
+            encoder
+                .render(&messages[..count], tools, prompt)
+                .ok()
+                .flatten()
+                .filter(|text| whole.starts_with(text))
+        };
+        let start = rendered(index, true).map(|text| text.len());
+        // What a template writes after the token that ends the turn (a line break) is not the assistant's.
+        let end = rendered(index + 1, false).map(|text| text.trim_end().len());
+        let turn = match (start, end) {
+            (Some(start), Some(end)) => Some(start..end.max(start)),
+            _ => by_content(whole, messages, index, tools, encoder)
+                .map(|found| start.filter(|&start| start <= found.start).unwrap_or(found.start)..found.end),
+        };
+        let free_from = turns.last().map_or(0, |turn| turn.end);
+        let Some(turn) = turn.filter(|turn| free_from <= turn.start && turn.start <= turn.end) else {
             let message = "the model's chat template changes earlier turns when later ones follow, so the assistant's turns \
                            cannot be told apart; train with --train-on all or with one turn an example";
             return Err(Error::invalid("chat", message));
-        }
-        // What a template writes after the token that ends the turn (a line break) is not the assistant's.
-        cuts.push((before.len(), before.len() + after[before.len()..].trim_end().len()));
+        };
+        turns.push(turn);
     }
-    let mut example = Example { tokens: Vec::new(), supervised: Vec::new() };
-    let mut end = 0;
-    let mut add = |text: &str, supervised: bool| -> Result<()> {
-        let tokens = encoder.encode(text, false)?;
-        example.supervised.extend(vec![supervised; tokens.len()]);
-        example.tokens.extend(tokens);
-        Ok(())
-    };
-    for (from, to) in cuts {
-        add(&whole[end..from], false)?;
-        add(&whole[from..to], true)?;
-        end = to;
+    Ok(turns)
+}
+
+/// The content of a message with what ends it, found by rendering other content in its place.
+fn by_content(
+    whole: &str,
+    messages: &[Value],
+    index: usize,
+    tools: Option<&Value>,
+    encoder: &dyn Encoder,
+) -> Option<Range<usize>> {
+    // From a range of Unicode that is assigned to nothing.
+    const MARK: &str = "\u{f0a1a}\u{f0a1b}";
+    let mut changed = messages.to_vec();
+    changed[index].as_object_mut()?.get_mut("content").filter(|content| content.is_string())?;
+    changed[index]["content"] = MARK.into();
+    let other = encoder.render(&changed, tools, false).ok()??;
+    let (before, after) = other.split_once(MARK)?;
+    let end = whole.len().checked_sub(after.len()).filter(|&end| before.len() <= end)?;
+    if !whole.starts_with(before) || !whole.ends_with(after) {
+        return None;
     }
-    add(&whole[end..], false)?;
-    Ok(Some(example))
+    let last = encoder.render(&changed[..=index], tools, false).ok()??;
+    let ending = last.split_once(MARK)?.1.trim_end();
+    whole[end..].starts_with(ending).then(|| before.len()..end + ending.len())
 }
 
 #[cfg(test)]

@@ -162,7 +162,13 @@ impl LoraConfig {
             }
             Targets::Regex(expression) => {
                 let regex = compiled("LoRA targets", &format!("^(?:{expression})$"))?;
-                modules.iter().filter(|module| regex.is_match(&module.path).unwrap_or(false)).collect()
+                let mut found = Vec::new();
+                for module in modules {
+                    if matches("LoRA targets", &regex, &module.path)? {
+                        found.push(module);
+                    }
+                }
+                found
             }
         };
         if found.is_empty() {
@@ -182,11 +188,18 @@ fn compiled(what: &str, expression: &str) -> Result<Regex> {
         .map_err(|error| Error::invalid(what, format!("'{expression}' is no regular expression: {error}")))
 }
 
+/// An expression that gives up on a path is an error: a module left out silently would not train.
+fn matches(what: &str, regex: &Regex, path: &str) -> Result<bool> {
+    regex
+        .is_match(path)
+        .map_err(|error| Error::invalid(what, format!("'{regex}' cannot be matched with {path}: {error}")))
+}
+
 /// The value of the first pattern that the end of the path matches.
 fn pattern<T: Copy>(patterns: &BTreeMap<String, T>, path: &str) -> Result<Option<T>> {
     for (expression, value) in patterns {
         let regex = compiled("LoRA pattern", &format!(r"^(?:.*\.)?(?:{expression})$"))?;
-        if regex.is_match(path).unwrap_or(false) {
+        if matches("LoRA pattern", &regex, path)? {
             return Ok(Some(*value));
         }
     }
