@@ -223,6 +223,12 @@ impl Fields<'_> {
                 return Err(self.wrong(key, message));
             }
         }
+        // PEFT's other ways (PiSSA, OLoRA, CorDA, LoftQ) take something out of the base model's weights.
+        let init = &self.value["init_lora_weights"];
+        if !(init.is_null() || init.is_boolean() || matches!(init.as_str(), Some("gaussian" | "eva" | "orthogonal"))) {
+            let message = format!("is {init}, which changes the base model's weights; convert the adapter with PEFT first");
+            return Err(self.wrong("init_lora_weights", message));
+        }
         match self.value["bias"].as_str() {
             None | Some("none") => Ok(()),
             Some(other) => Err(self.wrong("bias", format!("is '{other}': trained biases are not supported"))),
@@ -428,6 +434,7 @@ mod tests {
         assert!(changed("bias", json!("all")).contains("(bias)"));
         assert!(changed("modules_to_save", json!(["lm_head"])).contains("trained as a whole"));
         assert!(changed("fan_in_fan_out", json!(true)).contains("transposed"));
+        assert!(changed("init_lora_weights", json!("pissa")).contains("(init_lora_weights): is \"pissa\""));
         assert!(changed("r", json!(0)).contains("(r): is 0"));
         assert!(changed("r", json!(5)).contains("has rank 4, the configuration says 5"));
         assert!(changed("lora_alpha", json!("x")).contains("must be a number"));
