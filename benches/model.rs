@@ -2,7 +2,7 @@
 //!
 //! The model is METAL_CANDLE_MODEL, SmolLM2-135M-Instruct for the figures in BENCHMARKS.md. Prints one JSON object:
 //! medians of several runs, in tokens a second, and the greatest resident memory of the process. The job is the one
-//! of compare/train_torch.py and compare/decode_torch.py; METAL_CANDLE_JOB=train or generate does only one half.
+//! of compare/torch_job.py; METAL_CANDLE_JOB=train or generate does only one half.
 
 use std::time::Instant;
 

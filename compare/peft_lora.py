@@ -30,7 +30,9 @@ def trained(golden, out):
     for step in range(STEPS):
         ids = torch.randint(3, 256, (ROWS, LENGTH))
         labels = ids.clone()
-        labels[:, : 4 + step % 7] = -100
+        # Uneven, so that a mean over rows differs from one over tokens, and with a gap.
+        labels[0, : 4 + step % 7] = -100
+        labels[1, 10 : 12 + step % 5] = -100
         batches.append({"ids": ids.tolist(), "labels": labels.tolist()})
         loss = model(input_ids=ids, labels=labels).loss
         optimizer.zero_grad()

@@ -1,4 +1,31 @@
-//! LoRA fine-tuning and inference of transformer models.
+//! LoRA fine-tuning and inference of transformer models: a graph engine with its own gradients.
+//!
+//! A step of a model, be it one token's decoding or forward, backward and update, is **recorded once and replayed**.
+//! Recording ([`graph`]) makes a graph of operations ([`ops`]) with static shapes. The graph is differentiated,
+//! rewritten into fewer and larger operations, and given a memory plan; a device ([`backend`]) compiles the plan, and
+//! the compiled [`backend::Program`] is run again and again without allocating anything.
+//!
+//! ```
+//! use metal_candle::backend::Device;
+//! use metal_candle::graph::Graph;
+//! use metal_candle::ops::UnaryFn;
+//! use metal_candle::tensor::HostTensor;
+//!
+//! # fn main() -> metal_candle::Result<()> {
+//! let device = Device::cpu(0)?;
+//! let w = device.parameter("w", &HostTensor::from_slice(&[0.5_f32, -0.5], [1, 2])?, true)?;
+//! let graph = Graph::new();
+//! let x = graph.constant(HostTensor::from_slice(&[1.0_f32, 2.0], [1, 2])?);
+//! let loss = x.linear(&graph.parameter(&w))?.unary(UnaryFn::Square)?.sum_all()?;
+//! let gradient = graph.gradients(&loss, &[graph.parameter(&w)])?;
+//! assert_eq!(device.eval(&gradient)?[0].as_slice::<f32>()?, [-1.0, -2.0]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! On top of it stand model files and the decoder ([`models`]), LoRA training in PEFT's formats ([`training`]) and
+//! text generation ([`inference`]). An operation without a gradient between a trainable parameter and the loss is an
+//! error that names it: no gradient vanishes in silence.
 
 pub mod backend;
 pub mod error;
@@ -10,3 +37,8 @@ pub mod tensor;
 pub mod training;
 
 pub use error::{Error, Result};
+
+/// The examples of the README, which are tested as those of the documentation are.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -22,9 +22,6 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 /// The file of the tensors.
 pub const TENSOR_FILE: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
-/// Ways to initialise that leave the base model's weights alone. PEFT's others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA)
-/// take something out of them, again whenever the adapter is loaded, which cannot be repeated here.
-const SAME_BASE: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 /// Fields that are read, or that say nothing about what the adapter computes.
 const KNOWN: [&str; 15] = [
     "alpha_pattern",
@@ -247,19 +244,18 @@ impl Fields<'_> {
                 return Err(self.wrong(key, message));
             }
         }
+        // PEFT's other ways (PiSSA, OLoRA, CorDA, LoftQ) take something out of the base model's weights, again whenever
+        // the adapter is loaded.
+        let init = &self.value["init_lora_weights"];
+        let same_base = matches!(init.as_str(), Some("gaussian" | "eva" | "orthogonal"));
+        if !(init.is_null() || init.is_boolean() || same_base) {
+            let message = format!(
+                "is {init}, which changes the base model's weights; convert the adapter with PEFT first"
+            );
+            return Err(self.wrong("init_lora_weights", message));
+        }
         if let Some(other) = self.value["bias"].as_str().filter(|bias| *bias != "none") {
             return Err(self.wrong("bias", format!("is '{other}': trained biases are not supported")));
-        }
-        match &self.value["init_lora_weights"] {
-            Value::Null | Value::Bool(_) => {}
-            Value::String(name) if SAME_BASE.contains(&name.as_str()) => {}
-            other => {
-                let message = format!(
-                    "is {other}, which needs other weights of the base model than it was published with; convert the \
-                     adapter by PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…)"
-                );
-                return Err(self.wrong("init_lora_weights", message));
-            }
         }
         self.refuse_unknown_switches()
     }
@@ -495,6 +491,7 @@ mod tests {
         assert!(changed("bias", json!("all")).contains("(bias)"));
         assert!(changed("modules_to_save", json!(["lm_head"])).contains("trained as a whole"));
         assert!(changed("fan_in_fan_out", json!(true)).contains("transposed"));
+        assert!(changed("init_lora_weights", json!("pissa")).contains("(init_lora_weights): is \"pissa\""));
         assert!(changed("r", json!(0)).contains("(r): is 0"));
         assert!(changed("r", json!(5)).contains("has rank 4, the configuration says 5"));
         assert!(changed("lora_alpha", json!("x")).contains("must be a number"));

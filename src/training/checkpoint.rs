@@ -31,7 +31,6 @@ pub struct TrainerState {
     /// Batches of this pass done.
     pub batch_index: usize,
     /// The best validation loss, if there is one.
-    #[serde(with = "exact")]
     pub best_loss: Option<f64>,
     /// Its step.
     pub best_step: usize,
@@ -43,20 +42,6 @@ pub struct TrainerState {
     pub seed: u64,
     /// What must be the same for the run to go on.
     pub fingerprint: String,
-}
-
-/// Numbers as text, because reading a JSON number may miss the last bit.
-mod exact {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
-        value.map(|value| value.to_string()).serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-        let text = Option::<String>::deserialize(deserializer)?;
-        text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
-    }
 }
 
 impl TrainerState {
@@ -161,8 +146,8 @@ pub fn save(
     Ok(path)
 }
 
-/// Removes checkpoints of later steps. A run that stands here has none: they are of an earlier run into the same
-/// folder, and would be taken for newer ones.
+/// Removes checkpoints of later steps. A run that stands here has none: they are damaged, or of an earlier run into the
+/// same folder, and would take the place of newer ones.
 fn remove_later(out: &Path, step: usize) -> Result<()> {
     for (_, path) in candidates(out)?.into_iter().take_while(|(later, _)| *later > step) {
         std::fs::remove_dir_all(&path).map_err(|source| Error::io(&path, "remove", source))?;

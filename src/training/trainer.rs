@@ -337,6 +337,9 @@ impl<'a> Trainer<'a> {
                 &self.out,
                 "holds no complete checkpoint to resume from; leave out --resume",
             ));
+        } else {
+            // Those of an earlier run into this folder would be taken for newer ones.
+            checkpoint::prune(&self.out, 0)?;
         }
         observer(&Event::Start { step: self.state.step });
         Metrics::open(&self.out.join("metrics.jsonl"), self.state.step)

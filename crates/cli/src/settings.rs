@@ -238,7 +238,7 @@ impl TrainFlags {
             return Err(Failure::input("steps: is 0", "use --steps 1 or more"));
         }
         self.warmup = Some(self.warmup.unwrap_or(steps / 20));
-        self.eval_every = Some(self.eval_every.unwrap_or((steps / 4).max(1)));
+        self.eval_every = Some(self.eval_every.unwrap_or(steps.div_ceil(4)));
         Ok(self)
     }
 
