@@ -266,7 +266,8 @@ fn example(record: &Record, encoder: &dyn Encoder, train_on: TrainOn) -> Result<
                 Some(example) => example,
                 None => {
                     let text = format!("{prompt}{completion}");
-                    let mut example = marked(&text, &[prompt.len()..text.len()], true, encoder)?;
+                    let completion = prompt.len()..text.len();
+                    let mut example = marked(&text, std::slice::from_ref(&completion), true, encoder)?;
                     end_with_eos(&mut example, encoder);
                     example
                 }
