@@ -27,10 +27,12 @@
 //! text generation ([`inference`]). An operation without a gradient between a trainable parameter and the loss is an
 //! error that names it: no gradient vanishes in silence.
 
+pub mod atomic;
 pub mod backend;
 pub mod error;
 pub mod graph;
 pub mod inference;
+mod lru;
 pub mod models;
 pub mod ops;
 pub mod tensor;

@@ -1,10 +1,10 @@
 //! Compiled programs and the cache that keeps them.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Executable, Io};
 use crate::graph::{Graph, LazyTensor, Plan, Source};
+use crate::lru::Lru;
 use crate::ops::{Op, Value};
 use crate::tensor::{HostTensor, TensorSpec};
 use crate::{Error, Result};
@@ -205,35 +205,25 @@ impl Structure {
     }
 }
 
-/// Compiled plans by structure, the least recently used one leaving first.
-#[derive(Default)]
-pub(super) struct Cache(Mutex<Entries>);
+/// Compiled plans by structure.
+pub(super) struct Cache(Mutex<Lru<Structure, Arc<Compiled>>>);
 
-#[derive(Default)]
-struct Entries {
-    plans: HashMap<Structure, (Arc<Compiled>, u64)>,
-    clock: u64,
+impl Default for Cache {
+    fn default() -> Self {
+        Self(Mutex::new(Lru::new(CACHED_PLANS)))
+    }
 }
 
 impl Cache {
     pub(super) fn get(&self, structure: &Structure) -> Option<Arc<Compiled>> {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.clock += 1;
-        let now = entries.clock;
-        entries.plans.get_mut(structure).map(|(compiled, used)| {
-            *used = now;
-            Arc::clone(compiled)
-        })
+        self.plans().get(structure)
     }
 
     pub(super) fn put(&self, structure: Structure, compiled: Arc<Compiled>) {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.clock += 1;
-        let now = entries.clock;
-        entries.plans.insert(structure, (compiled, now));
-        if entries.plans.len() > CACHED_PLANS {
-            let oldest = entries.plans.values().map(|&(_, used)| used).min();
-            entries.plans.retain(|_, &mut (_, used)| Some(used) != oldest);
-        }
+        self.plans().put(structure, compiled);
+    }
+
+    fn plans(&self) -> MutexGuard<'_, Lru<Structure, Arc<Compiled>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

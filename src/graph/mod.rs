@@ -4,6 +4,8 @@
 //! [`Graph::gradients`] appends the backward pass, [`Graph::fused`] rewrites, and [`Plan`] gives every
 //! intermediate its place in one arena. Nothing here knows a device.
 
+#![forbid(unsafe_code)]
+
 mod fuse;
 mod grad;
 mod lazy;

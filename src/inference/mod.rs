@@ -1,5 +1,7 @@
 //! Generating text: caches, sampling, the generator.
 
+#![forbid(unsafe_code)]
+
 mod generator;
 mod sampling;
 

@@ -147,6 +147,7 @@ impl Decoder {
             for (path, rows, has_bias) in modules {
                 let tensor = weights.load(&format!("{path}.weight"), &[*rows, columns], dtype)?;
                 buffer.write(start * columns * dtype.size(), tensor.bytes())?;
+                tensor.release_pages();
                 let bias = if *has_bias { Some(vector(&format!("{path}.bias"), *rows)?) } else { None };
                 parts.push(Part { path: path.clone(), start, rows: *rows, bias });
                 start += rows;

@@ -9,13 +9,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
-use memmap2::Mmap;
 
-use super::weights::map_file;
+use crate::tensor::MappedFile;
 use crate::{Error, Result};
 
 /// More entries or tensors than any model has; a header that claims more is damaged.
@@ -26,8 +24,7 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 /// A GGUF file whose header has been checked.
 #[derive(Debug, Clone)]
 pub struct Gguf {
-    path: PathBuf,
-    map: Arc<Mmap>,
+    file: MappedFile,
     metadata: BTreeMap<String, Entry>,
     tensors: BTreeMap<String, GgufTensor>,
 }
@@ -76,13 +73,13 @@ enum Entry {
 impl Gguf {
     /// Maps the file and checks its header.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = map_file(path)?;
-        let mut reader = Reader { path, bytes: &map, at: 0, place: "header".to_owned() };
+        let file = MappedFile::open(path)?;
+        let mut reader = Reader { path, bytes: &file, at: 0, place: "header".to_owned() };
         let (tensor_count, entry_count) = read_preamble(&mut reader)?;
         let metadata = read_metadata(&mut reader, entry_count)?;
         let alignment = alignment(&reader, &metadata)?;
         let tensors = read_tensors(&mut reader, tensor_count, alignment)?;
-        let gguf = Self { path: path.to_owned(), map: map.clone(), metadata, tensors };
+        let gguf = Self { file, metadata, tensors };
         if gguf.integer("split.count")?.is_some_and(|count| count > 1) {
             return Err(Error::file(
                 path,
@@ -94,12 +91,12 @@ impl Gguf {
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// The file's bytes.
-    pub(crate) fn map(&self) -> &Arc<Mmap> {
-        &self.map
+    pub(crate) fn file(&self) -> &MappedFile {
+        &self.file
     }
 
     /// The tensors by the names that the file gives them.
@@ -132,7 +129,7 @@ impl Gguf {
             None => Ok(None),
             Some(Entry::Integer(value)) => usize::try_from(*value)
                 .map(Some)
-                .map_err(|_| Error::file_at(&self.path, key, format!("{value} is out of range"))),
+                .map_err(|_| Error::file_at(self.path(), key, format!("{value} is out of range"))),
             Some(other) => Err(self.wrong_kind(key, other, "a whole number")),
         }
     }
@@ -169,7 +166,7 @@ impl Gguf {
         let Some((kind, count, range)) = self.array(key)? else { return Ok(None) };
         if kind != kind::TEXT {
             return Err(Error::file_at(
-                &self.path,
+                self.path(),
                 key,
                 format!("holds {}, expected texts", kind::name(kind)),
             ));
@@ -218,9 +215,9 @@ impl Gguf {
     pub(crate) fn rope_factors(&self, tensor: &GgufTensor) -> Result<Vec<f32>> {
         if tensor.kind != GgufType::Known(GgmlDType::F32) {
             let message = format!("is stored as {}, expected F32", tensor.kind);
-            return Err(Error::file_at(&self.path, "tensor 'rope_freqs.weight'", message));
+            return Err(Error::file_at(self.path(), "tensor 'rope_freqs.weight'", message));
         }
-        let bytes = &self.map[tensor.start..tensor.start + tensor.bytes];
+        let bytes = &self.file[tensor.start..tensor.start + tensor.bytes];
         Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
     }
 
@@ -233,7 +230,7 @@ impl Gguf {
     }
 
     fn reader<'a>(&'a self, key: &str, range: Range<usize>) -> Reader<'a> {
-        Reader { path: &self.path, bytes: &self.map[..range.end], at: range.start, place: key.to_owned() }
+        Reader { path: self.path(), bytes: &self.file[..range.end], at: range.start, place: key.to_owned() }
     }
 
     fn wrong_kind(&self, key: &str, found: &Entry, expected: &str) -> Error {
@@ -244,7 +241,7 @@ impl Gguf {
             Entry::Text(_) => "text",
             Entry::Array { .. } => "an array",
         };
-        Error::file_at(&self.path, key, format!("holds {found}, expected {expected}"))
+        Error::file_at(self.path(), key, format!("holds {found}, expected {expected}"))
     }
 }
 

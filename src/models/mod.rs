@@ -3,6 +3,8 @@
 //! [`ModelFiles::open`] reads a Hugging Face folder or a GGUF file. What differs between the families of
 //! models is in [`ModelConfig`].
 
+#![forbid(unsafe_code)]
+
 mod chat_template;
 mod config;
 mod convert;

@@ -5,15 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
 use super::convert;
 use super::gguf::{Gguf, GgufType};
-use crate::tensor::{DType, HostTensor, TensorSpec};
+use crate::tensor::{DType, HostTensor, MappedFile, TensorSpec};
 use crate::{Error, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -25,12 +23,6 @@ pub struct Weights {
     path: PathBuf,
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, Stored>,
-}
-
-#[derive(Debug, Clone)]
-struct MappedFile {
-    path: PathBuf,
-    map: Arc<Mmap>,
 }
 
 /// Where a tensor lies and how it is stored.
@@ -115,7 +107,7 @@ impl Weights {
         Ok(Self {
             path: gguf.path().to_owned(),
             tensors: tensors.collect(),
-            files: vec![MappedFile { path: gguf.path().to_owned(), map: gguf.map().clone() }],
+            files: vec![gguf.file().clone()],
         })
     }
 
@@ -150,7 +142,7 @@ impl Weights {
 
     /// Bytes of all files.
     pub fn file_bytes(&self) -> usize {
-        self.files.iter().map(|file| file.map.len()).sum()
+        self.files.iter().map(|file| file.len()).sum()
     }
 
     /// Reads a tensor as `dtype`, which must be a float type.
@@ -171,7 +163,7 @@ impl Weights {
                 Some(own) if own != name => format!("tensor '{name}', stored as '{own}'"),
                 _ => format!("tensor '{name}'"),
             };
-            Error::file_at(&file.path, place, message)
+            Error::file_at(file.path(), place, message)
         };
         if stored.shape != shape {
             return Err(error(format!(
@@ -184,7 +176,8 @@ impl Weights {
             return Err(Error::dtype("load weights", "weights are read as f32, f16 or bf16", &[dtype]));
         }
         let spec = TensorSpec::new(dtype, shape);
-        let bytes = &file.map[stored.start..stored.start + stored.bytes];
+        let range = stored.start..stored.start + stored.bytes;
+        let bytes = &file[range.clone()];
         let mut tensor = match &stored.kind {
             Kind::Foreign(kind) => {
                 return Err(error(format!(
@@ -194,7 +187,7 @@ impl Weights {
             }
             Kind::Float(stored_as) if *stored_as == dtype && stored.start.is_multiple_of(dtype.size()) => {
                 convert::check_finite(bytes, dtype).map_err(|fault| error(fault.message(dtype)))?;
-                HostTensor::from_map(file.map.clone(), stored.start, spec)?
+                HostTensor::from_map(file.clone(), stored.start, spec)?
             }
             Kind::Float(stored_as) => {
                 let mut tensor = HostTensor::zeros(spec);
@@ -209,6 +202,9 @@ impl Weights {
                 tensor
             }
         };
+        if !tensor.is_mapped() {
+            file.release(range);
+        }
         if let Some(heads) = stored.interleaved_heads {
             if heads == 0 || !shape[0].is_multiple_of(2 * heads) {
                 return Err(error(format!("{} rows cannot be shared by {heads} heads in pairs", shape[0])));
@@ -220,8 +216,8 @@ impl Weights {
 
     /// Maps a safetensors file and lists its tensors.
     fn add_safetensors(&mut self, path: &Path) -> Result<HashMap<String, Stored>> {
-        let map = map_file(path)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
+        let mapped = MappedFile::open(path)?;
+        let (header, metadata) = SafeTensors::read_metadata(&mapped).map_err(|e| {
             Error::file(
                 path,
                 format!("not a whole safetensors file ({e}); it is truncated or damaged: fetch it again"),
@@ -248,7 +244,7 @@ impl Weights {
             (name, stored)
         });
         let tensors = tensors.collect();
-        self.files.push(MappedFile { path: path.to_owned(), map: map.clone() });
+        self.files.push(mapped);
         Ok(tensors)
     }
 
@@ -300,22 +296,6 @@ impl Weights {
 fn is_file_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) && !name.contains('\\')
-}
-
-/// Maps a file into memory.
-pub(crate) fn map_file(path: &Path) -> Result<Arc<Mmap>> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    let metadata = file.metadata().map_err(|e| Error::io(path, "read", e))?;
-    if !metadata.is_file() {
-        return Err(Error::file(path, "is not a file"));
-    }
-    if metadata.len() == 0 {
-        return Err(Error::file(path, "is empty; fetch it again"));
-    }
-    // SAFETY: the map is read-only and private. The file must not be truncated or rewritten in place while
-    // the model is in use; model files are replaced as a whole, by name, by every tool that writes them.
-    let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
-    Ok(Arc::new(map))
 }
 
 /// The Hugging Face name of a GGUF tensor of the supported architectures.

@@ -1,6 +1,8 @@
 //! What operations mean: attributes, shape rule, gradient, cost and a scalar reference for each, without any
 //! device code. How an operation runs is the business of [`crate::backend`]. `ops/README.md` says how to add one.
 
+#![forbid(unsafe_code)]
+
 mod accumulate;
 mod adamw;
 mod attention;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
-use super::{DType, Element, Shape, TensorSpec};
+use super::{DType, Element, MappedFile, Shape, TensorSpec};
 use crate::{Error, Result};
 
 /// A contiguous row-major tensor in host memory. Cloning shares the bytes.
@@ -19,7 +19,7 @@ enum Storage {
     /// 8-byte words, so that every element type is aligned.
     Owned(Arc<Vec<u64>>),
     Mapped {
-        map: Arc<memmap2::Mmap>,
+        file: MappedFile,
         offset: usize,
     },
 }
@@ -55,19 +55,19 @@ impl HostTensor {
 
     /// A window into a mapped file. The bytes are used in place, so `offset` must be a multiple of the
     /// element size and the window must lie within the map.
-    pub fn from_map(map: Arc<memmap2::Mmap>, offset: usize, spec: TensorSpec) -> Result<Self> {
+    pub fn from_map(file: MappedFile, offset: usize, spec: TensorSpec) -> Result<Self> {
         let end = offset.checked_add(spec.bytes());
-        if end.is_none_or(|end| end > map.len()) || !offset.is_multiple_of(spec.dtype.size()) {
+        if end.is_none_or(|end| end > file.len()) || !offset.is_multiple_of(spec.dtype.size()) {
             return Err(Error::invalid(
                 "mapped tensor",
                 format!(
                     "bytes {offset}+{} do not lie aligned within a file of {} bytes",
                     spec.bytes(),
-                    map.len()
+                    file.len()
                 ),
             ));
         }
-        Ok(Self { spec, storage: Storage::Mapped { map, offset } })
+        Ok(Self { spec, storage: Storage::Mapped { file, offset } })
     }
 
     /// Dtype and shape.
@@ -90,12 +90,20 @@ impl HostTensor {
         matches!(self.storage, Storage::Mapped { .. })
     }
 
+    /// Lets a mapped tensor's pages leave memory after they were copied elsewhere; they are read again when they are
+    /// wanted. An owned tensor stays as it is.
+    pub fn release_pages(&self) {
+        if let Storage::Mapped { file, offset } = &self.storage {
+            file.release(*offset..offset + self.spec.bytes());
+        }
+    }
+
     /// The raw bytes.
     pub fn bytes(&self) -> &[u8] {
         let len = self.spec.bytes();
         match &self.storage {
             Storage::Owned(words) => &bytemuck::cast_slice(words)[..len],
-            Storage::Mapped { map, offset } => &map[*offset..offset + len],
+            Storage::Mapped { file, offset } => &file[*offset..offset + len],
         }
     }
 

@@ -9,9 +9,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::atomic;
 use super::lora::{LoraConfig, LoraModule, Targets};
 use super::tensors::{read_tensors, write_tensors};
+use crate::atomic;
 use crate::backend::Device;
 use crate::models::{AdapterParameters, LinearModule};
 use crate::tensor::{DType, HostTensor};

@@ -5,7 +5,7 @@ use crate::ops::philox;
 use crate::{Error, Result};
 
 /// Rows are padded to a multiple of this, so that few programs serve all batches.
-const LENGTH_STEP: usize = 32;
+const LENGTH_STEP: usize = 8;
 
 /// How batches are made.
 #[derive(Debug, Clone, Copy)]

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::adapter::{Adapter, CONFIG_FILE, TENSOR_FILE};
-use super::atomic;
 use super::tensors::{read_tensors, write_tensors};
+use crate::atomic;
 use crate::tensor::HostTensor;
 use crate::{Error, Result};
 
@@ -140,7 +140,7 @@ pub fn save(
         std::fs::rename(inside, &path).map_err(|source| failed(&path, source))?;
         // What was renamed is no longer there to be removed.
         let _ = temporary.keep();
-        atomic::sync_folder(&folder)?;
+        atomic::sync_folder(&folder).map_err(|source| Error::io(&folder, "write", source))?;
     }
     remove_later(out, state.step)?;
     Ok(path)

@@ -1,15 +1,12 @@
 //! Loss over data, and the logits behind it.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::batches::{self, Batch, BatchOptions};
 use super::data::Example;
+use super::loss::{BatchShape, Programs, batch_inputs, record_loss};
 use super::tensors::write_tensors;
-use super::trainer::{batch_inputs, record_loss, supervised_bucket};
-use crate::backend::Program;
 use crate::graph::Graph;
 use crate::models::{AdapterParameters, Decoder};
 use crate::tensor::{DType, HostTensor, TensorSpec};
@@ -43,7 +40,7 @@ pub fn evaluate(
     let none = AdapterParameters::default();
     let adapter = adapter.unwrap_or(&none);
     let batches = batches::in_order(examples, options)?;
-    let mut programs: HashMap<(usize, usize, usize), Program> = HashMap::new();
+    let mut programs = Programs::default();
     let (mut loss, mut tokens) = (0.0, 0);
     for (index, batch) in batches.iter().enumerate() {
         if stop.load(Ordering::Relaxed) {
@@ -51,14 +48,11 @@ pub fn evaluate(
             return Err(Error::Interrupted { step: index, advice });
         }
         progress(index, batches.len());
-        let key = (batch.rows, batch.length, supervised_bucket(batch.supervised.len()));
-        let program = match programs.entry(key) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                let (graph, output) = record_loss(model, adapter, key.0, key.1, key.2, false, 0.0, false)?;
-                new.insert(model.device().compile(&graph, &[output], &[])?)
-            }
-        };
+        let shape = BatchShape::of(batch);
+        let program = programs.get(shape, false, || {
+            let (graph, output) = record_loss(model, adapter, shape, false, 0.0, false)?;
+            model.device().compile(&graph, &[output], &[])
+        })?;
         let inputs = batch_inputs(batch)?;
         let outputs = program.run(&inputs.iter().collect::<Vec<_>>())?;
         loss += f64::from(outputs[0].as_slice::<f32>()?[0]);
@@ -77,7 +71,9 @@ pub fn evaluate(
 }
 
 /// Writes the logits of every evaluated position, in the order of the examples: `logits` f32 `[n, vocab]`, `targets`
-/// u32 `[n]` (the tokens that follow) and `ids` u32 `[tokens]` (all tokens, one example after the other).
+/// u32 `[n]` (the tokens that follow), `positions` u32 `[n]` (the last token that was read, as an index into `ids`),
+/// `ids` u32 `[tokens]` (all tokens, one example after the other) and `lengths` u32 `[examples]` (how many of them
+/// belong to each example).
 pub fn write_logits(
     model: &Decoder,
     adapter: Option<&AdapterParameters>,
@@ -86,18 +82,23 @@ pub fn write_logits(
     path: &Path,
 ) -> Result<()> {
     let vocab = model.config().vocab;
-    let (mut logits, mut targets, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut logits, mut targets, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ids, mut lengths) = (Vec::new(), Vec::new());
     for example in examples {
         let batches = batches::in_order(std::slice::from_ref(example), options)?;
         let found = logits_of(model, adapter, &batches[0])?;
         logits.extend_from_slice(&found.as_slice::<f32>()?[..batches[0].targets.len() * vocab]);
         targets.extend_from_slice(&batches[0].targets);
+        positions.extend(batches[0].supervised.iter().map(|&position| ids.len() as u32 + position));
         ids.extend_from_slice(&example.tokens);
+        lengths.push(example.tokens.len() as u32);
     }
     let tensors = [
         ("logits".to_owned(), HostTensor::from_slice(&logits, [targets.len(), vocab])?),
         ("targets".to_owned(), HostTensor::from_slice(&targets, [targets.len()])?),
+        ("positions".to_owned(), HostTensor::from_slice(&positions, [positions.len()])?),
         ("ids".to_owned(), HostTensor::from_slice(&ids, [ids.len()])?),
+        ("lengths".to_owned(), HostTensor::from_slice(&lengths, [lengths.len()])?),
     ];
     write_tensors(path, &tensors)
 }
@@ -108,7 +109,7 @@ fn logits_of(model: &Decoder, adapter: Option<&AdapterParameters>, batch: &Batch
     let tokens = TensorSpec::u32([batch.rows * batch.length]);
     let ids = graph.input("ids", tokens.clone());
     let positions = graph.input("positions", tokens);
-    let picked = graph.input("rows", TensorSpec::u32([supervised_bucket(batch.supervised.len())]));
+    let picked = graph.input("rows", TensorSpec::u32([BatchShape::of(batch).supervised]));
     let hidden = model.record_sequences(&graph, &ids, &positions, batch.rows, adapter, None, false)?;
     let logits = model.record_logits(&graph, &hidden.embedding(&picked, DType::F32)?)?;
     let (graph, logits) = graph.fused(&[logits])?;

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::json;
 
 use super::adapter::{Adapter, AdapterModule};
-use super::atomic;
 use super::tensors::write_tensors;
+use crate::atomic;
 use crate::models::{Architecture, ModelConfig, ModelFiles, RopeScaling};
 use crate::tensor::{DType, HostTensor};
 use crate::{Error, Result};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::atomic;
+use crate::atomic;
 use crate::{Error, Result};
 
 /// What is known at a step.

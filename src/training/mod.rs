@@ -1,12 +1,14 @@
 //! LoRA training: which modules are adapted, data and batches, the optimizer, the loop with its checkpoints.
 
+#![forbid(unsafe_code)]
+
 pub mod adapter;
-mod atomic;
 pub mod batches;
 pub mod checkpoint;
 pub mod data;
 mod evaluate;
 pub mod lora;
+mod loss;
 mod merge;
 pub mod metrics;
 mod optimizer;

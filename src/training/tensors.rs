@@ -4,7 +4,7 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::atomic;
+use crate::atomic;
 use crate::tensor::{DType, HostTensor};
 use crate::{Error, Result};
 

@@ -1,6 +1,5 @@
 //! The training loop: batches, accumulated gradients, updates, validation, checkpoints.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -10,17 +9,15 @@ use super::batches::{self, Batch, BatchOptions};
 use super::checkpoint::{self, TrainerState};
 use super::data::Example;
 use super::lora::{LoraConfig, LoraModule};
+use super::loss::{BatchShape, Programs, batch_inputs, record_loss};
 use super::metrics::{Metrics, Report};
 use super::optimizer::{Optimizer, OptimizerOptions};
 use super::scheduler::Schedule;
 use crate::backend::Program;
 use crate::graph::Graph;
 use crate::models::{AdapterParameters, Decoder};
-use crate::tensor::{DType, HostTensor, TensorSpec};
+use crate::tensor::{HostTensor, TensorSpec};
 use crate::{Error, Result};
-
-/// Supervised positions are padded to a multiple of this, so that few programs serve all batches.
-const SUPERVISED_STEP: usize = 64;
 
 /// How to train.
 #[derive(Debug, Clone)]
@@ -139,7 +136,7 @@ pub struct Trainer<'a> {
     out: PathBuf,
     optimizer: Optimizer,
     adapter: AdapterParameters,
-    programs: HashMap<(usize, usize, usize, bool), Program>,
+    programs: Programs,
     state: TrainerState,
 }
 
@@ -207,7 +204,7 @@ impl<'a> Trainer<'a> {
             out: out.to_owned(),
             optimizer,
             adapter,
-            programs: HashMap::new(),
+            programs: Programs::default(),
             state,
         })
     }
@@ -223,8 +220,7 @@ impl<'a> Trainer<'a> {
         let largest = batches.iter().max_by_key(|batch| (batch.padded_tokens(), batch.supervised.len()));
         let activations = match largest {
             Some(batch) => {
-                let (graph, outputs, updates) =
-                    self.record(batch.rows, batch.length, supervised_bucket(batch.supervised.len()), true)?;
+                let (graph, outputs, updates) = self.record(BatchShape::of(batch), true)?;
                 self.model.device().plan(&graph, &outputs, &updates)?.arena_bytes
             }
             None => 0,
@@ -439,22 +435,20 @@ impl<'a> Trainer<'a> {
     }
 
     fn program(&mut self, batch: &Batch, train: bool) -> Result<Program> {
-        let key = (batch.rows, batch.length, supervised_bucket(batch.supervised.len()), train);
-        if let Some(program) = self.programs.get(&key) {
-            return Ok(program.clone());
-        }
-        let (graph, outputs, updates) = self.record(key.0, key.1, key.2, train)?;
-        let program = self.model.device().compile(&graph, &outputs, &updates)?;
-        self.programs.insert(key, program.clone());
-        Ok(program)
+        let shape = BatchShape::of(batch);
+        let mut programs = std::mem::take(&mut self.programs);
+        let program = programs.get(shape, train, || {
+            let (graph, outputs, updates) = self.record(shape, train)?;
+            self.model.device().compile(&graph, &outputs, &updates)
+        });
+        self.programs = programs;
+        program
     }
 
-    fn record(&self, rows: usize, length: usize, supervised: usize, train: bool) -> Result<Recorded> {
+    fn record(&self, shape: BatchShape, train: bool) -> Result<Recorded> {
         let dropout = if train { self.config.dropout } else { 0.0 };
         let checkpoint = train && self.options.checkpoint_layers;
-        let recorded =
-            record_loss(self.model, &self.adapter, rows, length, supervised, train, dropout, checkpoint)?;
-        let (graph, loss) = recorded;
+        let (graph, loss) = record_loss(self.model, &self.adapter, shape, train, dropout, checkpoint)?;
         let updates = if train {
             let keep = graph.input("keep", TensorSpec::f32([1]));
             self.optimizer.record_gradients(&graph, &loss, &keep)?
@@ -576,62 +570,4 @@ fn tensors_of(modules: &[AdapterModule]) -> Vec<(String, HostTensor)> {
         ]
     };
     modules.iter().flat_map(pair).collect()
-}
-
-pub(crate) fn supervised_bucket(count: usize) -> usize {
-    count.max(1).next_multiple_of(SUPERVISED_STEP)
-}
-
-/// Records the summed loss of the supervised positions of a batch. Inputs: ids, positions `[rows·length]`, then
-/// rows, targets and weights of the supervised positions, and the dropout's seed if training.
-pub(crate) fn record_loss(
-    model: &Decoder,
-    adapter: &AdapterParameters,
-    rows: usize,
-    length: usize,
-    supervised: usize,
-    train: bool,
-    dropout: f32,
-    checkpoint: bool,
-) -> Result<(Graph, crate::graph::LazyTensor)> {
-    let graph = Graph::new();
-    let tokens = TensorSpec::u32([rows * length]);
-    let ids = graph.input("ids", tokens.clone());
-    let positions = graph.input("positions", tokens);
-    let picked = graph.input("rows", TensorSpec::u32([supervised]));
-    let targets = graph.input("targets", TensorSpec::u32([supervised]));
-    let weights = graph.input("weights", TensorSpec::f32([supervised]));
-    let dropout = if train {
-        let seed = graph.input("seed", TensorSpec::u32([2]));
-        (dropout > 0.0).then_some((dropout, seed))
-    } else {
-        None
-    };
-    let hidden =
-        model.record_sequences(&graph, &ids, &positions, rows, Some(adapter), dropout, checkpoint)?;
-    let hidden = hidden.embedding(&picked, DType::F32)?;
-    let loss = model.record_loss(&graph, &hidden, &targets, &weights)?;
-    let (graph, mut fused) = graph.fused(&[loss])?;
-    Ok((graph, fused.remove(0)))
-}
-
-/// The tensors that [`record_loss`] takes, without the seed.
-pub(crate) fn batch_inputs(batch: &Batch) -> Result<[HostTensor; 5]> {
-    let count = batch.supervised.len();
-    let bucket = supervised_bucket(count);
-    let padded = |values: &[u32]| {
-        let mut values = values.to_vec();
-        values.resize(bucket, 0);
-        HostTensor::from_slice(&values, [bucket])
-    };
-    let tokens = batch.rows * batch.length;
-    let positions: Vec<u32> = (0..tokens).map(|index| (index % batch.length) as u32).collect();
-    let weights: Vec<f32> = (0..bucket).map(|index| if index < count { 1.0 } else { 0.0 }).collect();
-    Ok([
-        HostTensor::from_slice(&batch.ids, [tokens])?,
-        HostTensor::from_slice(&positions, [tokens])?,
-        padded(&batch.supervised)?,
-        padded(&batch.targets)?,
-        HostTensor::from_slice(&weights, [bucket])?,
-    ])
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::cache;
 use crate::failure::Failure;
-use crate::{atomic, cache};
 
 /// Its name.
 pub(crate) const NAME: &str = "shell";
@@ -23,9 +23,9 @@ pub(crate) fn folder() -> Result<PathBuf, Failure> {
         if std::fs::read(&path).is_ok_and(|found| found == text.as_bytes()) {
             continue;
         }
-        atomic::write(&path, text.as_bytes()).map_err(|error| {
+        metal_candle::atomic::write(&path, text.as_bytes()).map_err(|error| {
             let advice = "free space in the cache folder, or set METAL_CANDLE_CACHE to another one";
-            Failure::input(format!("{}: cannot write: {error:#}", path.display()), advice)
+            Failure::input(error.to_string(), advice)
         })?;
     }
     Ok(folder)

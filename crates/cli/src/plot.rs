@@ -10,7 +10,7 @@ use metal_candle::training::metrics::Report;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use crate::atomic;
+use metal_candle::atomic;
 
 const SIZE: (u32, u32) = (900, 540);
 const FONT: &str = "sans-serif";

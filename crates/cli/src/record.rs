@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{atomic, download};
+use crate::download;
 
 const NAME: &str = ".record.json";
 
@@ -95,7 +95,7 @@ impl Record {
 
     fn write(&self) -> std::io::Result<()> {
         let bytes = serde_json::to_vec(&self.content)?;
-        atomic::write(&self.folder.join(NAME), &bytes).map_err(std::io::Error::other)
+        metal_candle::atomic::write(&self.folder.join(NAME), &bytes).map_err(std::io::Error::other)
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::atomic;
 use crate::cache;
 use crate::download::disk;
 use crate::failure::Failure;
@@ -15,6 +14,7 @@ use crate::model_source::HubSource;
 use crate::progress::size;
 use crate::record::Record;
 use crate::session::Session;
+use metal_candle::atomic;
 
 /// The model of a repository, fetched if it is not here.
 pub(crate) fn resolve(source: &HubSource, options: Options, session: &Session) -> Result<Model, Failure> {

@@ -10,13 +10,13 @@ use serde_json::json;
 
 use super::generate::tokens;
 use crate::args::TrainArgs;
+use crate::builtin;
 use crate::failure::Failure;
 use crate::model::Loaded;
 use crate::plot::{self, Curves};
 use crate::progress::{self, size};
 use crate::session::{Session, print_line};
 use crate::settings::{self, TrainFlags};
-use crate::{atomic, builtin};
 
 /// New tokens of the answers before and after.
 const SAMPLE_TOKENS: usize = 64;
@@ -105,7 +105,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
         return print_line(&toml::to_string(&flags)?);
     }
     std::fs::create_dir_all(&out).map_err(|e| unwritable(&out, &e))?;
-    atomic::write(&out.join("run.toml"), toml::to_string(&flags)?.as_bytes())?;
+    metal_candle::atomic::write(&out.join("run.toml"), toml::to_string(&flags)?.as_bytes())?;
 
     let samples = !args.no_samples && !args.json && !session.progress.is_quiet();
     let prompts: &[String] = if samples { &data.prompts } else { &[] };
