@@ -238,7 +238,8 @@ fn probabilities(
     let max = scores.iter().fold(f64::NEG_INFINITY, |m, &(_, s)| if s.is_nan() { s } else { m.max(s) });
     let sum: f64 = scores.iter().map(|&(_, s)| (s - max).exp()).sum();
     let log_sum_exp = if scores.is_empty() { f64::NEG_INFINITY } else { max + sum.ln() };
-    Row { log_sum_exp, weights: scores.into_iter().map(|(j, s)| (j, (s - log_sum_exp).exp())).collect() }
+    // Not exp(s − log_sum_exp): beside scores of 1e20 the logarithm of the sum is lost.
+    Row { log_sum_exp, weights: scores.into_iter().map(|(j, s)| (j, (s - max).exp() / sum)).collect() }
 }
 
 fn indices(batch: usize, heads: usize, t: usize) -> impl Iterator<Item = (usize, usize, usize)> {
