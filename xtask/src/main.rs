@@ -1,15 +1,19 @@
 //! Tasks of the repository: `cargo xtask test` is the one command that says whether everything is right.
 
+mod softmetal;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 const HELP: &str = "cargo xtask test     format, lints, documents, all tests; the default model is fetched for them\n\
+                    cargo xtask softmetal  the software Metal device: clang, the crates it patches, its tests\n\
                     cargo xtask compare  our figures beside candle's and torch's, interleaved (needs compare/requirements.txt)";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
     let result = match task.as_str() {
         "test" => test(),
+        "softmetal" => softmetal::softmetal(),
         "compare" => compare(),
         _ => {
             eprintln!("{HELP}");

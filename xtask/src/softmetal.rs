@@ -1,0 +1,184 @@
+//! `cargo xtask softmetal`: the software Metal device on a bare machine: clang, copies of objc2's framework crates that
+//! link on Linux, and the tests.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use sha2::{Digest, Sha256};
+
+use super::{cargo, root, run};
+
+/// The framework crates: name, version, SHA-256 of their Rust sources before the edit, how many lines are edited.
+const COPIES: [(&str, &str, &str, usize); 4] = [
+    ("objc2-metal", "0.3.2", "181628be805934d4460b333355957a985f8a41e4d24acad8363dd47e1cecc96c", 1),
+    ("objc2-metal-performance-shaders", "0.3.2", "463e2be66d929f93b425545b84cc99a8688241694aba8acbef2afcc1d2c6ed1b", 1),
+    ("objc2-core-graphics", "0.3.2", "3e47cc196e807da0528ca490acdb1e3f4b694dd2853dcad3f5090c23d6ed5238", 1),
+    ("objc2-io-surface", "0.3.2", "54b15eaa6cc1a91c4c47c288b5ca2356597acc823678a5af123fd4ac5fcf71bc", 1),
+];
+
+/// The compiler of kernels.
+const CLANG: &str = "clang++-19";
+
+fn folder() -> PathBuf {
+    root().join("crates/softmetal")
+}
+
+pub(crate) fn softmetal() -> Result<(), String> {
+    clang()?;
+    copies()?;
+    let manifest = folder().join("Cargo.toml");
+    let with_manifest = |arguments: &[&str]| {
+        let mut command = cargo();
+        command.args(arguments).arg("--manifest-path").arg(&manifest);
+        command.arg("--target-dir").arg(root().join("target/softmetal/build"));
+        command
+    };
+    run("softmetal: format", cargo().args(["fmt", "--all", "--check", "--manifest-path"]).arg(&manifest))?;
+    run(
+        "softmetal: lints",
+        with_manifest(&["clippy", "--workspace", "--all-targets"]).args(["--", "-D", "warnings"]),
+    )?;
+    run("softmetal: tests", &mut with_manifest(&["test", "--workspace"]))
+}
+
+fn works(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// clang, installed on Debian if it is missing.
+fn clang() -> Result<(), String> {
+    if works(CLANG, &["--version"]) {
+        return Ok(());
+    }
+    println!("== {CLANG} is missing: apt-get install");
+    if works("apt-get", &["update", "-q"]) && works("apt-get", &["install", "-yq", "clang-19"]) {
+        return Ok(());
+    }
+    Err(format!("{CLANG} is needed to compile Metal kernels for the CPU: install clang 19"))
+}
+
+/// Copies the framework crates into the target folder, without the attribute that links Apple's frameworks.
+fn copies() -> Result<(), String> {
+    let sources = folder().join("sources/Cargo.toml");
+    let output = cargo()
+        .args(["metadata", "--format-version", "1", "--locked", "--manifest-path"])
+        .arg(&sources)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cargo metadata: {error}"))?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .map_err(|error| format!("{}: no metadata: {error}", sources.display()))?;
+    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for (name, version, sum, edits) in COPIES {
+        let package = packages
+            .iter()
+            .find(|package| package["name"] == name && package["version"] == version)
+            .ok_or_else(|| format!("{name} {version} is not among the sources"))?;
+        let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
+        let from = manifest.parent().ok_or_else(|| format!("{name}: no folder"))?;
+        copy(name, from, &root().join("target/softmetal/copies").join(name), sum, edits)?;
+    }
+    Ok(())
+}
+
+fn copy(name: &str, from: &Path, to: &Path, sum: &str, edits: usize) -> Result<(), String> {
+    let files = files(from)?;
+    let failed = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    let mut hash = Sha256::new();
+    let mut made = 0;
+    let mut copies = Vec::new();
+    for path in &files {
+        let bytes = std::fs::read(from.join(path)).map_err(|error| failed(path, error))?;
+        let mut text = None;
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            hash.update(path.to_string_lossy().as_bytes());
+            hash.update(&bytes);
+            if path.starts_with("src") {
+                let (edited, count) = unlinked(&String::from_utf8_lossy(&bytes));
+                made += count;
+                text = Some(edited.into_bytes());
+            }
+        }
+        copies.push((path, text.unwrap_or(bytes)));
+    }
+    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    if found != sum {
+        return Err(format!("{name}: its sources have the sum {found}, expected {sum}; look at what changed"));
+    }
+    if made != edits {
+        return Err(format!("{name}: {made} link attributes found, expected {edits}"));
+    }
+    for (path, bytes) in copies {
+        let to = to.join(path);
+        // Files that stay as they are keep their time, so that nothing is compiled again.
+        if std::fs::read(&to).is_ok_and(|old| old == bytes) {
+            continue;
+        }
+        let parent = to.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(parent).map_err(|error| failed(parent, error))?;
+        std::fs::write(&to, bytes).map_err(|error| failed(&to, error))?;
+    }
+    Ok(())
+}
+
+/// The text with its framework link attributes taken out, and how many there were.
+fn unlinked(text: &str) -> (String, usize) {
+    let is_link = |line: &str| line.starts_with("#[link(name = \"") && line.ends_with("\", kind = \"framework\")]");
+    let count = text.lines().filter(|line| is_link(line)).count();
+    let lines = text.split_inclusive('\n').map(|line| if is_link(line.trim_end()) { "\n" } else { line });
+    (lines.collect(), count)
+}
+
+/// Every file of a package, relative to its folder, sorted. What cargo wrote into its own cache is not the package's.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut found = Vec::new();
+    let mut open = vec![PathBuf::new()];
+    while let Some(inside) = open.pop() {
+        let here = folder.join(&inside);
+        for entry in std::fs::read_dir(&here).map_err(|error| format!("{}: {error}", here.display()))? {
+            let entry = entry.map_err(|error| format!("{}: {error}", here.display()))?;
+            let path = inside.join(entry.file_name());
+            if entry.path().is_dir() {
+                open.push(path);
+            } else if entry.file_name() != ".cargo-ok" && entry.file_name() != "Cargo.lock" {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "use a;\n#[link(name = \"Metal\", kind = \"framework\")]\nextern \"C\" {}\n";
+
+    #[test]
+    fn only_the_link_attribute_is_taken_out() {
+        assert_eq!(unlinked(TEXT), ("use a;\n\nextern \"C\" {}\n".to_owned(), 1));
+        let comment = "//! #[link(name = \"Metal\", kind = \"framework\")]\n";
+        assert_eq!(unlinked(comment), (comment.to_owned(), 0));
+    }
+
+    #[test]
+    fn other_sources_or_another_number_of_edits_are_refused() {
+        let folder = std::env::temp_dir().join(format!("softmetal-copy-{}", std::process::id()));
+        let (from, to) = (folder.join("from"), folder.join("to"));
+        std::fs::create_dir_all(from.join("src")).unwrap();
+        std::fs::write(from.join("src/lib.rs"), TEXT).unwrap();
+        let mut hash = Sha256::new();
+        hash.update("src/lib.rs");
+        hash.update(TEXT);
+        let sum: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(copy("x", &from, &to, "00", 1).unwrap_err().contains(&sum));
+        assert!(copy("x", &from, &to, &sum, 2).unwrap_err().contains("1 link attributes found, expected 2"));
+        assert!(!to.exists());
+        copy("x", &from, &to, &sum, 1).unwrap();
+        assert!(!std::fs::read_to_string(to.join("src/lib.rs")).unwrap().contains("link"));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}
