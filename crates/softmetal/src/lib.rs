@@ -1,4 +1,83 @@
-//! A software Metal device for Linux.
+//! A software Metal device for Linux: any Rust code on objc2's Metal crates runs on the CPU, and is checked.
+//!
+//! **What a green run does not mean.** Nothing here ran on a Mac. It says nothing of speed, of Apple's rounding, of
+//! drivers, or of what no document tells. It does say that objects are released, that the API is used as its
+//! documents ask, that kernels stay within their buffers, and that commands which touch the same bytes are ordered.
+//!
+//! Link it into a test (`extern crate softmetal;`) in a workspace where objc2-metal and its companions are replaced
+//! by copies without their framework link attribute; `cargo xtask softmetal` makes those. Then
+//! `MTLCreateSystemDefaultDevice` gives this device.
+//!
+//! - [`check`]: rules and violations; [`rules`] lists all of them.
+//! - [`ledger`]: live objects, leaks.
+//! - [`ordering`]: what is sure to run after what.
+//! - [`faults`]: what a test makes go wrong. [`counters`]: what was encoded.
+//! - [`native`]: kernels in Rust, for tests that need no Metal source.
+//!
+//! Environment: `SOFTMETAL_VALIDATION` (panic, log, off), `SOFTMETAL_SEED`, `SOFTMETAL_POISON`, `SOFTMETAL_BACKTRACE`,
+//! `SOFTMETAL_ARCHITECTURE`.
+
+mod blit;
+mod buffer;
+mod command_buffer;
+mod compute;
+pub mod counters;
+mod device;
+mod encoder;
+pub mod faults;
+mod foundation;
+mod library;
+mod memory;
+pub mod native;
 pub mod ordering;
+pub mod program;
+mod queue;
 pub mod ranges;
+mod residency;
+pub mod rules;
+mod sync;
+mod work;
+
+pub use queue::quiesce;
 pub use softmetal_objc::{check, ledger};
+pub use work::seed;
+
+use std::sync::Once;
+
+/// Registers every class. Runs before `main`: with objc2's `gnustep` features classes are symbols of the linker, so
+/// nothing asks for them by name first.
+pub fn load() {
+    static LOADED: Once = Once::new();
+    LOADED.call_once(|| {
+        foundation::load();
+        device::load();
+        buffer::load();
+        library::load();
+        queue::load();
+        command_buffer::load();
+        compute::load();
+        blit::load();
+        sync::load();
+        residency::load();
+    });
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_START: extern "C" fn() = {
+    extern "C" fn start() {
+        load();
+    }
+    start
+};
+
+/// Classes whose objects live as long as the process.
+pub const IMMORTAL: &[&str] = &["SoftMTLDevice", "MTLArchitecture"];
+
+/// Runs `body` within an autorelease pool and tells which objects made by it are still alive afterwards.
+pub fn leaks<R>(body: impl FnOnce() -> R) -> (R, Vec<ledger::Leak>) {
+    let mark = ledger::mark();
+    let result = objc2::rc::autoreleasepool(|_| body());
+    quiesce();
+    (result, ledger::leaks_since(mark, IMMORTAL))
+}

@@ -211,6 +211,13 @@ impl Model {
         number
     }
 
+    /// Names a command buffer in messages.
+    pub fn label_command_buffer(&mut self, command_buffer: Number, label: &str) {
+        if let Some(entry) = self.command_buffers.get_mut(&command_buffer) {
+            label.clone_into(&mut entry.label);
+        }
+    }
+
     /// A new encoder of a command buffer.
     pub fn encoder(&mut self, command_buffer: Number, kind: EncoderKind, label: &str) -> Number {
         let number = self.number();

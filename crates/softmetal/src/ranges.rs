@@ -31,6 +31,11 @@ impl Ranges {
         self.0.is_empty()
     }
 
+    /// The same ranges so many bytes later.
+    pub fn shifted(&self, by: usize) -> Self {
+        Self(self.0.iter().map(|range| range.start + by..range.end + by).collect())
+    }
+
     /// Adds the ranges of another set.
     pub fn extend(&mut self, other: &Self) {
         let all = std::mem::take(&mut self.0).into_iter().chain(other.0.iter().cloned()).collect();

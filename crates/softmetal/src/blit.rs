@@ -1,0 +1,124 @@
+//! `MTLBlitCommandEncoder`: copies and fills.
+
+use std::cell::RefCell;
+
+use objc2::rc::Retained;
+use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send};
+use objc2_foundation::{NSObject, NSRange, NSString};
+
+use crate::buffer::SoftBuffer;
+use crate::check::report;
+use crate::command_buffer::SoftCommandBuffer;
+use crate::device::{SoftDevice, shared};
+use crate::encoder::Encoder;
+use crate::ordering::{EncoderKind, Touched};
+use crate::ranges::Ranges;
+use crate::rules;
+use crate::sync::SoftFence;
+use crate::work::{Command, Entry, Use};
+
+define_class!(
+    /// Copies and fills.
+    #[unsafe(super(NSObject))]
+    #[name = "SoftMTLBlitCommandEncoder"]
+    #[ivars = RefCell<Encoder>]
+    pub(crate) struct SoftBlitEncoder;
+
+    impl SoftBlitEncoder {
+        #[unsafe(method_id(device))]
+        fn device(&self) -> Retained<SoftDevice> {
+            shared()
+        }
+
+        #[unsafe(method(copyFromBuffer:sourceOffset:toBuffer:destinationOffset:size:))]
+        fn copy(&self, from: &SoftBuffer, start: usize, to: &SoftBuffer, at: usize, size: usize) {
+            let mut encoder = self.ivars().borrow_mut();
+            if !encoder.is_open("copyFromBuffer:") {
+                return;
+            }
+            let within = |offset: usize, buffer: &SoftBuffer| {
+                offset.checked_add(size).is_some_and(|end| end <= buffer.len())
+            };
+            let what = format!("{size} bytes from {start} of {} to {at} of {}", from.describe(), to.describe());
+            if !within(start, from) || !within(at, to) {
+                return report(&rules::BLIT_RANGE, what);
+            }
+            if [start, at, size].iter().any(|number| !number.is_multiple_of(4)) {
+                report(&rules::BLIT_ALIGNMENT, what.clone());
+            }
+            if from.number() == to.number() && start < at + size && at < start + size && size > 0 {
+                report(&rules::BLIT_OVERLAP, what);
+            }
+            let (from, to) = (from.retain(), to.retain());
+            let uses = vec![encoder.uses(&from), encoder.uses(&to)];
+            let (source, target) = (from.memory().clone(), to.memory().clone());
+            let (source_number, target_number) = (from.number(), to.number());
+            let body = Box::new(move || {
+                // SAFETY: both ranges were checked; the memory is held.
+                unsafe { std::ptr::copy(source.start().add(start), target.start().add(at), size) };
+                let reads = Touched { reads: Ranges::new(vec![start..start + size]), ..Touched::default() };
+                let writes = Touched { writes: Ranges::new(vec![at..at + size]), ..Touched::default() };
+                Ok(vec![(source_number, reads), (target_number, writes)])
+            });
+            encoder.push(Entry::Command(Command { label: "copy".to_owned(), uses, body }));
+        }
+
+        #[unsafe(method(fillBuffer:range:value:))]
+        fn fill(&self, buffer: &SoftBuffer, range: NSRange, value: u8) {
+            let mut encoder = self.ivars().borrow_mut();
+            if !encoder.is_open("fillBuffer:") {
+                return;
+            }
+            let (start, size) = (range.location, range.length);
+            if start.checked_add(size).is_none_or(|end| end > buffer.len()) {
+                return report(&rules::BLIT_RANGE, format!("fill of {range:?} of {}", buffer.describe()));
+            }
+            let buffer = buffer.retain();
+            let uses: Vec<Use> = vec![encoder.uses(&buffer)];
+            let (memory, number) = (buffer.memory().clone(), buffer.number());
+            let body = Box::new(move || {
+                // SAFETY: the range was checked; the memory is held.
+                unsafe { memory.start().add(start).write_bytes(value, size) };
+                let writes = Touched { writes: Ranges::new(vec![start..start + size]), ..Touched::default() };
+                Ok(vec![(number, writes)])
+            });
+            encoder.push(Entry::Command(Command { label: "fill".to_owned(), uses, body }));
+        }
+
+        #[unsafe(method(waitForFence:))]
+        fn wait_for_fence(&self, fence: &SoftFence) {
+            self.ivars().borrow_mut().fence(Entry::WaitForFence(fence.number()));
+        }
+
+        #[unsafe(method(updateFence:))]
+        fn update_fence(&self, fence: &SoftFence) {
+            self.ivars().borrow_mut().fence(Entry::UpdateFence(fence.number()));
+        }
+
+        #[unsafe(method(setLabel:))]
+        fn set_label(&self, label: Option<&NSString>) {
+            self.ivars().borrow_mut().set_label(label);
+        }
+
+        #[unsafe(method(endEncoding))]
+        fn end_encoding(&self) {
+            self.ivars().borrow_mut().end();
+        }
+    }
+);
+
+impl SoftBlitEncoder {
+    pub(crate) fn create(commands: Retained<SoftCommandBuffer>) -> Retained<Self> {
+        let this = Self::alloc().set_ivars(RefCell::new(Encoder::new(
+            commands,
+            EncoderKind::Serial,
+            "blit encoder",
+        )));
+        // SAFETY: NSObject's init returns the object.
+        unsafe { msg_send![super(this), init] }
+    }
+}
+
+pub(crate) fn load() {
+    let _ = SoftBlitEncoder::class();
+}

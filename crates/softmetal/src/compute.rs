@@ -1,0 +1,349 @@
+//! `MTLComputeCommandEncoder`: dispatches.
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use objc2::rc::Retained;
+use objc2::runtime::AnyObject;
+use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send};
+use objc2_foundation::{NSObject, NSRange, NSString};
+use objc2_metal::{MTLBarrierScope, MTLDispatchType, MTLResourceUsage, MTLSize};
+
+use crate::buffer::SoftBuffer;
+use crate::check::{Rule, report};
+use crate::command_buffer::SoftCommandBuffer;
+use crate::counters::count;
+use crate::device::{MAX_THREADGROUP_MEMORY, SoftDevice, shared};
+use crate::encoder::Encoder;
+use crate::faults::CommandBufferError;
+use crate::library::SoftPipeline;
+use crate::ordering::{EncoderKind, Touched};
+use crate::program::{ARGUMENTS, Binding, Launch, LaunchFault};
+use crate::rules;
+use crate::sync::SoftFence;
+use crate::work::{Accesses, Command, Entry, GpuError, random};
+
+/// The most that setBytes takes.
+const MAX_BYTES: usize = 4096;
+
+#[derive(Clone, Default)]
+enum Slot {
+    #[default]
+    Unset,
+    Bytes(Vec<u8>),
+    Buffer(Retained<SoftBuffer>, usize),
+}
+
+pub(crate) struct Compute {
+    encoder: Encoder,
+    kind: EncoderKind,
+    pipeline: Option<Retained<SoftPipeline>>,
+    slots: Vec<Slot>,
+    threadgroup_memory: Vec<usize>,
+}
+
+define_class!(
+    /// Dispatches of kernels.
+    #[unsafe(super(NSObject))]
+    #[name = "SoftMTLComputeCommandEncoder"]
+    #[ivars = RefCell<Compute>]
+    pub(crate) struct SoftComputeEncoder;
+
+    impl SoftComputeEncoder {
+        #[unsafe(method_id(device))]
+        fn device(&self) -> Retained<SoftDevice> {
+            shared()
+        }
+
+        #[unsafe(method(dispatchType))]
+        fn dispatch_type(&self) -> MTLDispatchType {
+            match self.ivars().borrow().kind {
+                EncoderKind::Serial => MTLDispatchType::Serial,
+                EncoderKind::Concurrent => MTLDispatchType::Concurrent,
+            }
+        }
+
+        #[unsafe(method(setComputePipelineState:))]
+        fn set_pipeline(&self, pipeline: &SoftPipeline) {
+            let mut compute = self.ivars().borrow_mut();
+            if compute.encoder.is_open("setComputePipelineState:") {
+                compute.pipeline = Some(pipeline.retain());
+            }
+        }
+
+        #[unsafe(method(setBuffer:offset:atIndex:))]
+        fn set_buffer(&self, buffer: Option<&SoftBuffer>, offset: usize, index: usize) {
+            self.ivars().borrow_mut().set_buffer(buffer, offset, index);
+        }
+
+        #[unsafe(method(setBuffers:offsets:withRange:))]
+        fn set_buffers(&self, buffers: *const *const SoftBuffer, offsets: *const usize, range: NSRange) {
+            for index in 0..range.length {
+                // SAFETY: the caller gives as many buffers and offsets as the range is long.
+                let (buffer, offset) = unsafe { ((*buffers.add(index)).as_ref(), *offsets.add(index)) };
+                self.ivars().borrow_mut().set_buffer(buffer, offset, range.location + index);
+            }
+        }
+
+        #[unsafe(method(setBufferOffset:atIndex:))]
+        fn set_buffer_offset(&self, offset: usize, index: usize) {
+            let mut compute = self.ivars().borrow_mut();
+            if !compute.takes("setBufferOffset", index) {
+                return;
+            }
+            match &mut compute.slots[index] {
+                Slot::Buffer(buffer, _) if offset >= buffer.len() => {
+                    report(&rules::BUFFER_OFFSET, format!("offset {offset} in {}", buffer.describe()));
+                }
+                Slot::Buffer(_, old) => *old = offset,
+                _ => report(&rules::OFFSET_WITHOUT_BUFFER, format!("index {index} has no buffer")),
+            }
+        }
+
+        #[unsafe(method(setBytes:length:atIndex:))]
+        fn set_bytes(&self, bytes: NonNull<c_void>, length: usize, index: usize) {
+            let mut compute = self.ivars().borrow_mut();
+            if !compute.takes("setBytes", index) {
+                return;
+            }
+            if length == 0 || length > MAX_BYTES {
+                report(&rules::BYTES_LENGTH, format!("{length} bytes at index {index}"));
+            }
+            count(|counters| counters.bytes_set += length as u64);
+            // SAFETY: the caller gives `length` bytes.
+            let bytes = unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast::<u8>(), length) };
+            compute.slots[index] = Slot::Bytes(bytes.to_vec());
+        }
+
+        #[unsafe(method(setThreadgroupMemoryLength:atIndex:))]
+        fn set_threadgroup_memory(&self, length: usize, index: usize) {
+            let mut compute = self.ivars().borrow_mut();
+            if !compute.takes("setThreadgroupMemoryLength", index) {
+                return;
+            }
+            if !length.is_multiple_of(16) {
+                report(&rules::THREADGROUP_MEMORY_UNIT, format!("{length} bytes at index {index}"));
+            }
+            compute.threadgroup_memory[index] = length;
+        }
+
+        #[unsafe(method(dispatchThreadgroups:threadsPerThreadgroup:))]
+        fn dispatch_threadgroups(&self, groups: MTLSize, threads: MTLSize) {
+            let [groups, threads] = [groups, threads].map(|size| [size.width, size.height, size.depth]);
+            self.ivars().borrow_mut().dispatch(std::array::from_fn(|i| groups[i] * threads[i]), threads);
+        }
+
+        #[unsafe(method(dispatchThreads:threadsPerThreadgroup:))]
+        fn dispatch_threads(&self, grid: MTLSize, threads: MTLSize) {
+            let [grid, threads] = [grid, threads].map(|size| [size.width, size.height, size.depth]);
+            self.ivars().borrow_mut().dispatch(grid, threads);
+        }
+
+        #[unsafe(method(memoryBarrierWithScope:))]
+        fn barrier(&self, scope: MTLBarrierScope) {
+            let mut compute = self.ivars().borrow_mut();
+            if compute.encoder.is_open("memoryBarrierWithScope:") && scope.0 & MTLBarrierScope::Buffers.0 != 0 {
+                count(|counters| counters.barriers += 1);
+                compute.encoder.push(Entry::Barrier(None));
+            }
+        }
+
+        #[unsafe(method(memoryBarrierWithResources:count:))]
+        fn barrier_for(&self, resources: NonNull<NonNull<SoftBuffer>>, resource_count: usize) {
+            let mut compute = self.ivars().borrow_mut();
+            if !compute.encoder.is_open("memoryBarrierWithResources:") {
+                return;
+            }
+            // SAFETY: the caller gives so many buffers.
+            let buffers = (0..resource_count).map(|i| unsafe { resources.add(i).read().as_ref().number() });
+            let buffers = buffers.collect();
+            count(|counters| counters.barriers += 1);
+            compute.encoder.push(Entry::Barrier(Some(buffers)));
+        }
+
+        #[unsafe(method(waitForFence:))]
+        fn wait_for_fence(&self, fence: &SoftFence) {
+            self.ivars().borrow_mut().encoder.fence(Entry::WaitForFence(fence.number()));
+        }
+
+        #[unsafe(method(updateFence:))]
+        fn update_fence(&self, fence: &SoftFence) {
+            self.ivars().borrow_mut().encoder.fence(Entry::UpdateFence(fence.number()));
+        }
+
+        #[unsafe(method(useResource:usage:))]
+        fn use_resource(&self, _resource: &AnyObject, _usage: MTLResourceUsage) {}
+
+        #[unsafe(method(setLabel:))]
+        fn set_label(&self, label: Option<&NSString>) {
+            self.ivars().borrow_mut().encoder.set_label(label);
+        }
+
+        #[unsafe(method(pushDebugGroup:))]
+        fn push_debug_group(&self, _name: &NSString) {
+            self.ivars().borrow_mut().encoder.push_group();
+        }
+
+        #[unsafe(method(popDebugGroup))]
+        fn pop_debug_group(&self) {
+            self.ivars().borrow_mut().encoder.pop_group();
+        }
+
+        #[unsafe(method(insertDebugSignpost:))]
+        fn insert_debug_signpost(&self, _name: &NSString) {}
+
+        #[unsafe(method(endEncoding))]
+        fn end_encoding(&self) {
+            let mut compute = self.ivars().borrow_mut();
+            compute.encoder.end();
+            compute.slots.clear();
+            compute.pipeline = None;
+        }
+    }
+);
+
+impl SoftComputeEncoder {
+    pub(crate) fn create(commands: Retained<SoftCommandBuffer>, kind: EncoderKind) -> Retained<Self> {
+        let compute = Compute {
+            encoder: Encoder::new(commands, kind, "compute encoder"),
+            kind,
+            pipeline: None,
+            slots: vec![Slot::Unset; ARGUMENTS],
+            threadgroup_memory: vec![0; ARGUMENTS],
+        };
+        let this = Self::alloc().set_ivars(RefCell::new(compute));
+        // SAFETY: NSObject's init returns the object.
+        unsafe { msg_send![super(this), init] }
+    }
+}
+
+impl Compute {
+    /// Whether an argument can be set now.
+    fn takes(&self, what: &str, index: usize) -> bool {
+        if !self.encoder.is_open(what) {
+            return false;
+        }
+        if index >= ARGUMENTS {
+            report(&rules::BUFFER_INDEX, format!("{what} at index {index}"));
+        }
+        index < ARGUMENTS
+    }
+
+    fn set_buffer(&mut self, buffer: Option<&SoftBuffer>, offset: usize, index: usize) {
+        if !self.takes("setBuffer", index) {
+            return;
+        }
+        if let Some(buffer) = buffer.filter(|buffer| offset >= buffer.len()) {
+            return report(&rules::BUFFER_OFFSET, format!("offset {offset} in {}", buffer.describe()));
+        }
+        self.slots[index] = buffer.map_or(Slot::Unset, |buffer| Slot::Buffer(buffer.retain(), offset));
+    }
+
+    fn dispatch(&mut self, grid: [usize; 3], threadgroup: [usize; 3]) {
+        if !self.encoder.is_open("dispatch") {
+            return;
+        }
+        let Some(pipeline) = self.pipeline.clone() else {
+            return report(&rules::NO_PIPELINE, self.encoder.label().to_owned());
+        };
+        if let Err((rule, message)) = self.check(&pipeline, grid, threadgroup) {
+            return report(rule, format!("{}: {message}", pipeline.name()));
+        }
+        let mut uses = Vec::new();
+        let mut bindings = Vec::new();
+        let mut numbers = Vec::new();
+        for slot in &self.slots {
+            let (binding, number) = match slot {
+                Slot::Unset => (Binding::Unset, None),
+                Slot::Bytes(bytes) => (Binding::Bytes(bytes.clone()), None),
+                Slot::Buffer(buffer, offset) => {
+                    uses.push(self.encoder.uses(buffer));
+                    let binding = Binding::Buffer { memory: buffer.memory().clone(), offset: *offset };
+                    (binding, Some((buffer.number(), *offset)))
+                }
+            };
+            bindings.push(binding);
+            numbers.push(number);
+        }
+        let mut launch = Launch {
+            name: pipeline.name().to_owned(),
+            bindings,
+            touched: vec![Default::default(); ARGUMENTS],
+            grid,
+            threadgroup,
+            threadgroup_memory: self.threadgroup_memory.clone(),
+            seed: random(),
+        };
+        let program = pipeline.program().clone();
+        let body = Box::new(move || {
+            program.run(&mut launch).map_err(error_of)?;
+            Ok(accesses(&launch, &numbers))
+        });
+        self.encoder.push(Entry::Command(Command { label: pipeline.name().to_owned(), uses, body }));
+    }
+
+    fn check(
+        &self,
+        pipeline: &SoftPipeline,
+        grid: [usize; 3],
+        threadgroup: [usize; 3],
+    ) -> Result<(), (&'static Rule, String)> {
+        let threads: usize = threadgroup.iter().product();
+        if threads == 0 || threads > pipeline.max_threads() {
+            let message = format!("{threadgroup:?} threads, at most {}", pipeline.max_threads());
+            return Err((&rules::THREADS_PER_THREADGROUP, message));
+        }
+        if grid.contains(&0) {
+            return Err((&rules::EMPTY_GRID, format!("a grid of {grid:?}")));
+        }
+        let memory =
+            pipeline.program().static_threadgroup_bytes() + self.threadgroup_memory.iter().sum::<usize>();
+        if memory > MAX_THREADGROUP_MEMORY {
+            return Err((&rules::THREADGROUP_MEMORY_LIMIT, format!("{memory} bytes")));
+        }
+        Ok(())
+    }
+}
+
+/// What the dispatch touched, in bytes of whole buffers.
+fn accesses(launch: &Launch, numbers: &[Option<(u64, usize)>]) -> Accesses {
+    let mut found: Accesses = Vec::new();
+    for (argument, number) in numbers.iter().enumerate() {
+        let Some((number, offset)) = *number else { continue };
+        let (reads, writes) = launch.accesses(argument);
+        if reads.is_empty() && writes.is_empty() {
+            continue;
+        }
+        let touched = Touched { reads: reads.shifted(offset), writes: writes.shifted(offset) };
+        // One buffer may be bound to several arguments.
+        match found.iter_mut().find(|(known, _)| *known == number) {
+            Some((_, known)) => {
+                known.reads.extend(&touched.reads);
+                known.writes.extend(&touched.writes);
+            }
+            None => found.push((number, touched)),
+        }
+    }
+    found
+}
+
+fn error_of(fault: LaunchFault) -> GpuError {
+    let (code, rule, message) = match fault {
+        LaunchFault::OutOfRange(message) => {
+            (CommandBufferError::PageFault, Some(&rules::OUT_OF_RANGE), message)
+        }
+        LaunchFault::Unset(message) => {
+            (CommandBufferError::InvalidResource, Some(&rules::UNSET_ARGUMENT), message)
+        }
+        LaunchFault::Divergent(message) => {
+            (CommandBufferError::Timeout, Some(&rules::DIVERGENT_BARRIER), message)
+        }
+        LaunchFault::Failed(message) => (CommandBufferError::Internal, None, message),
+    };
+    GpuError { code, message, rule }
+}
+
+pub(crate) fn load() {
+    let _ = SoftComputeEncoder::class();
+}

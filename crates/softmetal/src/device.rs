@@ -1,0 +1,234 @@
+//! `MTLDevice`.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use block2::Block;
+use objc2::rc::Retained;
+use objc2::runtime::{AnyObject, Bool};
+use objc2::{ClassType, define_class, msg_send};
+use objc2_foundation::{NSError, NSObject, NSString};
+use objc2_metal::{MTLGPUFamily, MTLResourceOptions, MTLSize};
+
+use crate::buffer::SoftBuffer;
+use crate::foundation::list;
+use crate::library::{SoftFunction, SoftLibrary, SoftPipeline};
+use crate::memory::allocated;
+use crate::ordering::Model;
+use crate::queue::SoftQueue;
+use crate::residency::SoftResidencySet;
+use crate::sync::{SoftEvent, SoftFence};
+
+/// Longest buffer, in bytes.
+pub(crate) const MAX_BUFFER_LENGTH: usize = 8 << 30;
+/// Threadgroup memory of a threadgroup, in bytes (Metal Feature Set Tables, Apple7 and later).
+pub(crate) const MAX_THREADGROUP_MEMORY: usize = 32 << 10;
+
+static MODEL: LazyLock<Mutex<Model>> = LazyLock::new(Mutex::default);
+
+/// The ordering model.
+pub(crate) fn model() -> MutexGuard<'static, Model> {
+    MODEL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+define_class!(
+    /// The device: an Apple7 (M1) by what it says of itself.
+    #[unsafe(super(NSObject))]
+    #[name = "SoftMTLDevice"]
+    pub(crate) struct SoftDevice;
+
+    impl SoftDevice {
+        #[unsafe(method(registryID))]
+        fn registry_id(&self) -> u64 {
+            1
+        }
+
+        #[unsafe(method_id(name))]
+        fn name(&self) -> Retained<NSString> {
+            NSString::from_str("softmetal")
+        }
+
+        #[unsafe(method_id(architecture))]
+        fn architecture(&self) -> Retained<Architecture> {
+            static ONE: OnceLock<Shared<Architecture>> = OnceLock::new();
+            // SAFETY: `new` of a class without state.
+            ONE.get_or_init(|| Shared(unsafe { msg_send![Architecture::class(), new] })).0.clone()
+        }
+
+        #[unsafe(method(recommendedMaxWorkingSetSize))]
+        fn recommended_max_working_set(&self) -> u64 {
+            16 << 30
+        }
+
+        #[unsafe(method(maxBufferLength))]
+        fn max_buffer_length(&self) -> usize {
+            MAX_BUFFER_LENGTH
+        }
+
+        #[unsafe(method(hasUnifiedMemory))]
+        fn has_unified_memory(&self) -> bool {
+            true
+        }
+
+        #[unsafe(method(currentAllocatedSize))]
+        fn current_allocated_size(&self) -> usize {
+            allocated()
+        }
+
+        #[unsafe(method(maxThreadsPerThreadgroup))]
+        fn max_threads_per_threadgroup(&self) -> MTLSize {
+            MTLSize { width: 1024, height: 1024, depth: 1024 }
+        }
+
+        #[unsafe(method(maxThreadgroupMemoryLength))]
+        fn max_threadgroup_memory_length(&self) -> usize {
+            MAX_THREADGROUP_MEMORY
+        }
+
+        #[unsafe(method(supportsFamily:))]
+        fn supports_family(&self, family: MTLGPUFamily) -> bool {
+            (MTLGPUFamily::Apple1.0..=MTLGPUFamily::Apple7.0).contains(&family.0)
+                || (MTLGPUFamily::Common1.0..=MTLGPUFamily::Common3.0).contains(&family.0)
+                || [MTLGPUFamily::Mac2, MTLGPUFamily::Metal3].contains(&family)
+        }
+
+        #[unsafe(method_id(newBufferWithLength:options:))]
+        fn new_buffer(&self, length: usize, options: MTLResourceOptions) -> Option<Retained<SoftBuffer>> {
+            SoftBuffer::create(length, options)
+        }
+
+        #[unsafe(method_id(newBufferWithBytes:length:options:))]
+        fn new_buffer_with_bytes(
+            &self,
+            bytes: NonNull<c_void>,
+            length: usize,
+            options: MTLResourceOptions,
+        ) -> Option<Retained<SoftBuffer>> {
+            let buffer = SoftBuffer::create(length, options);
+            if let Some(buffer) = &buffer {
+                let target = buffer.memory().start();
+                // SAFETY: the caller gives `length` bytes, and the buffer has as many.
+                unsafe { target.copy_from_nonoverlapping(bytes.as_ptr().cast(), length) };
+            }
+            buffer
+        }
+
+        #[unsafe(method_id(newBufferWithBytesNoCopy:length:options:deallocator:))]
+        fn new_buffer_no_copy(
+            &self,
+            bytes: NonNull<c_void>,
+            length: usize,
+            options: MTLResourceOptions,
+            deallocator: Option<&Block<dyn Fn(NonNull<c_void>, usize)>>,
+        ) -> Option<Retained<SoftBuffer>> {
+            SoftBuffer::no_copy(bytes, length, options, deallocator.map(Block::copy))
+        }
+
+        #[unsafe(method_id(newCommandQueue))]
+        fn new_queue(&self) -> Option<Retained<SoftQueue>> {
+            SoftQueue::create()
+        }
+
+        #[unsafe(method_id(newCommandQueueWithMaxCommandBufferCount:))]
+        fn new_queue_with_count(&self, _count: usize) -> Option<Retained<SoftQueue>> {
+            SoftQueue::create()
+        }
+
+        #[unsafe(method_id(newFence))]
+        fn new_fence(&self) -> Option<Retained<SoftFence>> {
+            Some(SoftFence::create())
+        }
+
+        #[unsafe(method_id(newEvent))]
+        fn new_event(&self) -> Option<Retained<SoftEvent>> {
+            Some(SoftEvent::create())
+        }
+
+        #[unsafe(method_id(newSharedEvent))]
+        fn new_shared_event(&self) -> Option<Retained<SoftEvent>> {
+            Some(SoftEvent::create())
+        }
+
+        #[unsafe(method_id(newResidencySetWithDescriptor:error:))]
+        fn new_residency_set(
+            &self,
+            _descriptor: &NSObject,
+            _error: *mut *mut NSError,
+        ) -> Option<Retained<SoftResidencySet>> {
+            Some(SoftResidencySet::create())
+        }
+
+        #[unsafe(method_id(newDefaultLibrary))]
+        fn new_default_library(&self) -> Option<Retained<SoftLibrary>> {
+            Some(SoftLibrary::create())
+        }
+
+        #[unsafe(method_id(newComputePipelineStateWithFunction:error:))]
+        fn new_pipeline(
+            &self,
+            function: &SoftFunction,
+            error: *mut *mut NSError,
+        ) -> Option<Retained<SoftPipeline>> {
+            SoftPipeline::create(function, error)
+        }
+    }
+);
+
+/// An object without state, which any thread may hold.
+struct Shared<T>(Retained<T>);
+
+// SAFETY: used for classes without instance variables only.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+define_class!(
+    /// The name of a GPU architecture.
+    #[unsafe(super(NSObject))]
+    #[name = "MTLArchitecture"]
+    pub(crate) struct Architecture;
+
+    impl Architecture {
+        #[unsafe(method_id(name))]
+        fn name(&self) -> Retained<NSString> {
+            let name = std::env::var("SOFTMETAL_ARCHITECTURE");
+            NSString::from_str(name.as_deref().unwrap_or("applegpu_g13g"))
+        }
+    }
+);
+
+/// The one device, which lives as long as the process, as on a Mac.
+pub(crate) fn shared() -> Retained<SoftDevice> {
+    static DEVICE: OnceLock<Shared<SoftDevice>> = OnceLock::new();
+    crate::load();
+    // SAFETY: `new` of a class without state.
+    DEVICE.get_or_init(|| Shared(unsafe { msg_send![SoftDevice::class(), new] })).0.clone()
+}
+
+/// The function of the Metal framework.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub extern "C-unwind" fn MTLCreateSystemDefaultDevice() -> *mut c_void {
+    Retained::into_raw(shared()).cast()
+}
+
+/// The function of the Metal framework.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub extern "C-unwind" fn MTLCopyAllDevices() -> *mut c_void {
+    // SAFETY: a device is an object.
+    let device: Retained<AnyObject> = unsafe { Retained::cast_unchecked(shared()) };
+    Retained::into_raw(list(vec![device])).cast()
+}
+
+/// The function of the MPS framework.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub extern "C-unwind" fn MPSSupportsMTLDevice(_device: *const c_void) -> Bool {
+    Bool::YES
+}
+
+pub(crate) fn load() {
+    let _ = (SoftDevice::class(), Architecture::class());
+}

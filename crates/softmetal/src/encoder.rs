@@ -1,0 +1,98 @@
+//! What every encoder has: whether it is open, and what was encoded.
+
+use objc2::rc::Retained;
+use objc2_foundation::NSString;
+
+use crate::buffer::SoftBuffer;
+use crate::check::report;
+use crate::command_buffer::SoftCommandBuffer;
+use crate::ordering::EncoderKind;
+use crate::rules;
+use crate::work::{EncoderWork, Entry, Use};
+
+/// The state of an encoder.
+pub(crate) struct Encoder {
+    /// None once the encoder has ended.
+    commands: Option<Retained<SoftCommandBuffer>>,
+    kind: EncoderKind,
+    label: String,
+    entries: Vec<Entry>,
+    groups: usize,
+}
+
+impl Encoder {
+    pub(crate) fn new(commands: Retained<SoftCommandBuffer>, kind: EncoderKind, label: &str) -> Self {
+        Self { commands: Some(commands), kind, label: label.to_owned(), entries: Vec::new(), groups: 0 }
+    }
+
+    /// Whether the encoder is open; a use of an ended one is reported.
+    pub(crate) fn is_open(&self, what: &str) -> bool {
+        let open = self.commands.is_some();
+        if !open {
+            report(&rules::ENCODER_ENDED, format!("{what} on {}", self.label));
+        }
+        open
+    }
+
+    pub(crate) fn set_label(&mut self, label: Option<&NSString>) {
+        if let Some(label) = label {
+            self.label = label.to_string();
+        }
+    }
+
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The use of a buffer by a command of this encoder.
+    pub(crate) fn uses(&self, buffer: &Retained<SoftBuffer>) -> Use {
+        Use::of(buffer, self.commands.as_ref().is_none_or(|commands| commands.retains()))
+    }
+
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.entries.push(entry);
+    }
+
+    /// Encodes a wait for, or an update of, a fence.
+    pub(crate) fn fence(&mut self, entry: Entry) {
+        let what = if matches!(entry, Entry::UpdateFence(_)) { "updateFence:" } else { "waitForFence:" };
+        if self.is_open(what) {
+            self.entries.push(entry);
+        }
+    }
+
+    pub(crate) fn push_group(&mut self) {
+        self.groups += 1;
+    }
+
+    pub(crate) fn pop_group(&mut self) {
+        if self.groups == 0 {
+            return report(&rules::DEBUG_GROUP, format!("popDebugGroup on {} without a push", self.label));
+        }
+        self.groups -= 1;
+    }
+
+    /// Hands everything to the command buffer.
+    pub(crate) fn end(&mut self) {
+        if !self.is_open("endEncoding") {
+            return;
+        }
+        if self.groups > 0 {
+            report(&rules::DEBUG_GROUP, format!("{} ends with {} open groups", self.label, self.groups));
+        }
+        if let Some(commands) = self.commands.take() {
+            let entries = std::mem::take(&mut self.entries);
+            commands.close(EncoderWork { kind: self.kind, label: self.label.clone(), entries });
+        }
+    }
+}
+
+impl Drop for Encoder {
+    fn drop(&mut self) {
+        if let Some(commands) = self.commands.take() {
+            report(&rules::ENCODER_LEFT_OPEN, format!("{} was released without endEncoding", self.label));
+            // The command buffer can be used again, so that one fault is reported once.
+            commands.close(EncoderWork { kind: self.kind, label: self.label.clone(), entries: Vec::new() });
+        }
+    }
+}

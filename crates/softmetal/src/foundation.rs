@@ -1,0 +1,175 @@
+//! `NSString`, `NSError` and `NSArray`: what objc2 and Metal code touch of them.
+
+use std::ffi::{CString, c_char, c_void};
+
+use objc2::rc::{Allocated, Retained};
+use objc2::runtime::AnyObject;
+use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send};
+use objc2_foundation::{NSError, NSObject, NSString};
+
+define_class!(
+    /// A text in UTF-8.
+    #[unsafe(super(NSObject))]
+    #[name = "NSString"]
+    #[ivars = CString]
+    pub(crate) struct Text;
+
+    impl Text {
+        #[unsafe(method_id(initWithBytes:length:encoding:))]
+        fn init_with_bytes(
+            this: Allocated<Self>,
+            bytes: *const c_void,
+            length: usize,
+            _encoding: i32,
+        ) -> Option<Retained<Self>> {
+            // SAFETY: the caller gives `length` bytes.
+            let bytes = unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), length) };
+            CString::new(bytes).ok().and_then(|text| {
+                let this = this.set_ivars(text);
+                // SAFETY: NSObject's init returns the object.
+                unsafe { msg_send![super(this), init] }
+            })
+        }
+
+        #[unsafe(method(UTF8String))]
+        fn utf8(&self) -> *const c_char {
+            self.ivars().as_ptr()
+        }
+
+        #[unsafe(method(lengthOfBytesUsingEncoding:))]
+        fn bytes(&self, _encoding: i32) -> usize {
+            self.ivars().as_bytes().len()
+        }
+
+        #[unsafe(method(length))]
+        fn length(&self) -> usize {
+            self.ivars().to_string_lossy().encode_utf16().count()
+        }
+
+        #[unsafe(method(isEqualToString:))]
+        fn is_equal_to(&self, other: &NSString) -> bool {
+            other.to_string().as_bytes() == self.ivars().as_bytes()
+        }
+
+        #[unsafe(method_id(copy))]
+        fn copy(&self) -> Retained<Self> {
+            self.retain()
+        }
+
+        #[unsafe(method_id(description))]
+        fn description(&self) -> Retained<Self> {
+            self.retain()
+        }
+    }
+);
+
+/// What an error says.
+pub(crate) struct Failure {
+    domain: Retained<NSString>,
+    code: isize,
+    message: Retained<NSString>,
+}
+
+define_class!(
+    /// An error with domain, code and text.
+    #[unsafe(super(NSObject))]
+    #[name = "NSError"]
+    #[ivars = Failure]
+    pub(crate) struct SoftError;
+
+    impl SoftError {
+        #[unsafe(method(code))]
+        fn code(&self) -> isize {
+            self.ivars().code
+        }
+
+        #[unsafe(method_id(domain))]
+        fn domain(&self) -> Retained<NSString> {
+            self.ivars().domain.clone()
+        }
+
+        #[unsafe(method_id(localizedDescription))]
+        fn localized_description(&self) -> Retained<NSString> {
+            self.ivars().message.clone()
+        }
+
+        #[unsafe(method_id(userInfo))]
+        fn user_info(&self) -> Option<Retained<NSObject>> {
+            None
+        }
+    }
+);
+
+/// A new error.
+pub(crate) fn error(domain: &str, code: isize, message: &str) -> Retained<NSError> {
+    let failure = Failure { domain: NSString::from_str(domain), code, message: NSString::from_str(message) };
+    let this = SoftError::alloc().set_ivars(failure);
+    // SAFETY: NSObject's init returns the object; the class is registered as NSError.
+    unsafe {
+        let error: Retained<SoftError> = msg_send![super(this), init];
+        Retained::cast_unchecked(error)
+    }
+}
+
+/// Writes an error through the pointer that a method was given, autoreleased as the convention asks.
+///
+/// # Safety
+/// The pointer is null or valid for a write.
+pub(crate) unsafe fn set_error(place: *mut *mut NSError, domain: &str, code: isize, message: &str) {
+    if !place.is_null() {
+        // SAFETY: as the caller promises.
+        unsafe { place.write(Retained::autorelease_ptr(error(domain, code, message))) };
+    }
+}
+
+define_class!(
+    /// A list of objects.
+    #[unsafe(super(NSObject))]
+    #[name = "NSArray"]
+    #[ivars = Vec<Retained<AnyObject>>]
+    pub(crate) struct List;
+
+    impl List {
+        #[unsafe(method_id(initWithObjects:count:))]
+        fn init_with_objects(
+            this: Allocated<Self>,
+            objects: *const *mut AnyObject,
+            count: usize,
+        ) -> Retained<Self> {
+            // SAFETY: the caller gives `count` objects.
+            let objects = unsafe { (0..count).filter_map(|i| Retained::retain(*objects.add(i))).collect() };
+            let this = this.set_ivars(objects);
+            // SAFETY: NSObject's init returns the object.
+            unsafe { msg_send![super(this), init] }
+        }
+
+        #[unsafe(method(count))]
+        fn count(&self) -> usize {
+            self.ivars().len()
+        }
+
+        #[unsafe(method_id(objectAtIndex:))]
+        fn object_at(&self, index: usize) -> Retained<AnyObject> {
+            self.ivars()[index].clone()
+        }
+
+        #[unsafe(method(getObjects:))]
+        fn get_objects(&self, into: *mut *mut AnyObject) {
+            for (index, object) in self.ivars().iter().enumerate() {
+                // SAFETY: the caller has room for all objects.
+                unsafe { into.add(index).write(Retained::as_ptr(object).cast_mut()) };
+            }
+        }
+    }
+);
+
+/// A list of these objects.
+pub(crate) fn list(objects: Vec<Retained<AnyObject>>) -> Retained<List> {
+    let this = List::alloc().set_ivars(objects);
+    // SAFETY: NSObject's init returns the object.
+    unsafe { msg_send![super(this), init] }
+}
+
+pub(crate) fn load() {
+    let _ = (Text::class(), SoftError::class(), List::class());
+}

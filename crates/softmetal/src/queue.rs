@@ -1,0 +1,142 @@
+//! `MTLCommandQueue`: a thread that runs command buffers in the order of their commits.
+
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use objc2::rc::{Retained, autoreleasepool};
+use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send};
+use objc2_foundation::{NSObject, NSString};
+
+use crate::command_buffer::SoftCommandBuffer;
+use crate::device::{SoftDevice, model, shared};
+use crate::ordering::Number;
+
+/// How many committed command buffers a worker still holds.
+static UNDER_WAY: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// Waits until no worker holds a command buffer. `waitUntilCompleted` returns a moment earlier, while the worker still
+/// owns a reference; counts of live objects are exact only after this.
+pub fn quiesce() {
+    let mut count = UNDER_WAY.0.lock().unwrap_or_else(PoisonError::into_inner);
+    while *count > 0 {
+        count = UNDER_WAY.1.wait(count).unwrap_or_else(PoisonError::into_inner);
+    }
+    model().prune();
+}
+
+fn under_way(change: isize) {
+    let mut count = UNDER_WAY.0.lock().unwrap_or_else(PoisonError::into_inner);
+    *count = count.saturating_add_signed(change);
+    UNDER_WAY.1.notify_all();
+}
+
+struct Job(Retained<SoftCommandBuffer>);
+
+// SAFETY: after its commit a command buffer is used by the worker; what the host may still ask (status, error, waits)
+// is behind a lock.
+unsafe impl Send for Job {}
+
+pub(crate) struct QueueState {
+    number: Number,
+    jobs: Mutex<Option<Sender<Job>>>,
+    worker: Option<JoinHandle<()>>,
+    residency_sets: Mutex<Vec<Retained<NSObject>>>,
+}
+
+impl Drop for QueueState {
+    fn drop(&mut self) {
+        *self.jobs.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        // The last reference may be dropped by the worker itself, which then ends by itself.
+        if let Some(worker) = self.worker.take().filter(|w| w.thread().id() != std::thread::current().id()) {
+            let _ = worker.join();
+        }
+    }
+}
+
+define_class!(
+    /// A queue of command buffers.
+    #[unsafe(super(NSObject))]
+    #[name = "SoftMTLCommandQueue"]
+    #[ivars = QueueState]
+    pub(crate) struct SoftQueue;
+
+    impl SoftQueue {
+        #[unsafe(method_id(device))]
+        fn device(&self) -> Retained<SoftDevice> {
+            shared()
+        }
+
+        #[unsafe(method_id(commandBuffer))]
+        fn command_buffer(&self) -> Option<Retained<SoftCommandBuffer>> {
+            Some(SoftCommandBuffer::create(self.retain(), true))
+        }
+
+        #[unsafe(method_id(commandBufferWithUnretainedReferences))]
+        fn command_buffer_unretained(&self) -> Option<Retained<SoftCommandBuffer>> {
+            Some(SoftCommandBuffer::create(self.retain(), false))
+        }
+
+        #[unsafe(method(addResidencySet:))]
+        fn add_residency_set(&self, set: &NSObject) {
+            self.ivars().residency_sets.lock().unwrap_or_else(PoisonError::into_inner).push(set.retain());
+        }
+
+        #[unsafe(method(removeResidencySet:))]
+        fn remove_residency_set(&self, set: &NSObject) {
+            let mut sets = self.ivars().residency_sets.lock().unwrap_or_else(PoisonError::into_inner);
+            sets.retain(|known| !std::ptr::eq(&**known, set));
+        }
+
+        #[unsafe(method(setLabel:))]
+        fn set_label(&self, _label: Option<&NSString>) {}
+    }
+);
+
+// SAFETY: queues are thread-safe: what changes is behind locks.
+unsafe impl Send for SoftQueue {}
+// SAFETY: as above.
+unsafe impl Sync for SoftQueue {}
+
+impl SoftQueue {
+    pub(crate) fn create() -> Option<Retained<Self>> {
+        let (sender, jobs) = channel::<Job>();
+        let work = move || {
+            for Job(commands) in jobs {
+                autoreleasepool(|_| {
+                    commands.run();
+                    drop(commands);
+                });
+                under_way(-1);
+            }
+        };
+        let worker = std::thread::Builder::new().name("softmetal queue".to_owned()).spawn(work).ok()?;
+        let state = QueueState {
+            number: model().object(),
+            jobs: Mutex::new(Some(sender)),
+            worker: Some(worker),
+            residency_sets: Mutex::default(),
+        };
+        let this = Self::alloc().set_ivars(state);
+        // SAFETY: NSObject's init returns the object.
+        unsafe { msg_send![super(this), init] }
+    }
+
+    pub(crate) fn number(&self) -> Number {
+        self.ivars().number
+    }
+
+    /// Hands a command buffer to the worker.
+    pub(crate) fn submit(&self, commands: Retained<SoftCommandBuffer>) {
+        under_way(1);
+        let jobs = self.ivars().jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = jobs.as_ref().is_some_and(|jobs| jobs.send(Job(commands)).is_ok());
+        if !sent {
+            under_way(-1);
+        }
+    }
+}
+
+pub(crate) fn load() {
+    let _ = SoftQueue::class();
+}

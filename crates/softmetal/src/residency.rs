@@ -1,0 +1,173 @@
+//! `MTLResidencySet` and the plain objects that configure others.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::c_void;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use objc2::rc::{Allocated, Retained};
+use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send};
+use objc2_foundation::{NSObject, NSString};
+use objc2_metal::{MTLDataType, MTLLanguageVersion, MTLMathFloatingPointFunctions, MTLMathMode};
+
+use crate::buffer::SoftBuffer;
+use crate::check::report;
+use crate::rules;
+
+type Allocations = HashMap<usize, Retained<SoftBuffer>>;
+
+define_class!(
+    /// Buffers that the GPU keeps mapped.
+    #[unsafe(super(NSObject))]
+    #[name = "SoftMTLResidencySet"]
+    #[ivars = Mutex<Allocations>]
+    pub(crate) struct SoftResidencySet;
+
+    impl SoftResidencySet {
+        #[unsafe(method(requestResidency))]
+        fn request(&self) {}
+
+        #[unsafe(method(endResidency))]
+        fn end(&self) {}
+
+        #[unsafe(method(commit))]
+        fn commit(&self) {}
+
+        #[unsafe(method(addAllocation:))]
+        fn add(&self, buffer: &SoftBuffer) {
+            self.allocations().insert(std::ptr::from_ref(buffer) as usize, buffer.retain());
+        }
+
+        #[unsafe(method(removeAllocation:))]
+        fn remove(&self, buffer: &SoftBuffer) {
+            let removed = self.allocations().remove(&(std::ptr::from_ref(buffer) as usize));
+            if removed.is_none() {
+                report(&rules::NOT_RESIDENT, buffer.describe());
+            }
+        }
+
+        #[unsafe(method(removeAllAllocations))]
+        fn remove_all(&self) {
+            self.allocations().clear();
+        }
+
+        #[unsafe(method(containsAllocation:))]
+        fn contains(&self, buffer: &SoftBuffer) -> bool {
+            self.allocations().contains_key(&(std::ptr::from_ref(buffer) as usize))
+        }
+
+        #[unsafe(method(allocationCount))]
+        fn count(&self) -> usize {
+            self.allocations().len()
+        }
+
+        #[unsafe(method(allocatedSize))]
+        fn allocated_size(&self) -> u64 {
+            self.allocations().values().map(|buffer| buffer.len() as u64).sum()
+        }
+    }
+);
+
+impl SoftResidencySet {
+    pub(crate) fn create() -> Retained<Self> {
+        let this = Self::alloc().set_ivars(Mutex::default());
+        // SAFETY: NSObject's init returns the object.
+        unsafe { msg_send![super(this), init] }
+    }
+
+    fn allocations(&self) -> MutexGuard<'_, Allocations> {
+        self.ivars().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A class of objects whose settings change nothing here.
+macro_rules! inert {
+    ($(#[$doc:meta])* $type:ident, $name:literal, { $($selector:ident $method:ident: $value:ty),* $(,)? }) => {
+        define_class!(
+            $(#[$doc])*
+            #[unsafe(super(NSObject))]
+            #[name = $name]
+            pub(crate) struct $type;
+
+            impl $type {
+                $(
+                    #[unsafe(method($selector:))]
+                    fn $method(&self, _value: $value) {}
+                )*
+            }
+        );
+    };
+}
+
+inert!(
+    /// How a library is compiled: fast math is not modelled, the CPU's arithmetic is exact to its last bit either way.
+    CompileOptions, "MTLCompileOptions", {
+        setFastMathEnabled set_fast_math: bool,
+        setMathMode set_math_mode: MTLMathMode,
+        setMathFloatingPointFunctions set_functions: MTLMathFloatingPointFunctions,
+        setLanguageVersion set_language: MTLLanguageVersion,
+    }
+);
+inert!(
+    /// How a residency set is made.
+    ResidencySetDescriptor, "MTLResidencySetDescriptor", {
+        setInitialCapacity set_capacity: usize,
+        setLabel set_label: Option<&NSString>,
+    }
+);
+inert!(
+    /// What a capture records; captures do nothing here.
+    CaptureDescriptor, "MTLCaptureDescriptor", {}
+);
+
+/// Values of function constants by index.
+pub(crate) type Constants = BTreeMap<u32, Vec<u8>>;
+
+define_class!(
+    /// Values of function constants.
+    #[unsafe(super(NSObject))]
+    #[name = "MTLFunctionConstantValues"]
+    #[ivars = RefCell<Constants>]
+    pub(crate) struct SoftConstants;
+
+    impl SoftConstants {
+        #[unsafe(method_id(init))]
+        fn init(this: Allocated<Self>) -> Retained<Self> {
+            let this = this.set_ivars(RefCell::default());
+            // SAFETY: NSObject's init returns the object.
+            unsafe { msg_send![super(this), init] }
+        }
+
+        #[unsafe(method(setConstantValue:type:atIndex:))]
+        fn set(&self, value: *const c_void, of: MTLDataType, index: usize) {
+            let Some(size) = size_of_constant(of) else { return };
+            // SAFETY: the caller gives a value of this type.
+            let bytes = unsafe { std::slice::from_raw_parts(value.cast::<u8>(), size) };
+            self.ivars().borrow_mut().insert(index as u32, bytes.to_vec());
+        }
+    }
+);
+
+/// Bytes of a scalar type of function constants.
+fn size_of_constant(of: MTLDataType) -> Option<usize> {
+    use MTLDataType as T;
+    match of {
+        T::Bool | T::Char | T::UChar => Some(1),
+        T::Short | T::UShort | T::Half | T::BFloat => Some(2),
+        T::Float | T::Int | T::UInt => Some(4),
+        T::Long | T::ULong | T::Float2 | T::Int2 | T::UInt2 => Some(8),
+        T::Float4 | T::Int4 | T::UInt4 => Some(16),
+        _ => None,
+    }
+}
+
+impl SoftConstants {
+    pub(crate) fn values(&self) -> Constants {
+        self.ivars().borrow().clone()
+    }
+}
+
+pub(crate) fn load() {
+    let _ = (SoftResidencySet::class(), CompileOptions::class(), ResidencySetDescriptor::class());
+    let _ = (CaptureDescriptor::class(), SoftConstants::class());
+}

@@ -1,0 +1,204 @@
+//! What is encoded, and how a queue's worker runs it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use objc2::rc::Retained;
+
+use crate::buffer::SoftBuffer;
+use crate::check::{Rule, report};
+use crate::counters::count;
+use crate::device::model;
+use crate::faults::CommandBufferError;
+use crate::memory::Memory;
+use crate::ordering::{CommandPlace, EncoderKind, Number, Touched};
+use crate::rules;
+use crate::sync::SoftEvent;
+
+/// Why a command failed on the device.
+#[derive(Debug)]
+pub(crate) struct GpuError {
+    pub(crate) code: CommandBufferError,
+    pub(crate) message: String,
+    /// The rule that was broken, if it was one.
+    pub(crate) rule: Option<&'static Rule>,
+}
+
+/// What a command touched, by buffer.
+pub(crate) type Accesses = Vec<(Number, Touched)>;
+
+/// The code of a command.
+pub(crate) type Body = Box<dyn FnOnce() -> Result<Accesses, GpuError>>;
+
+/// A buffer that a command uses: its memory always, the object if the command buffer retains references.
+pub(crate) struct Use {
+    memory: Arc<Memory>,
+    description: String,
+    _object: Option<Retained<SoftBuffer>>,
+}
+
+impl Use {
+    pub(crate) fn of(buffer: &Retained<SoftBuffer>, retained: bool) -> Self {
+        Self {
+            memory: Arc::clone(buffer.memory()),
+            description: buffer.describe(),
+            _object: retained.then(|| buffer.clone()),
+        }
+    }
+}
+
+/// One dispatch, copy, fill or MPS kernel.
+pub(crate) struct Command {
+    pub(crate) label: String,
+    pub(crate) uses: Vec<Use>,
+    pub(crate) body: Body,
+}
+
+/// What an encoder holds, in the order of encoding.
+pub(crate) enum Entry {
+    Command(Command),
+    /// For all buffers, or for some.
+    Barrier(Option<Vec<Number>>),
+    WaitForFence(Number),
+    UpdateFence(Number),
+}
+
+/// An ended encoder.
+pub(crate) struct EncoderWork {
+    pub(crate) kind: EncoderKind,
+    pub(crate) label: String,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// What a command buffer holds.
+pub(crate) enum Item {
+    Encoder(EncoderWork),
+    Signal(Retained<SoftEvent>, u64),
+    Wait(Retained<SoftEvent>, u64),
+}
+
+/// Only one command runs at a time, so that hazards are reported and never become races of this process.
+static DEVICE: Mutex<()> = Mutex::new(());
+static SHUFFLES: AtomicU64 = AtomicU64::new(0);
+
+/// The seed of all random orders: `SOFTMETAL_SEED`, or one of the clock's, which is printed.
+pub fn seed() -> u64 {
+    static SEED: LazyLock<u64> = LazyLock::new(|| {
+        let given = std::env::var("SOFTMETAL_SEED").ok().and_then(|text| text.parse().ok());
+        given.unwrap_or_else(|| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let seed = u64::from(now.subsec_nanos()) | 1;
+            eprintln!("softmetal: seed {seed}; SOFTMETAL_SEED={seed} repeats this run");
+            seed
+        })
+    });
+    *SEED
+}
+
+/// The next number of a sequence that the seed decides (SplitMix64, Steele et al. 2014).
+pub(crate) fn random() -> u64 {
+    let turn = SHUFFLES.fetch_add(1, Ordering::Relaxed);
+    let mut z = seed().wrapping_add(turn.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Reports a broken rule from the worker. A panic that it asks for is kept for whoever waits, since it would end the
+/// queue here.
+pub(crate) fn report_for_waiter(rule: &Rule, message: String, panics: &mut Vec<String>) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| report(rule, message))) {
+        let text = panic.downcast_ref::<String>().cloned();
+        panics.push(text.unwrap_or_else(|| "a rule was broken".to_owned()));
+    }
+}
+
+impl Item {
+    /// Runs the item for a command buffer. Rules that it breaks go to `panics` if they are to panic.
+    pub(crate) fn run(self, command_buffer: Number, panics: &mut Vec<String>) -> Result<(), GpuError> {
+        match self {
+            Self::Encoder(work) => work.run(command_buffer, panics),
+            Self::Signal(event, value) => {
+                model().signal(command_buffer, event.number(), value);
+                event.signal(value);
+                Ok(())
+            }
+            Self::Wait(event, value) => {
+                event.wait(value, None);
+                model().wait_for_event(command_buffer, event.number(), value);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl EncoderWork {
+    fn run(self, command_buffer: Number, panics: &mut Vec<String>) -> Result<(), GpuError> {
+        let encoder = model().encoder(command_buffer, self.kind, &self.label);
+        // Commands get their places in the order of encoding; those between two barriers then run in any order.
+        let mut segments: Vec<Vec<(CommandPlace, Command)>> = vec![Vec::new()];
+        for entry in self.entries {
+            match entry {
+                Entry::Command(command) => {
+                    let place = model().command(encoder);
+                    segments.last_mut().expect("one at least").push((place, command));
+                }
+                Entry::Barrier(buffers) => {
+                    model().barrier(encoder, buffers.as_deref());
+                    segments.push(Vec::new());
+                }
+                Entry::WaitForFence(fence) => {
+                    model().wait_for_fence(encoder, fence);
+                    segments.push(Vec::new());
+                }
+                Entry::UpdateFence(fence) => model().update_fence(encoder, fence),
+            }
+        }
+        for mut segment in segments {
+            if self.kind == EncoderKind::Concurrent {
+                shuffle(&mut segment);
+            }
+            for (place, command) in segment {
+                command.run(place, panics)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn shuffle<T>(items: &mut [T]) {
+    for last in (1..items.len()).rev() {
+        items.swap(last, (random() % (last as u64 + 1)) as usize);
+    }
+}
+
+impl Command {
+    fn run(self, place: CommandPlace, panics: &mut Vec<String>) -> Result<(), GpuError> {
+        let Self { label, uses, body } = self;
+        for used in uses.iter().filter(|used| used.memory.released.load(Ordering::Acquire)) {
+            let message = format!("{label} uses {}", used.description);
+            report_for_waiter(&rules::RELEASED_UNRETAINED, message, panics);
+        }
+        count(|counters| *counters.commands.entry(label.clone()).or_default() += 1);
+        let device = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic".to_owned());
+            Err(GpuError { code: CommandBufferError::Internal, message: text, rule: None })
+        });
+        drop(device);
+        let accesses = match result {
+            Ok(accesses) => accesses,
+            Err(error) => {
+                if let Some(rule) = error.rule {
+                    report_for_waiter(rule, error.message.clone(), panics);
+                }
+                return Err(error);
+            }
+        };
+        for hazard in model().touched(place, &label, &accesses) {
+            report_for_waiter(hazard.rule(), hazard.message.clone(), panics);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,383 @@
+//! Every rule of the API: the planted fault is caught with its id, the nearest legal sequence is quiet.
+#![allow(missing_docs)]
+
+mod bench;
+
+use std::ffi::c_void;
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+
+use bench::{Bench, SHARED, UNTRACKED, broken};
+use block2::RcBlock;
+use objc2_foundation::{NSRange, NSString};
+use objc2_metal::*;
+
+type Case = (&'static str, fn(&Bench), fn(&Bench));
+
+fn size(width: usize) -> MTLSize {
+    MTLSize { width, height: 1, depth: 1 }
+}
+
+fn bytes() -> NonNull<c_void> {
+    static BYTES: [u8; 8192] = [1; 8192];
+    NonNull::from(&BYTES).cast()
+}
+
+/// A dispatch of `double` with a number of threads, arguments set or not.
+fn double(bench: &Bench, threads: usize, set: usize) {
+    let commands = bench.commands();
+    let encoder = bench.serial(&commands);
+    let buffer = bench.buffer(64, SHARED);
+    let other = bench.buffer(64, SHARED);
+    encoder.setComputePipelineState(&bench.pipeline("double"));
+    for (index, buffer) in [&buffer, &other].into_iter().enumerate().take(set) {
+        // SAFETY: the offset lies within the buffer.
+        unsafe { encoder.setBuffer_offset_atIndex(Some(buffer), 0, index) };
+    }
+    encoder.dispatchThreads_threadsPerThreadgroup(size(threads), size(32));
+    encoder.endEncoding();
+    commands.commit();
+    commands.waitUntilCompleted();
+}
+
+fn copy(bench: &Bench, from: usize, to: usize, length: usize, same: bool) {
+    let commands = bench.commands();
+    let encoder = commands.blitCommandEncoder().expect("an encoder");
+    let a = bench.buffer(16, SHARED);
+    let b = if same { a.clone() } else { bench.buffer(16, SHARED) };
+    // SAFETY: the device checks the ranges.
+    unsafe { encoder.copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size(&a, from, &b, to, length) };
+    encoder.endEncoding();
+    commands.commit();
+    commands.waitUntilCompleted();
+}
+
+fn in_encoder(bench: &Bench, body: impl FnOnce(&bench::Compute)) {
+    let commands = bench.commands();
+    let encoder = bench.serial(&commands);
+    body(&encoder);
+    encoder.endEncoding();
+}
+
+const CASES: &[Case] = &[
+    (
+        "commit-then-encode",
+        |bench| {
+            let commands = bench.commands();
+            commands.commit();
+            assert!(commands.blitCommandEncoder().is_none());
+        },
+        |bench| {
+            let commands = bench.commands();
+            commands.blitCommandEncoder().expect("an encoder").endEncoding();
+            commands.commit();
+        },
+    ),
+    (
+        "commit-twice",
+        |bench| {
+            let commands = bench.commands();
+            commands.commit();
+            commands.commit();
+        },
+        |bench| bench.commands().commit(),
+    ),
+    (
+        "commit-with-open-encoder",
+        |bench| {
+            let commands = bench.commands();
+            let encoder = commands.blitCommandEncoder().expect("an encoder");
+            commands.commit();
+            encoder.endEncoding();
+        },
+        |bench| {
+            let commands = bench.commands();
+            commands.blitCommandEncoder().expect("an encoder").endEncoding();
+            commands.commit();
+        },
+    ),
+    (
+        "second-encoder",
+        |bench| {
+            let commands = bench.commands();
+            let first = commands.blitCommandEncoder().expect("an encoder");
+            assert!(commands.computeCommandEncoder().is_none());
+            first.endEncoding();
+        },
+        |bench| {
+            let commands = bench.commands();
+            commands.blitCommandEncoder().expect("an encoder").endEncoding();
+            commands.computeCommandEncoder().expect("an encoder").endEncoding();
+        },
+    ),
+    (
+        "encoder-left-open",
+        |bench| drop(bench.commands().blitCommandEncoder()),
+        |bench| {
+            let commands = bench.commands();
+            commands.blitCommandEncoder().expect("an encoder").endEncoding();
+        },
+    ),
+    (
+        "encoder-ended",
+        |bench| {
+            let commands = bench.commands();
+            let encoder = bench.serial(&commands);
+            encoder.endEncoding();
+            encoder.setComputePipelineState(&bench.pipeline("double"));
+        },
+        |bench| in_encoder(bench, |encoder| encoder.setComputePipelineState(&bench.pipeline("double"))),
+    ),
+    (
+        "handler-after-commit",
+        |bench| {
+            let commands = bench.commands();
+            commands.commit();
+            let block = RcBlock::new(|_: NonNull<objc2::runtime::ProtocolObject<dyn MTLCommandBuffer>>| ());
+            // SAFETY: the block can run on any thread.
+            unsafe { commands.addCompletedHandler(RcBlock::as_ptr(&block)) };
+        },
+        |bench| {
+            let commands = bench.commands();
+            let block = RcBlock::new(|_: NonNull<objc2::runtime::ProtocolObject<dyn MTLCommandBuffer>>| ());
+            // SAFETY: the block can run on any thread.
+            unsafe { commands.addCompletedHandler(RcBlock::as_ptr(&block)) };
+            commands.commit();
+        },
+    ),
+    (
+        "wait-before-commit",
+        |bench| bench.commands().waitUntilCompleted(),
+        |bench| {
+            let commands = bench.commands();
+            commands.commit();
+            commands.waitUntilCompleted();
+        },
+    ),
+    (
+        "event-with-open-encoder",
+        |bench| {
+            let (commands, event) = (bench.commands(), bench.device.newEvent().expect("an event"));
+            let encoder = bench.serial(&commands);
+            commands.encodeSignalEvent_value(&event, 1);
+            encoder.endEncoding();
+        },
+        |bench| {
+            let (commands, event) = (bench.commands(), bench.device.newEvent().expect("an event"));
+            bench.serial(&commands).endEncoding();
+            commands.encodeSignalEvent_value(&event, 1);
+        },
+    ),
+    (
+        "buffer-index",
+        |bench| {
+            let buffer = bench.buffer(4, SHARED);
+            // SAFETY: the device checks the index.
+            in_encoder(bench, |encoder| unsafe { encoder.setBuffer_offset_atIndex(Some(&buffer), 0, 31) });
+        },
+        |bench| {
+            let buffer = bench.buffer(4, SHARED);
+            // SAFETY: 30 is the last index.
+            in_encoder(bench, |encoder| unsafe { encoder.setBuffer_offset_atIndex(Some(&buffer), 0, 30) });
+        },
+    ),
+    (
+        "buffer-offset",
+        |bench| {
+            let buffer = bench.buffer(4, SHARED);
+            // SAFETY: the device checks the offset.
+            in_encoder(bench, |encoder| unsafe { encoder.setBuffer_offset_atIndex(Some(&buffer), 16, 0) });
+        },
+        |bench| {
+            let buffer = bench.buffer(4, SHARED);
+            // SAFETY: 12 lies within.
+            in_encoder(bench, |encoder| unsafe { encoder.setBuffer_offset_atIndex(Some(&buffer), 12, 0) });
+        },
+    ),
+    (
+        "offset-without-buffer",
+        // SAFETY: the device checks that a buffer is there.
+        |bench| in_encoder(bench, |encoder| unsafe { encoder.setBufferOffset_atIndex(4, 0) }),
+        |bench| {
+            let buffer = bench.buffer(4, SHARED);
+            in_encoder(bench, |encoder| {
+                // SAFETY: both offsets lie within.
+                unsafe {
+                    encoder.setBuffer_offset_atIndex(Some(&buffer), 0, 0);
+                    encoder.setBufferOffset_atIndex(4, 0);
+                }
+            });
+        },
+    ),
+    (
+        "bytes-length",
+        // SAFETY: there are more bytes than that.
+        |bench| in_encoder(bench, |encoder| unsafe { encoder.setBytes_length_atIndex(bytes(), 4097, 0) }),
+        // SAFETY: as above.
+        |bench| in_encoder(bench, |encoder| unsafe { encoder.setBytes_length_atIndex(bytes(), 4096, 0) }),
+    ),
+    (
+        "threadgroup-memory-unit",
+        // SAFETY: the device checks the length.
+        |bench| in_encoder(bench, |encoder| unsafe { encoder.setThreadgroupMemoryLength_atIndex(20, 0) }),
+        // SAFETY: as above.
+        |bench| in_encoder(bench, |encoder| unsafe { encoder.setThreadgroupMemoryLength_atIndex(32, 0) }),
+    ),
+    (
+        "threadgroup-memory-limit",
+        |bench| threadgroup_memory(bench, 32784),
+        |bench| threadgroup_memory(bench, 32768),
+    ),
+    (
+        "dispatch-without-pipeline",
+        |bench| {
+            in_encoder(bench, |encoder| encoder.dispatchThreads_threadsPerThreadgroup(size(1), size(1)));
+        },
+        |bench| double(bench, 64, 2),
+    ),
+    ("threads-per-threadgroup", |bench| threads(bench, 32, 1025), |bench| threads(bench, 32, 1024)),
+    ("empty-grid", |bench| threads(bench, 0, 32), |bench| threads(bench, 1, 32)),
+    ("unset-argument", |bench| double(bench, 64, 1), |bench| double(bench, 64, 2)),
+    ("kernel-out-of-range", |bench| double(bench, 65, 2), |bench| double(bench, 64, 2)),
+    (
+        "private-contents",
+        |bench| {
+            bench.buffer(4, MTLResourceOptions::StorageModePrivate).contents();
+        },
+        |bench| {
+            bench.buffer(4, SHARED).contents();
+        },
+    ),
+    (
+        "empty-buffer",
+        |bench| assert!(bench.device.newBufferWithLength_options(0, SHARED).is_none()),
+        |bench| assert!(bench.device.newBufferWithLength_options(1, SHARED).is_some()),
+    ),
+    (
+        "buffer-too-long",
+        |bench| assert!(bench.device.newBufferWithLength_options((8 << 30) + 1, SHARED).is_none()),
+        |bench| assert_eq!(bench.device.maxBufferLength(), 8 << 30),
+    ),
+    ("no-copy-alignment", |bench| no_copy(bench, 16), |bench| no_copy(bench, 0)),
+    ("blit-range", |bench| copy(bench, 32, 0, 36, false), |bench| copy(bench, 32, 0, 32, false)),
+    ("blit-alignment", |bench| copy(bench, 2, 0, 4, false), |bench| copy(bench, 4, 0, 4, false)),
+    ("blit-overlap", |bench| copy(bench, 0, 28, 32, true), |bench| copy(bench, 0, 32, 32, true)),
+    ("unretained-buffer-released", |bench| unretained(bench, true), |bench| unretained(bench, false)),
+    ("residency-remove", |bench| residency(bench, false), |bench| residency(bench, true)),
+    (
+        "event-backwards",
+        |bench| {
+            let event = bench.device.newSharedEvent().expect("an event");
+            event.setSignaledValue(2);
+            event.setSignaledValue(1);
+        },
+        |bench| {
+            let event = bench.device.newSharedEvent().expect("an event");
+            event.setSignaledValue(1);
+            event.setSignaledValue(2);
+        },
+    ),
+    (
+        "debug-group",
+        |bench| in_encoder(bench, |encoder| encoder.popDebugGroup()),
+        |bench| {
+            in_encoder(bench, |encoder| {
+                encoder.pushDebugGroup(&NSString::from_str("group"));
+                encoder.popDebugGroup();
+            });
+        },
+    ),
+];
+
+fn threads(bench: &Bench, grid: usize, threadgroup: usize) {
+    in_encoder(bench, |encoder| {
+        encoder.setComputePipelineState(&bench.pipeline("count"));
+        encoder.dispatchThreads_threadsPerThreadgroup(size(grid), size(threadgroup));
+    });
+}
+
+fn threadgroup_memory(bench: &Bench, length: usize) {
+    in_encoder(bench, |encoder| {
+        encoder.setComputePipelineState(&bench.pipeline("count"));
+        // SAFETY: the device checks the length.
+        unsafe { encoder.setThreadgroupMemoryLength_atIndex(length, 0) };
+        encoder.dispatchThreads_threadsPerThreadgroup(size(1), size(1));
+    });
+}
+
+fn no_copy(bench: &Bench, shift: usize) {
+    #[repr(align(16384))]
+    struct Pages([u8; 32768]);
+    let mut pages = Box::new(Pages([0; 32768]));
+    let start = NonNull::from(&mut pages.0).cast::<c_void>();
+    // SAFETY: the memory outlives the buffer, which is dropped here.
+    let buffer = unsafe {
+        let start = start.byte_add(shift);
+        bench.device.newBufferWithBytesNoCopy_length_options_deallocator(start, 16384, SHARED, None)
+    };
+    assert_eq!(buffer.is_some(), shift == 0);
+}
+
+fn unretained(bench: &Bench, early: bool) {
+    let commands = bench.queue.commandBufferWithUnretainedReferences().expect("a command buffer");
+    let encoder = commands.blitCommandEncoder().expect("an encoder");
+    let mut buffer = ManuallyDrop::new(bench.buffer(16, SHARED));
+    encoder.fillBuffer_range_value(&buffer, NSRange::new(0, 64), 1);
+    encoder.endEncoding();
+    if early {
+        // SAFETY: dropped once here, and not below.
+        unsafe { ManuallyDrop::drop(&mut buffer) };
+    }
+    commands.commit();
+    commands.waitUntilCompleted();
+    if !early {
+        // SAFETY: dropped once here, and not above.
+        unsafe { ManuallyDrop::drop(&mut buffer) };
+    }
+}
+
+fn residency(bench: &Bench, added: bool) {
+    let descriptor = MTLResidencySetDescriptor::new();
+    let set = bench.device.newResidencySetWithDescriptor_error(&descriptor).expect("a set");
+    let buffer = bench.buffer(4, UNTRACKED);
+    let allocation: &objc2::runtime::ProtocolObject<dyn MTLAllocation> =
+        objc2::runtime::ProtocolObject::from_ref(&*buffer);
+    if added {
+        set.addAllocation(allocation);
+        assert_eq!(set.allocationCount(), 1);
+    }
+    set.removeAllocation(allocation);
+    assert_eq!(set.allocationCount(), 0);
+}
+
+#[test]
+fn planted_faults_are_caught_and_the_nearest_legal_sequences_are_quiet() {
+    for (rule, fault, legal) in CASES {
+        assert!(broken(fault).contains(rule), "{rule}: found {:?}", broken(fault));
+        assert_eq!(broken(legal), Vec::<&str>::new(), "{rule}: the legal sequence");
+    }
+}
+
+/// Rules whose tests stand elsewhere: those of the runtime in lifetime.rs, those of ordering in ordering.rs, and the
+/// ones that need a kernel or an MPS class.
+const ELSEWHERE: &[&str] = &[
+    "objc-over-release",
+    "objc-use-after-free",
+    "objc-no-pool",
+    "objc-wrong-pool",
+    "objc-unknown-selector",
+    "order-within-encoder",
+    "order-between-encoders",
+    "order-between-command-buffers",
+    "order-between-queues",
+    "mps-with-open-encoder",
+    "divergent-barrier",
+];
+
+#[test]
+fn every_rule_has_its_pair_of_tests() {
+    for rule in softmetal::rules::all() {
+        let here = CASES.iter().any(|(id, _, _)| *id == rule.id);
+        assert!(here != ELSEWHERE.contains(&rule.id), "{}", rule.id);
+    }
+}
