@@ -32,9 +32,12 @@ impl MatrixDescriptor {
     ///
     /// # Errors
     ///
-    /// `mps-matrix-zero`, `mps-row-bytes-multiple`, `mps-row-bytes-small`.
+    /// `mps-matrix-zero`, `mps-row-bytes-multiple`, `mps-row-bytes-small`; `mps-matrix-bytes-small` where
+    /// `rows * row_bytes` overflows.
     pub fn new(rows: usize, columns: usize, row_bytes: usize, element: Element) -> Result<Self, Refusal> {
-        Self::batch(rows, columns, 1, row_bytes, rows.saturating_mul(row_bytes), element)
+        // Where the product overflows, the greatest multiple is still too small and is refused as such.
+        let greatest = usize::MAX - usize::MAX % row_bytes.max(1);
+        Self::batch(rows, columns, 1, row_bytes, rows.checked_mul(row_bytes).unwrap_or(greatest), element)
     }
 
     /// One matrix without bytes between its rows.

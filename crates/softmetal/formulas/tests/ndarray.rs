@@ -43,8 +43,7 @@ impl Tensor {
         let mut memory = Memory::new(base + strides[3] * stored[3] + 5);
         let offset = base + usize::from(sliced) * row;
 
-        let mut descriptor =
-            NdArrayDescriptor::new(element, &stored).unwrap().with_packed_rows(packed);
+        let mut descriptor = NdArrayDescriptor::new(element, &stored).unwrap().with_packed_rows(packed);
         if sliced {
             descriptor.slice(1, 1..stored[1]).unwrap();
         }

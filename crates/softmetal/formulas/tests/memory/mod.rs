@@ -71,7 +71,13 @@ pub struct Layout {
 
 impl Layout {
     /// A layout with room for `rows x columns` from its origin on, and with gaps chosen by `random`.
-    pub fn around(rows: usize, columns: usize, matrices: usize, element: Element, random: &mut Random) -> Self {
+    pub fn around(
+        rows: usize,
+        columns: usize,
+        matrices: usize,
+        element: Element,
+        random: &mut Random,
+    ) -> Self {
         let origin = (random.below(3), random.below(3));
         let (height, width) = (rows + origin.0 + random.below(2), columns + origin.1 + random.below(2));
         let row_bytes = (width + random.below(4)) * element.size();
@@ -89,7 +95,14 @@ impl Layout {
         self.offset + matrix * self.matrix_bytes + row * self.row_bytes + column * self.element.size()
     }
 
-    pub fn fill(&self, memory: &mut Memory, matrices: Range<usize>, rows: usize, columns: usize, random: &mut Random) {
+    pub fn fill(
+        &self,
+        memory: &mut Memory,
+        matrices: Range<usize>,
+        rows: usize,
+        columns: usize,
+        random: &mut Random,
+    ) {
         for matrix in matrices {
             for row in 0..rows {
                 for column in 0..columns {
