@@ -28,6 +28,7 @@ pub mod faults;
 mod foundation;
 mod library;
 mod memory;
+mod mps;
 pub mod native;
 pub mod ordering;
 pub mod program;
@@ -59,6 +60,7 @@ pub fn load() {
         blit::load();
         sync::load();
         residency::load();
+        mps::load();
     });
 }
 

@@ -81,13 +81,21 @@ rules! {
         "debug groups are pushed and popped in pairs" "MTLCommandEncoder: popDebugGroup"
     OUT_OF_RANGE Documented "kernel-out-of-range"
         "a kernel stays within its buffers" "Metal Shading Language Specification, 4; shader validation"
+    KERNEL_SHARED Documented "mps-kernel-shared"
+        "an MPS kernel object is used by one thread at a time" "MPSKernel: thread safety"
     DIVERGENT_BARRIER Documented "divergent-barrier"
         "every thread of a threadgroup reaches the same barrier" "Metal Shading Language Specification, 6.9.1"
 }
 
-/// Every rule: those of the runtime, of the API and of ordering.
-pub fn all() -> Vec<&'static Rule> {
-    softmetal_objc::RULES.iter().chain(API.iter().copied()).chain(ordering::RULES).collect()
+/// The rules of the runtime, of the API and of ordering.
+pub fn own() -> Vec<Rule> {
+    let api = API.iter().copied().chain(ordering::RULES).copied();
+    softmetal_objc::RULES.iter().copied().chain(api).collect()
+}
+
+/// Every rule, those of the MPS formulas among them.
+pub fn all() -> Vec<Rule> {
+    own().into_iter().chain(softmetal_formulas::rules::RULES.iter().map(crate::mps::rule)).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,96 @@
+//! Metal Performance Shaders: the classes around the formulas of [`softmetal_formulas`].
+
+mod kernel;
+mod matrix;
+mod multiplication;
+mod softmax;
+mod top_k;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use objc2::rc::Retained;
+use softmetal_formulas::rules::{self as formulas, Refusal};
+use softmetal_formulas::touches::{Operand, Touches};
+
+use crate::buffer::SoftBuffer;
+use crate::check::{Rule, Severity, report};
+use crate::command_buffer::SoftCommandBuffer;
+use crate::faults::CommandBufferError;
+use crate::memory::Memory;
+use crate::ordering::{Number, Touched};
+use crate::ranges::Ranges;
+use crate::work::{Accesses, Command, GpuError, Use};
+
+/// A rule of the formulas as one of the checker's.
+pub(crate) fn rule(of: &formulas::Rule) -> Rule {
+    let severity = match of.severity {
+        formulas::Severity::Documented => Severity::Documented,
+        formulas::Severity::Suspected => Severity::Suspected,
+    };
+    Rule { id: of.id, text: of.text, severity, source: of.source }
+}
+
+/// Reports what a formula refuses.
+fn refused(refusal: Refusal) {
+    report(&rule(refusal.rule), refusal.message);
+}
+
+/// The value, or none with a report of why.
+fn accepted<T>(result: Result<T, Refusal>) -> Option<T> {
+    result.map_err(refused).ok()
+}
+
+/// An operand of an encoded kernel: which one, and its buffer.
+type Bound<'a> = (Operand, &'a Retained<SoftBuffer>);
+
+/// Encodes a kernel whose operands were checked. `run` computes it, on the memory of the buffers.
+fn encode(
+    commands: &SoftCommandBuffer,
+    name: &'static str,
+    operands: &[Bound<'_>],
+    suspects: Vec<Refusal>,
+    touches: Touches,
+    run: impl FnOnce() -> Result<(), Refusal> + 'static,
+) {
+    suspects.into_iter().for_each(refused);
+    let uses = operands.iter().map(|(_, buffer)| Use::of(buffer, commands.retains())).collect();
+    let memories: Vec<Arc<Memory>> = operands.iter().map(|(_, buffer)| buffer.memory().clone()).collect();
+    let accesses = accesses(operands, &touches);
+    let body = Box::new(move || {
+        let result = run().map_err(|refusal| GpuError {
+            code: CommandBufferError::Internal,
+            message: refusal.to_string(),
+            rule: None,
+        });
+        drop(memories);
+        result.map(|()| accesses)
+    });
+    commands.encode_alone(name, Command { label: name.to_owned(), uses, body });
+}
+
+/// What is touched, by buffer.
+fn accesses(operands: &[Bound<'_>], touches: &Touches) -> Accesses {
+    let mut numbers: Vec<Number> = operands.iter().map(|(_, buffer)| buffer.number()).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let of_buffer = |number: Number, list: &[(Operand, Range<usize>)]| {
+        let belongs = |operand: &Operand| {
+            operands.iter().any(|(known, buffer)| known == operand && buffer.number() == number)
+        };
+        Ranges::new(list.iter().filter(|(o, _)| belongs(o)).map(|(_, range)| range.clone()).collect())
+    };
+    let touched = |number: Number| Touched {
+        reads: of_buffer(number, &touches.reads),
+        writes: of_buffer(number, &touches.writes),
+    };
+    numbers.into_iter().map(|number| (number, touched(number))).collect()
+}
+
+pub(crate) fn load() {
+    kernel::load();
+    matrix::load();
+    multiplication::load();
+    softmax::load();
+    top_k::load();
+}
