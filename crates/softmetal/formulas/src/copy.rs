@@ -163,7 +163,7 @@ impl Copy {
                 format!("{length} indices; {count} are needed from {offset} on")
             })?;
         }
-        // Where a permutation decides, the bytes written are not known yet and only those read count.
+        // Under a permutation the bytes written are not known yet: nothing can be said of aliases.
         if copies.row_permutation.is_none() && copies.column_permutation.is_none() {
             let overlap = self.touches(copies).overlap(|operand| address(copies, operand));
             require(overlap.is_none(), "mps-copy-alias", || format!("{overlap:?} share bytes"))?;

@@ -9,7 +9,8 @@
 //! * `check` refuses operands that the documents, or the assertions of the runtime, refuse. On a Mac such a
 //!   call aborts the process, or its result is undefined.
 //! * `suspects` lists what is legal by the documents and yet known to fail on some system or chip, or is
-//!   left unsaid by the documents: each entry is worth a line in a log, none is a refusal.
+//!   left unsaid by the documents: each entry is worth a line in a log, none is a refusal. Ask it, and
+//!   `touches`, about operands that `check` accepts; others may panic.
 //! * `touches` gives the bytes that the call reads and writes, counted from the start of each operand's
 //!   buffer, so that a checker of orderings can find two commands that race.
 //! * `run` checks, then computes. Every value is read to `f64`, the documented formula is evaluated in

@@ -138,6 +138,12 @@ pub struct Matrix {
     descriptor: MatrixDescriptor,
 }
 
+// SAFETY: the pointer is used only in `unsafe` methods, whose callers vouch for the buffer on the thread of
+// the call.
+unsafe impl Send for Matrix {}
+// SAFETY: as for `Send`; sharing gives no access that is not `unsafe`.
+unsafe impl Sync for Matrix {}
+
 impl Matrix {
     /// Places a matrix `offset` bytes into a buffer of `length` bytes.
     ///

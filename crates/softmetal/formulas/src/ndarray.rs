@@ -142,6 +142,12 @@ pub struct NdArray {
     strides: Vec<usize>,
 }
 
+// SAFETY: the pointer is used only in `unsafe` methods, whose callers vouch for the buffer on the thread of
+// the call.
+unsafe impl Send for NdArray {}
+// SAFETY: as for `Send`; sharing gives no access that is not `unsafe`.
+unsafe impl Sync for NdArray {}
+
 impl NdArray {
     /// Places an array `offset` bytes into a buffer of `length` bytes, with the view that the descriptor
     /// asks for.

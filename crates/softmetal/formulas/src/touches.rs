@@ -118,7 +118,7 @@ mod tests {
         let mut touches = Touches::default();
         touches.read(Operand::Result, vec![0..8, 16..24]);
         touches.write(Operand::Result, vec![0..8, 16..24]);
-        touches.read(Operand::Input, vec![8..16]);
+        touches.read(Operand::Input, vec![8..12, 12..16]);
         assert_eq!(touches.overlap(|_| 0), None);
         let shifted = touches.overlap(|operand| if operand == Operand::Input { 4 } else { 0 });
         assert!(shifted.is_some());

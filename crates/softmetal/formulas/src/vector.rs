@@ -92,6 +92,12 @@ pub struct Vector {
     descriptor: VectorDescriptor,
 }
 
+// SAFETY: the pointer is used only in `unsafe` methods, whose callers vouch for the buffer on the thread of
+// the call.
+unsafe impl Send for Vector {}
+// SAFETY: as for `Send`; sharing gives no access that is not `unsafe`.
+unsafe impl Sync for Vector {}
+
 impl Vector {
     /// Places vectors `offset` bytes into a buffer of `length` bytes.
     ///
