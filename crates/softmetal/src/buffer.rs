@@ -1,10 +1,9 @@
 //! `MTLBuffer`.
 
-use std::cell::RefCell;
 use std::ffi::c_void;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block2::RcBlock;
 use objc2::rc::Retained;
@@ -29,7 +28,7 @@ pub(crate) struct BufferState {
     memory: Arc<Memory>,
     options: MTLResourceOptions,
     number: Number,
-    label: RefCell<String>,
+    label: Mutex<String>,
     deallocator: Option<Deallocator>,
 }
 
@@ -109,12 +108,12 @@ define_class!(
         fn set_label(&self, label: Option<&NSString>) {
             let label = label.map(ToString::to_string).unwrap_or_default();
             model().label_buffer(self.number(), &label);
-            *self.ivars().label.borrow_mut() = label;
+            *self.name() = label;
         }
 
         #[unsafe(method_id(label))]
         fn label(&self) -> Option<Retained<NSString>> {
-            let label = self.ivars().label.borrow();
+            let label = self.name();
             (!label.is_empty()).then(|| NSString::from_str(&label))
         }
 
@@ -125,8 +124,7 @@ define_class!(
     }
 );
 
-// SAFETY: the label is changed by the thread that made the buffer before others see it, as Metal asks; the memory is
-// shared as a GPU's is.
+// SAFETY: the label is behind a lock; the memory is shared as a GPU's is.
 unsafe impl Send for SoftBuffer {}
 // SAFETY: as above.
 unsafe impl Sync for SoftBuffer {}
@@ -167,10 +165,14 @@ impl SoftBuffer {
     fn over(memory: Memory, options: MTLResourceOptions, deallocator: Option<Deallocator>) -> Retained<Self> {
         let number = model().buffer(is_tracked(options), "");
         let state =
-            BufferState { memory: Arc::new(memory), options, number, label: RefCell::default(), deallocator };
+            BufferState { memory: Arc::new(memory), options, number, label: Mutex::default(), deallocator };
         let this = Self::alloc().set_ivars(state);
         // SAFETY: NSObject's init returns the object.
         unsafe { msg_send![super(this), init] }
+    }
+
+    fn name(&self) -> MutexGuard<'_, String> {
+        self.ivars().label.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn storage(&self) -> MTLStorageMode {
@@ -190,7 +192,7 @@ impl SoftBuffer {
     }
 
     pub(crate) fn describe(&self) -> String {
-        let label = self.ivars().label.borrow();
+        let label = self.name();
         let name = if label.is_empty() { format!("buffer {}", self.number()) } else { label.clone() };
         format!("{name} of {} bytes", self.len())
     }

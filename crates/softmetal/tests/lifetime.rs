@@ -6,7 +6,7 @@ mod bench;
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use bench::{Bench, SHARED, broken, floats};
 use block2::RcBlock;
@@ -83,7 +83,7 @@ fn a_block_that_is_kept_is_named() {
     let _alone = alone();
     for round in 0..ROUNDS {
         let (_, left) = leaks(|| {
-            let text = Arc::new(RefCell::new(String::new()));
+            let text = Rc::new(RefCell::new(String::new()));
             let block = RcBlock::new(move || text.borrow_mut().push('x'));
             std::mem::forget(block);
         });

@@ -174,12 +174,9 @@ impl Class {
         drop(methods);
         // Subclasses may have found a superclass's method under this selector.
         for &address in CLASSES.read().unwrap_or_else(PoisonError::into_inner).values() {
-            for class in
-                [Self::at(address as *const Self), Self::at(address as *const Self).and_then(Self::metaclass)]
-            {
-                if let Some(class) = class {
-                    class.found.write().unwrap_or_else(PoisonError::into_inner).clear();
-                }
+            let class = Self::at(address as *const Self);
+            for class in class.into_iter().chain(class.and_then(Self::metaclass)) {
+                class.found.write().unwrap_or_else(PoisonError::into_inner).clear();
             }
         }
         self.found.write().unwrap_or_else(PoisonError::into_inner).clear();

@@ -17,7 +17,9 @@ pub struct Slot(UnsafeCell<MaybeUninit<Class>>);
 unsafe impl Sync for Slot {}
 
 impl Slot {
-    const EMPTY: Self = Self(UnsafeCell::new(MaybeUninit::zeroed()));
+    const fn empty() -> Self {
+        Self(UnsafeCell::new(MaybeUninit::zeroed()))
+    }
 }
 
 macro_rules! slots {
@@ -25,7 +27,7 @@ macro_rules! slots {
         $(
             /// The place of a class.
             #[unsafe(export_name = concat!("._OBJC_CLASS_", stringify!($name)))]
-            pub static $name: Slot = Slot::EMPTY;
+            pub static $name: Slot = Slot::empty();
         )*
         static TABLE: &[(&str, &Slot)] = &[$((stringify!($name), &$name)),*];
     };

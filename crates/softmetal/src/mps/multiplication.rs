@@ -119,7 +119,7 @@ define_class!(
             result: &SoftMatrix,
         ) {
             self.encoding(PRODUCT, || {
-                let product = self.ivars().borrow().clone();
+                let product = *self.ivars().borrow();
                 let (a, b, c) = (*left.matrix(), *right.matrix(), *result.matrix());
                 if accepted(product.check(&a, &b, &c)).is_none() {
                     return;
@@ -190,7 +190,7 @@ define_class!(
                     input_origin: window.second.get(),
                     result_origin: window.result.get(),
                     batch: window.batch.get(),
-                    ..self.ivars().clone()
+                    ..*self.ivars()
                 };
                 let (a, x, y) = (*matrix.matrix(), *input.vector(), *result.vector());
                 if accepted(product.check(&a, &x, &y)).is_none() {

@@ -51,8 +51,7 @@ macro_rules! subclass {
                 fn init_with_device(this: Allocated<Self>, device: &SoftDevice) -> Option<Retained<Self>> {
                     let this = this.set_ivars(());
                     // SAFETY: the superclass has this initialiser.
-                    let this: Option<Retained<Self>> =
-                        unsafe { msg_send![super(this), initWithDevice: device] };
+                    let this: Option<Retained<Self>> = unsafe { msg_send![super(this), initWithDevice: device] };
                     this.inspect(|this| this.form().logarithm.set(true))
                 }
             }

@@ -73,7 +73,7 @@ define_class!(
                     source_origin: self.window().source.get(),
                     result_origin: self.window().result.get(),
                     batch: self.window().batch.get(),
-                    ..self.ivars().borrow().clone()
+                    ..*self.ivars().borrow()
                 };
                 let (x, i, y) = (*input.matrix(), *indices.matrix(), *values.matrix());
                 if accepted(top_k.check(&x, &i, &y)).is_none() {
