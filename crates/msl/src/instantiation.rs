@@ -57,7 +57,7 @@ pub(crate) fn read_instantiation(source: &Source<'_>, item: &Item) -> Result<Opt
     Ok(Some(Instantiation {
         host_name: name,
         function: source.at(open - 1).to_string(),
-        expression: source.text()[source.span(first, close)].split_whitespace().collect::<Vec<_>>().join(" "),
+        expression: source.join(first..close + 1),
         arguments: split(source, open + 1..close).into_iter().map(|r| source.join(r)).collect(),
         item: item.clone(),
     }))

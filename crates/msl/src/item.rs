@@ -67,8 +67,9 @@ impl Source<'_> {
 
     fn item(&self, start: usize, limit: usize) -> Item {
         let head = self.head(start);
-        let named = match (self.at(head), self.at(head + 2)) {
-            ("namespace", _) | ("inline", "{") | ("extern", "{") => Some(ItemKind::Namespace),
+        let named = match (self.at(head), self.at(head + 1)) {
+            ("namespace", _) | ("inline", "namespace") => Some(ItemKind::Namespace),
+            ("extern", _) if self.at(head + 2) == "{" => Some(ItemKind::Namespace),
             ("struct" | "class" | "union" | "enum", _) => Some(ItemKind::Type),
             ("typedef" | "using" | "static_assert", _) => Some(ItemKind::Declaration),
             _ => None,

@@ -52,6 +52,7 @@ fn attributes(source: &Source<'_>, range: Range<usize>) -> Vec<Range<usize>> {
                 found.push(index..end);
                 index = end;
             }
+            ("template", "<") => index = source.close(index + 1).unwrap_or(index + 1) + 1,
             ("(", _) => return found,
             _ => index += 1,
         }

@@ -171,15 +171,11 @@ impl<'a> Source<'a> {
         None
     }
 
-    /// The text from token `range.start` up to token `range.end`, with white space made single.
+    /// The text of tokens `range`, with whatever stands between two of them made a single space.
     pub fn join(&self, range: Range<usize>) -> String {
         let mut out = String::new();
-        for index in range {
-            let tight = out.is_empty()
-                || matches!(self.at(index), "," | ">" | ")" | "]" | "::" | "(" | "<" | "[" | "&" | "*" | ";")
-                || out.ends_with("::")
-                || out.ends_with(['<', '(', '[', '&', '!', '~']);
-            if !tight {
+        for index in range.clone() {
+            if index > range.start && self.tokens[index - 1].span.end < self.tokens[index].span.start {
                 out.push(' ');
             }
             out.push_str(self.at(index));
