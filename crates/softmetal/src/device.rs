@@ -13,7 +13,7 @@ use objc2_metal::{MTLGPUFamily, MTLResourceOptions, MTLSize};
 
 use crate::buffer::SoftBuffer;
 use crate::foundation::list;
-use crate::library::{SoftFunction, SoftLibrary, SoftPipeline};
+use crate::library::{SoftFunction, SoftLibrary, SoftPipeline, Source};
 use crate::memory::allocated;
 use crate::ordering::Model;
 use crate::queue::SoftQueue;
@@ -161,7 +161,17 @@ define_class!(
 
         #[unsafe(method_id(newDefaultLibrary))]
         fn new_default_library(&self) -> Option<Retained<SoftLibrary>> {
-            Some(SoftLibrary::create())
+            Some(SoftLibrary::create(Source::Native))
+        }
+
+        #[unsafe(method_id(newLibraryWithSource:options:error:))]
+        fn new_library_with_source(
+            &self,
+            source: &NSString,
+            _options: Option<&NSObject>,
+            error: *mut *mut NSError,
+        ) -> Option<Retained<SoftLibrary>> {
+            SoftLibrary::compile(source, error)
         }
 
         #[unsafe(method_id(newComputePipelineStateWithFunction:error:))]

@@ -28,6 +28,7 @@ pub mod faults;
 mod foundation;
 mod library;
 mod memory;
+mod metal_program;
 mod mps;
 pub mod native;
 pub mod ordering;

@@ -10,35 +10,72 @@ use objc2_foundation::{NSError, NSObject, NSString};
 use crate::device::{SoftDevice, shared};
 use crate::faults;
 use crate::foundation::{List, list, set_error};
+use crate::metal_program::MetalProgram;
 use crate::native;
 use crate::program::Program;
-use crate::residency::SoftConstants;
+use crate::residency::{Constants, SoftConstants};
 
 /// The domain of libraries' errors.
-pub(crate) const DOMAIN: &str = "MTLLibraryErrorDomain";
+const DOMAIN: &str = "MTLLibraryErrorDomain";
+/// MTLLibraryErrorCompileFailure
+const COMPILE_FAILURE: isize = 3;
 /// MTLLibraryErrorFunctionNotFound
 const FUNCTION_NOT_FOUND: isize = 5;
+
+/// Where a library's kernels come from.
+pub(crate) enum Source {
+    /// Kernels in Rust, see [`native`].
+    Native,
+    Metal(Arc<softmetal_kernels::Library>),
+}
+
+impl Source {
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Native => native::find(name).is_some(),
+            Self::Metal(library) => library.signature(name).is_some(),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::Native => native::names(),
+            Self::Metal(library) => library.function_names(),
+        }
+    }
+
+    fn program(&self, name: &str, constants: &Constants) -> Result<Arc<dyn Program>, String> {
+        match self {
+            Self::Native => native::find(name).ok_or_else(|| format!("there is no native kernel '{name}'")),
+            Self::Metal(library) => {
+                let pipeline = library.pipeline(name, constants).map_err(|error| error.to_string())?;
+                Ok(Arc::new(MetalProgram::new(pipeline)))
+            }
+        }
+    }
+}
 
 define_class!(
     /// Kernels by name.
     #[unsafe(super(NSObject))]
     #[name = "SoftMTLLibrary"]
+    #[ivars = Arc<Source>]
     pub(crate) struct SoftLibrary;
 
     impl SoftLibrary {
         #[unsafe(method_id(newFunctionWithName:))]
         fn function(&self, name: &NSString) -> Option<Retained<SoftFunction>> {
-            SoftFunction::find(&name.to_string())
+            SoftFunction::find(self.ivars(), &name.to_string(), Constants::default())
         }
 
         #[unsafe(method_id(newFunctionWithName:constantValues:error:))]
         fn function_with_constants(
             &self,
             name: &NSString,
-            _constants: &SoftConstants,
+            constants: &SoftConstants,
             error: *mut *mut NSError,
         ) -> Option<Retained<SoftFunction>> {
-            let found = SoftFunction::find(&name.to_string());
+            let found = SoftFunction::find(self.ivars(), &name.to_string(), constants.values());
             if found.is_none() {
                 let message = format!("there is no function '{name}' in the library");
                 // SAFETY: the pointer is the caller's place for an error.
@@ -53,7 +90,7 @@ define_class!(
                 // SAFETY: a string is an object.
                 unsafe { Retained::cast_unchecked(NSString::from_str(name)) }
             };
-            list(native::names().iter().map(name).collect())
+            list(self.ivars().names().iter().map(name).collect())
         }
 
         #[unsafe(method_id(device))]
@@ -66,21 +103,40 @@ define_class!(
     }
 );
 
+// SAFETY: the source is Sync and never changes.
+unsafe impl Send for SoftLibrary {}
+// SAFETY: as above.
+unsafe impl Sync for SoftLibrary {}
+
 impl SoftLibrary {
-    pub(crate) fn create() -> Retained<Self> {
-        let this = Self::alloc().set_ivars(());
+    pub(crate) fn create(source: Source) -> Retained<Self> {
+        let this = Self::alloc().set_ivars(Arc::new(source));
         // SAFETY: NSObject's init returns the object.
         unsafe { msg_send![super(this), init] }
+    }
+
+    /// A library from Metal source; an error names line and construct.
+    pub(crate) fn compile(source: &NSString, error: *mut *mut NSError) -> Option<Retained<Self>> {
+        let options = softmetal_kernels::CompileOptions::default();
+        match softmetal_kernels::Library::from_source(&source.to_string(), &options) {
+            Ok(library) => Some(Self::create(Source::Metal(library))),
+            Err(failure) => {
+                // SAFETY: the pointer is the caller's place for an error.
+                unsafe { set_error(error, DOMAIN, COMPILE_FAILURE, &failure.to_string()) };
+                None
+            }
+        }
     }
 }
 
 pub(crate) struct FunctionState {
     name: String,
-    program: Arc<dyn Program>,
+    source: Arc<Source>,
+    constants: Constants,
 }
 
 define_class!(
-    /// A kernel of a library.
+    /// A kernel of a library, with values for its function constants.
     #[unsafe(super(NSObject))]
     #[name = "SoftMTLFunction"]
     #[ivars = FunctionState]
@@ -95,12 +151,20 @@ define_class!(
 );
 
 impl SoftFunction {
-    fn find(name: &str) -> Option<Retained<Self>> {
-        let state = FunctionState { name: name.to_owned(), program: native::find(name)? };
+    fn find(source: &Arc<Source>, name: &str, constants: Constants) -> Option<Retained<Self>> {
+        if !source.has(name) {
+            return None;
+        }
+        let state = FunctionState { name: name.to_owned(), source: Arc::clone(source), constants };
         let this = Self::alloc().set_ivars(state);
         // SAFETY: NSObject's init returns the object.
         unsafe { msg_send![super(this), init] }
     }
+}
+
+pub(crate) struct PipelineState {
+    name: String,
+    program: Arc<dyn Program>,
 }
 
 /// Threads that a pipeline without other limits allows in a threadgroup.
@@ -110,7 +174,7 @@ define_class!(
     /// A kernel that is ready to run.
     #[unsafe(super(NSObject))]
     #[name = "SoftMTLComputePipelineState"]
-    #[ivars = FunctionState]
+    #[ivars = PipelineState]
     pub(crate) struct SoftPipeline;
 
     impl SoftPipeline {
@@ -151,12 +215,19 @@ impl SoftPipeline {
         if faults::pipeline_fails() {
             let message = "a fault that was asked for: the pipeline cannot be made";
             // SAFETY: the pointer is the caller's place for an error.
-            unsafe { set_error(error, DOMAIN, 3, message) };
+            unsafe { set_error(error, DOMAIN, COMPILE_FAILURE, message) };
             return None;
         }
-        let FunctionState { name, program } = function.ivars();
-        let state = FunctionState { name: name.clone(), program: Arc::clone(program) };
-        let this = Self::alloc().set_ivars(state);
+        let FunctionState { name, source, constants } = function.ivars();
+        let program = match source.program(name, constants) {
+            Ok(program) => program,
+            Err(message) => {
+                // SAFETY: the pointer is the caller's place for an error.
+                unsafe { set_error(error, DOMAIN, COMPILE_FAILURE, &message) };
+                return None;
+            }
+        };
+        let this = Self::alloc().set_ivars(PipelineState { name: name.clone(), program });
         // SAFETY: NSObject's init returns the object.
         unsafe { msg_send![super(this), init] }
     }

@@ -161,6 +161,12 @@ fn size_of_constant(of: MTLDataType) -> Option<usize> {
     }
 }
 
+impl SoftConstants {
+    pub(crate) fn values(&self) -> Constants {
+        self.ivars().borrow().clone()
+    }
+}
+
 pub(crate) fn load() {
     let _ = (SoftResidencySet::class(), CompileOptions::class(), ResidencySetDescriptor::class());
     let _ = (CaptureDescriptor::class(), SoftConstants::class());

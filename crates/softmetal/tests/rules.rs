@@ -359,7 +359,7 @@ fn planted_faults_are_caught_and_the_nearest_legal_sequences_are_quiet() {
 }
 
 /// Rules whose tests stand elsewhere: those of the runtime in lifetime.rs, those of ordering in ordering.rs, those
-/// of MPS in mps.rs and in the formulas' tests, and the one that needs a kernel.
+/// of MPS in mps.rs and in the formulas' tests, that of barriers in metal_source.rs.
 const ELSEWHERE: &[&str] = &[
     "objc-over-release",
     "objc-use-after-free",
