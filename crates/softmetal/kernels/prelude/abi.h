@@ -17,7 +17,8 @@ typedef unsigned long uintptr_t;
 typedef _Float16 half;
 typedef __bf16 bfloat;
 
-#define SOFTMETAL_CONVERGENT __attribute__((convergent))
+// Neither duplicated into branches nor merged from them: which call a thread waits at matters.
+#define SOFTMETAL_CONVERGENT __attribute__((convergent, nomerge))
 #define SOFTMETAL_EXPORT extern "C" __attribute__((visibility("default"), used))
 #define METAL_FUNC inline __attribute__((always_inline))
 

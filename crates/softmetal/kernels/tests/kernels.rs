@@ -261,13 +261,11 @@ fn vectors_and_threadgroup_arguments() {
                        constant Sizes& s [[buffer(2)]], threadgroup float4* shared [[threadgroup(0)]],
                        uint2 at [[thread_position_in_grid]], uint t [[thread_index_in_threadgroup]]) {
            float3 v = x[t];
-           shared[t] = float4(v.zy, v.x, 1) * s.scale;
+           shared[t] = float4(v.yz, v.x, 1) * s.scale;
            threadgroup_barrier(mem_flags::mem_threadgroup);
            y[t] = shared[s.n - 1 - t];
            y[t].xy += 1.0f;
-         }"
-        .replace("v.zy, v.x", "v.yz, v.x")
-        .as_str(),
+         }",
         "k",
     );
     let mut x: Vec<f32> = (0..12).map(|i| i as f32).collect();
