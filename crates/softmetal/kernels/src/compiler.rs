@@ -58,7 +58,8 @@ impl Compiler {
             programs.find_map(|program| {
                 let output =
                     Command::new(program).arg("--version").output().ok().filter(|o| o.status.success())?;
-                let version = String::from_utf8_lossy(&output.stdout).into_owned();
+                // A wrapper may say what the compiler itself says, so its name counts too.
+                let version = format!("{program}: {}", String::from_utf8_lossy(&output.stdout));
                 Some(Compiler { program: program.to_string(), version })
             })
         });
