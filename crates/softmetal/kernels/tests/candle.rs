@@ -328,3 +328,23 @@ fn quantized_product() {
     close(&y, &want, 1e-5);
     assert_eq!(report.accesses[2].writes.len(), 1);
 }
+
+/// Takes a minute or more: `cargo test --test candle -- --ignored`.
+#[test]
+#[ignore = "compiles 60 kernels"]
+fn every_29th_kernel_compiles() {
+    let Some(folder) = folder() else {
+        eprintln!(
+            "SKIPPED every_29th_kernel_compiles: candle-metal-kernels 0.11.1 is not in cargo's registry"
+        );
+        return;
+    };
+    let mut names: Vec<_> =
+        std::fs::read_dir(folder).unwrap().flatten().map(|f| f.file_name().into_string().unwrap()).collect();
+    names.sort();
+    let libraries = names.iter().filter(|n| *n != "utils.metal").map(|n| candle(n).unwrap());
+    let kernels = libraries.flat_map(|l| l.function_names().into_iter().map(move |n| (l.clone(), n)));
+    for (library, name) in kernels.step_by(29) {
+        compiled(&library, &name, &[]);
+    }
+}
