@@ -17,7 +17,8 @@ typedef unsigned long uintptr_t;
 typedef _Float16 half;
 typedef __bf16 bfloat;
 
-#define SOFTMETAL_CONVERGENT __attribute__((convergent))
+// Neither duplicated into branches nor merged from them: which call a thread waits at matters.
+#define SOFTMETAL_CONVERGENT __attribute__((convergent, nomerge))
 #define SOFTMETAL_EXPORT extern "C" __attribute__((visibility("default"), used))
 #define METAL_FUNC inline __attribute__((always_inline))
 
@@ -76,6 +77,13 @@ SOFTMETAL_RUNTIME bfloat __truncsfbf2(float x) {
   uint bits = __builtin_bit_cast(uint, x);
   ushort high = x != x ? ushort((bits >> 16) | 0x40) : ushort((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
   return __builtin_bit_cast(bfloat, high);
+}
+SOFTMETAL_RUNTIME bfloat __truncdfbf2(double x) {
+  // To a float that keeps in its last bit whether anything was lost, so that the second rounding is right.
+  float nearest = float(x);
+  uint bits = __builtin_bit_cast(uint, nearest);
+  if (double(nearest) != x && x == x) bits = (bits - (__builtin_fabs(double(nearest)) > __builtin_fabs(x))) | 1;
+  return __truncsfbf2(__builtin_bit_cast(float, bits));
 }
 
 // Threadgroup variables lie in a section of their own, so that the engine can measure and poison them.

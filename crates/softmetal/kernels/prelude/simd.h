@@ -207,7 +207,7 @@ SOFTMETAL_CONVERGENT METAL_FUNC void simdgroup_multiply(
   softmetal_collect(&s);
   d.elements = s.d;
 }
-template <class T, int R, int C> METAL_FUNC simdgroup_matrix<T, R, C> make_filled_simdgroup_matrix(T v) {
+template <class T, int R = 8, int C = 8> METAL_FUNC simdgroup_matrix<T, R, C> make_filled_simdgroup_matrix(T v) {
   simdgroup_matrix<T, R, C> m;
   m.elements = vec<T, 2>(v);
   return m;

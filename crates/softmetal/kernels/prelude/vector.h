@@ -11,6 +11,10 @@ template <class V, class T, int N, int... I> struct softmetal_swizzle {
     ((all[I] = v[k++]), ...);
     return *this;
   }
+  constexpr softmetal_swizzle &operator+=(const V &v) { return *this = V(*this) + v; }
+  constexpr softmetal_swizzle &operator-=(const V &v) { return *this = V(*this) - v; }
+  constexpr softmetal_swizzle &operator*=(const V &v) { return *this = V(*this) * v; }
+  constexpr softmetal_swizzle &operator/=(const V &v) { return *this = V(*this) / v; }
 };
 
 #define SOFTMETAL_BINARY(o) \
@@ -86,6 +90,9 @@ template <class T> struct alignas(4 * sizeof(T)) vec<T, 4> {
   constexpr vec(T a, T b, T c, T d) : all{a, b, c, d} {}
   constexpr vec(const vec<T, 2> &a, const vec<T, 2> &b) : all{a[0], a[1], b[0], b[1]} {}
   constexpr vec(const vec<T, 3> &a, T d) : all{a[0], a[1], a[2], d} {}
+  constexpr vec(T a, const vec<T, 3> &b) : all{a, b[0], b[1], b[2]} {}
+  constexpr vec(const vec<T, 2> &a, T c, T d) : all{a[0], a[1], c, d} {}
+  constexpr vec(T a, T b, const vec<T, 2> &c) : all{a, b, c[0], c[1]} {}
   SOFTMETAL_VECTOR(4, 4)
 };
 #undef SOFTMETAL_VECTOR

@@ -26,7 +26,7 @@ const PROGRAMS: [&str; 8] = [
     "/usr/lib/llvm-19/bin/clang",
 ];
 
-const LANGUAGE: [&str; 19] = [
+const LANGUAGE: [&str; 20] = [
     "-x",
     "c++",
     "-std=c++17",
@@ -42,6 +42,8 @@ const LANGUAGE: [&str; 19] = [
     "-fno-strict-aliasing",
     "-ffp-contract=off",
     "-ferror-limit=8",
+    // A frame larger than the guard page must not jump over it, into another fiber's stack.
+    "-fstack-clash-protection",
     "-Xclang",
     "-ffloat16-excess-precision=none",
     "-Xclang",
@@ -58,7 +60,8 @@ impl Compiler {
             programs.find_map(|program| {
                 let output =
                     Command::new(program).arg("--version").output().ok().filter(|o| o.status.success())?;
-                let version = String::from_utf8_lossy(&output.stdout).into_owned();
+                // A wrapper may say what the compiler itself says, so its name counts too.
+                let version = format!("{program}: {}", String::from_utf8_lossy(&output.stdout));
                 Some(Compiler { program: program.to_string(), version })
             })
         });
@@ -109,7 +112,6 @@ impl Compiler {
             "-shared",
             "-nostartfiles",
         ]);
-        // Without a linker map of the sections `softmetal_shared`, --gc-sections would be free to drop them.
         command.args([target(), "-", "-x", "none", "-lm", "-o"]).arg(output);
         run(command, assembly).map(drop)
     }

@@ -206,7 +206,8 @@ mod tests {
         assert_eq!(memory.access(1014, 4, false), Err(Wrong::Outside { nearest: Some((0, 2)) }));
         assert_eq!(memory.access(1996, 4, true), Err(Wrong::Outside { nearest: Some((3, -4)) }));
         assert_eq!(memory.access(1000, 4, true), Err(Wrong::Outside { nearest: Some((0, 0)) }));
-        let expected = Access { argument: 3, buffer: 3, reads: vec![], writes: vec![12..16] };
-        assert_eq!(memory.accesses(|a| a)[1], expected);
+        let accesses = memory.accesses(|a| a + 10);
+        assert_eq!((accesses[1].argument, accesses[1].buffer), (3, 13));
+        assert_eq!((&accesses[1].reads[..], &accesses[1].writes[..]), (&[][..], &[12..16][..]));
     }
 }

@@ -94,6 +94,8 @@ fn words(source: &Source<'_>, edits: &mut Edits<'_>) {
             }
             // A plain kernel that is not called must not be compiled.
             "kernel" if source.at(index.wrapping_sub(1)) != "." => edits.list.push((span, "static".into())),
+            // Behind a member function it says where the object lies, not that it is const.
+            "constant" if source.at(index.wrapping_sub(1)) == ")" => edits.list.push((span, String::new())),
             "static_cast" => edits.list.push((span, "softmetal_cast".into())),
             "is_function_constant_defined" => {
                 let end = source.close(index + 1).unwrap_or(index);
@@ -143,6 +145,7 @@ fn signature(source: &Source<'_>, range: Range<usize>) -> String {
     for index in range {
         let word = match source.at(index) {
             "device" | "thread" | "threadgroup" => continue,
+            "constant" if out.ends_with(") ") => continue,
             "constant" => "const",
             word => word,
         };

@@ -261,13 +261,11 @@ fn vectors_and_threadgroup_arguments() {
                        constant Sizes& s [[buffer(2)]], threadgroup float4* shared [[threadgroup(0)]],
                        uint2 at [[thread_position_in_grid]], uint t [[thread_index_in_threadgroup]]) {
            float3 v = x[t];
-           shared[t] = float4(v.zy, v.x, 1) * s.scale;
+           shared[t] = float4(v.yz, v.x, 1) * s.scale;
            threadgroup_barrier(mem_flags::mem_threadgroup);
            y[t] = shared[s.n - 1 - t];
            y[t].xy += 1.0f;
-         }"
-        .replace("v.zy, v.x", "v.yz, v.x")
-        .as_str(),
+         }",
         "k",
     );
     let mut x: Vec<f32> = (0..12).map(|i| i as f32).collect();
@@ -300,4 +298,23 @@ fn positions_at_the_edge_of_a_grid() {
     run(&p, &[buffer(&mut y)], [5, 3, 2], [4, 2, 1]);
     assert_eq!(y[..4], [421, 421, 222, 32]);
     assert_eq!(y[y.len() - 4..], [111, 421, 222, 32]);
+}
+
+#[test]
+fn threads_that_share_a_library() {
+    let source = "kernel void k(device uint* y [[buffer(0)]], constant uint& v [[buffer(1)]], uint i [[thread_position_in_grid]])
+                  { threadgroup uint x; if (i == 0) x = v; threadgroup_barrier(mem_flags::mem_threadgroup); y[i] = x + i; }";
+    std::thread::scope(|scope| {
+        for v in 0..8u32 {
+            scope.spawn(move || {
+                let p = kernel(source, "k");
+                for round in 0..50u32 {
+                    let mut y = [0u32; 64];
+                    run_with(&p, &[buffer(&mut y), bytes(v)], &[], [64, 1, 1], [64, 1, 1], round.into())
+                        .unwrap();
+                    assert_eq!(y, std::array::from_fn(|i| v + i as u32));
+                }
+            });
+        }
+    });
 }

@@ -40,7 +40,7 @@ impl Engine<'_> {
             let (x, y) = (u64::from(groups[0]), u64::from(groups[1]));
             [(i % x) as u32, (i / x % y) as u32, (i / x / y) as u32]
         };
-        let mut random = (self.job.seed != 0).then(|| Random(self.job.seed));
+        let mut random = (self.job.seed != 0).then_some(Random(self.job.seed));
         let mut order: Vec<u64> = if random.is_some() { (0..count).collect() } else { Vec::new() };
         if let Some(random) = &mut random {
             random.shuffle(&mut order);
