@@ -11,7 +11,12 @@ use super::{cargo, root, run};
 /// The framework crates: name, version, SHA-256 of their Rust sources before the edit, how many lines are edited.
 const COPIES: [(&str, &str, &str, usize); 4] = [
     ("objc2-metal", "0.3.2", "181628be805934d4460b333355957a985f8a41e4d24acad8363dd47e1cecc96c", 1),
-    ("objc2-metal-performance-shaders", "0.3.2", "463e2be66d929f93b425545b84cc99a8688241694aba8acbef2afcc1d2c6ed1b", 1),
+    (
+        "objc2-metal-performance-shaders",
+        "0.3.2",
+        "463e2be66d929f93b425545b84cc99a8688241694aba8acbef2afcc1d2c6ed1b",
+        1,
+    ),
     ("objc2-core-graphics", "0.3.2", "3e47cc196e807da0528ca490acdb1e3f4b694dd2853dcad3f5090c23d6ed5238", 1),
     ("objc2-io-surface", "0.3.2", "54b15eaa6cc1a91c4c47c288b5ca2356597acc823678a5af123fd4ac5fcf71bc", 1),
 ];
@@ -23,9 +28,13 @@ fn folder() -> PathBuf {
     root().join("crates/softmetal")
 }
 
+/// Sets everything up and runs the tests, or with `--calibrate` candle's own suites.
 pub(crate) fn softmetal() -> Result<(), String> {
     clang()?;
     copies()?;
+    if std::env::args().any(|argument| argument == "--calibrate") {
+        return calibrate();
+    }
     let manifest = folder().join("Cargo.toml");
     let with_manifest = |arguments: &[&str]| {
         let mut command = cargo();
@@ -59,26 +68,125 @@ fn clang() -> Result<(), String> {
     Err(format!("{CLANG} is needed to compile Metal kernels for the CPU: install clang 19"))
 }
 
-/// Copies the framework crates into the target folder, without the attribute that links Apple's frameworks.
-fn copies() -> Result<(), String> {
-    let sources = folder().join("sources/Cargo.toml");
+/// The packages whose suites calibrate the device, the features they are built with, and which of their tests run.
+const SUITES: [(&str, &[&str], &[&str]); 3] = [
+    ("candle-metal-kernels", &["--lib"], &[]),
+    ("candle-core", &["--features", "metal", "--lib", "--tests"], &["metal"]),
+    ("candle-nn", &["--features", "metal", "--lib", "--tests"], &["metal"]),
+];
+/// Their version.
+const CANDLE: &str = "0.11.1";
+
+/// Runs candle's own Metal tests on the device: one line a suite, then the tests that failed. Broken rules are logged,
+/// not fatal, and new memory is zero, as it is on a Mac.
+fn calibrate() -> Result<(), String> {
+    let home = root().join("target/softmetal/calibration");
+    let sources = packages(&folder().join("sources/candle/Cargo.toml"))?;
+    for (name, ..) in SUITES {
+        let from = sources
+            .iter()
+            .find(|(package, version, _)| package == name && version == CANDLE)
+            .ok_or_else(|| format!("{name} {CANDLE} is not among the sources"))?;
+        prepare(name, &from.2, &home.join(name))?;
+    }
+    let workspace = home.join("Cargo.toml");
+    let patches: String =
+        COPIES.iter().map(|(name, ..)| format!("{name} = {{ path = \"../copies/{name}\" }}\n")).collect();
+    let members: String =
+        SUITES.iter().map(|(name, ..)| format!("{name} = {{ path = \"{name}\" }}\n")).collect();
+    let text = format!(
+        "[workspace]\nmembers = [\"candle-*\"]\nresolver = \"2\"\n\n[patch.crates-io]\n{patches}{members}\n\
+         [profile.dev]\nopt-level = 1\ndebug = 1\n"
+    );
+    std::fs::write(&workspace, text).map_err(|error| format!("{}: {error}", workspace.display()))?;
+    for (name, build, filter) in SUITES {
+        let output = cargo()
+            .args(["test", "--no-fail-fast", "-p", name, "--manifest-path"])
+            .arg(&workspace)
+            .arg("--target-dir")
+            .arg(root().join("target/softmetal/build-calibration"))
+            .args(build)
+            .arg("--")
+            .args(filter)
+            .args(["--test-threads", "2"])
+            .envs([("SOFTMETAL_VALIDATION", "log"), ("SOFTMETAL_POISON", "0"), ("RUST_BACKTRACE", "0")])
+            .output()
+            .map_err(|error| format!("{name}: {error}"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let with =
+            |ending: &str| text.lines().filter(|l| l.starts_with("test ") && l.ends_with(ending)).count();
+        let (passed, failed) = (with("... ok"), with("... FAILED"));
+        if passed + failed == 0 {
+            return Err(format!("{name}: no test ran:\n{}", String::from_utf8_lossy(&output.stderr)));
+        }
+        println!("{name}: {passed} passed, {failed} failed");
+        text.lines().filter(|line| line.ends_with("... FAILED")).for_each(|line| println!("    {line}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        let mut broken: Vec<&str> = said.lines().filter(|line| line.starts_with("softmetal: ")).collect();
+        broken.retain(|line| !line.starts_with("softmetal: seed"));
+        broken.sort_unstable();
+        broken.dedup();
+        broken.iter().take(40).for_each(|line| println!("    {line}"));
+    }
+    Ok(())
+}
+
+/// A copy of a package whose tests link the device. Nothing else is changed.
+fn prepare(name: &str, from: &Path, to: &Path) -> Result<(), String> {
+    let failed = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    for path in files(from)? {
+        let mut bytes = std::fs::read(from.join(&path)).map_err(|error| failed(&path, error))?;
+        let text = path.to_string_lossy();
+        if text == "Cargo.toml.orig" {
+            continue;
+        }
+        if text == "Cargo.toml" {
+            let device = folder().display().to_string();
+            bytes.extend(format!("\n[dev-dependencies.softmetal]\npath = \"{device}\"\n").bytes());
+        } else if text == "src/lib.rs" {
+            bytes.extend(b"\n#[cfg(test)]\nextern crate softmetal;\n");
+        } else if text.starts_with("tests/") && text.ends_with(".rs") && text.matches('/').count() == 1 {
+            bytes.extend(b"\nextern crate softmetal;\n");
+        }
+        let target = to.join(&path);
+        if std::fs::read(&target).is_ok_and(|old| old == bytes) {
+            continue;
+        }
+        let parent = target.parent().unwrap_or(to);
+        std::fs::create_dir_all(parent).map_err(|error| failed(parent, error))?;
+        std::fs::write(&target, bytes).map_err(|error| format!("{name}: {}: {error}", target.display()))?;
+    }
+    Ok(())
+}
+
+/// Name, version and folder of every package that a manifest's lock names; fetched if they are missing.
+fn packages(manifest: &Path) -> Result<Vec<(String, String, PathBuf)>, String> {
     let output = cargo()
         .args(["metadata", "--format-version", "1", "--locked", "--manifest-path"])
-        .arg(&sources)
+        .arg(manifest)
         .stderr(Stdio::inherit())
         .output()
         .map_err(|error| format!("cargo metadata: {error}"))?;
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .map_err(|error| format!("{}: no metadata: {error}", sources.display()))?;
+        .map_err(|error| format!("{}: no metadata: {error}", manifest.display()))?;
     let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let found = packages.iter().filter_map(|package| {
+        let folder = Path::new(package["manifest_path"].as_str()?).parent()?.to_owned();
+        Some((text(&package["name"]), text(&package["version"]), folder))
+    });
+    Ok(found.collect())
+}
+
+/// Copies the framework crates into the target folder, without the attribute that links Apple's frameworks.
+fn copies() -> Result<(), String> {
+    let packages = packages(&folder().join("sources/Cargo.toml"))?;
     for (name, version, sum, edits) in COPIES {
         let package = packages
             .iter()
-            .find(|package| package["name"] == name && package["version"] == version)
+            .find(|(found, of, _)| found == name && of == version)
             .ok_or_else(|| format!("{name} {version} is not among the sources"))?;
-        let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
-        let from = manifest.parent().ok_or_else(|| format!("{name}: no folder"))?;
-        copy(name, from, &root().join("target/softmetal/copies").join(name), sum, edits)?;
+        copy(name, &package.2, &root().join("target/softmetal/copies").join(name), sum, edits)?;
     }
     Ok(())
 }
@@ -105,7 +213,9 @@ fn copy(name: &str, from: &Path, to: &Path, sum: &str, edits: usize) -> Result<(
     }
     let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     if found != sum {
-        return Err(format!("{name}: its sources have the sum {found}, expected {sum}; look at what changed"));
+        return Err(format!(
+            "{name}: its sources have the sum {found}, expected {sum}; look at what changed"
+        ));
     }
     if made != edits {
         return Err(format!("{name}: {made} link attributes found, expected {edits}"));
@@ -125,7 +235,8 @@ fn copy(name: &str, from: &Path, to: &Path, sum: &str, edits: usize) -> Result<(
 
 /// The text with its framework link attributes taken out, and how many there were.
 fn unlinked(text: &str) -> (String, usize) {
-    let is_link = |line: &str| line.starts_with("#[link(name = \"") && line.ends_with("\", kind = \"framework\")]");
+    let is_link =
+        |line: &str| line.starts_with("#[link(name = \"") && line.ends_with("\", kind = \"framework\")]");
     let count = text.lines().filter(|line| is_link(line)).count();
     let lines = text.split_inclusive('\n').map(|line| if is_link(line.trim_end()) { "\n" } else { line });
     (lines.collect(), count)
