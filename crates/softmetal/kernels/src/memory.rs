@@ -114,7 +114,9 @@ impl Memory {
         if span.is_empty() && kind != Kind::Argument {
             return;
         }
-        self.overlap |= self.regions.iter().any(|r| r.span.start < span.end && span.start < r.span.end);
+        let shares = |r: &Region| r.span.start < span.end && span.start < r.span.end;
+        // Arguments that are off share their zeros; which of them is read does not matter.
+        self.overlap |= self.regions.iter().any(|r| shares(r) && r.kind != Kind::Disabled);
         let (reads, writes) = Default::default();
         self.regions.push(Region { span, kind, argument, writable, reads, writes });
     }
@@ -136,6 +138,7 @@ impl Memory {
         self.last = found;
         let region = &mut self.regions[found];
         match region.kind {
+            Kind::Own if write && !region.writable => return Err(self.outside(address, size)),
             Kind::Own => return Ok(()),
             Kind::Disabled if !write => return Ok(()),
             Kind::Unset | Kind::Disabled => return Err(Wrong::Unset { argument: region.argument }),

@@ -148,7 +148,7 @@ impl Pipeline {
         let mut shared = vec![(object.shared.start as *mut u8, object.shared.len())];
         for (position, argument) in self.kernel.arguments.iter().enumerate() {
             let number = position as u32;
-            let writable = !argument.is_const && argument.address_space == Some(AddressSpace::Device);
+            let writable = !argument.is_const && argument.address_space != Some(AddressSpace::Constant);
             let mut bind = |slot: &mut *mut u8, start: *mut u8, len: usize, kind: Kind| {
                 *slot = start;
                 memory.add(start as usize..start as usize + len, kind, number, writable);
@@ -194,11 +194,18 @@ impl Pipeline {
                 Role::Builtin(_) => {}
             }
         }
-        let mut own = |span: Range<usize>| memory.add(span, Kind::Own, 0, true);
+        let mut own = |span: Range<usize>, writable| memory.add(span, Kind::Own, 0, writable);
         for table in [&buffers, &threadgroups] {
-            own(table.as_ptr() as usize..table.as_ptr() as usize + size_of_val(table));
+            own(table.as_ptr() as usize..table.as_ptr() as usize + size_of_val(table), false);
         }
-        object.image.iter().cloned().for_each(own);
+        // Constants and the object's tables surround the threadgroup variables, which alone may be written.
+        own(object.shared.clone(), true);
+        for part in &object.image {
+            let inside = object.shared.start.clamp(part.start, part.end)
+                ..object.shared.end.clamp(part.start, part.end);
+            own(part.start..inside.start, false);
+            own(inside.end..part.end, false);
+        }
         let job = Job {
             kernel: object.kernel,
             buffers: &buffers,

@@ -169,6 +169,28 @@ fn reduce_softmax_rms_norm_and_sum() {
     close(&sums, &want, 1e-5);
 }
 
+/// A control: without its barriers, candle's softmax is wrong within five seeds.
+#[test]
+fn softmax_without_barriers_is_found_out() {
+    let Some(folder) = folder() else {
+        eprintln!(
+            "SKIPPED softmax_without_barriers_is_found_out: candle-metal-kernels 0.11.1 is not in cargo's registry"
+        );
+        return;
+    };
+    let source = std::fs::read_to_string(folder.join("reduce.metal")).unwrap();
+    let source = source.replace("threadgroup_barrier(", "(void)(");
+    let l = Library::from_source(&source, &options()).unwrap_or_else(|e| panic!("{e}\n{}", e.details));
+    let p = compiled(&l, "softmax_f32", &[]);
+    let (mut x, mut y) = (vec![1f32; 300], vec![0f32; 300]);
+    let wrong = (0..5).any(|seed| {
+        y.fill(0.0);
+        rows(&p, &[bytes(300usize), bytes(300usize), buffer(&mut x), buffer(&mut y)], 1, 128, seed);
+        !y.iter().all(|v| (v - 1.0 / 300.0).abs() < 1e-6)
+    });
+    assert!(wrong);
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct GemmParams {

@@ -84,6 +84,28 @@ fn unset_argument_only_where_it_is_used() {
 }
 
 #[test]
+fn writes_beyond_threadgroup_memory() {
+    let p = kernel(
+        "kernel void k(device int* y [[buffer(0)]], constant int& n [[buffer(1)]], threadgroup int* d [[threadgroup(0)]],
+           constant bool& dynamic [[buffer(2)]]) {
+           threadgroup int t[16];
+           if (dynamic) d[n] = 1; else t[n] = 1;
+           y[0] = dynamic ? d[n] : t[n];
+         }",
+        "k",
+    );
+    let mut y = [0i32];
+    let mut go = |n: i32, dynamic| {
+        run_with(&p, &[buffer(&mut y), bytes(n), bytes(dynamic)], &[64], [1, 1, 1], [1, 1, 1], 0)
+    };
+    for dynamic in [false, true] {
+        go(15, dynamic).unwrap();
+        let fault = go(16, dynamic).unwrap_err();
+        assert!(matches!(fault, Fault::Access { size: 4, write: Some(true), .. }), "{fault}");
+    }
+}
+
+#[test]
 fn divergent_barriers() {
     let source = |body: &str| {
         format!(
