@@ -49,9 +49,10 @@ fn argument(binding: &Binding) -> Argument {
     match binding {
         Binding::Unset => Argument::Unset,
         Binding::Bytes(bytes) => Argument::Bytes(bytes.clone()),
-        // SAFETY: the offset was checked to lie within the buffer when it was bound.
         Binding::Buffer { memory, offset } => {
-            Argument::Buffer { start: unsafe { memory.start().add(*offset) }, len: memory.len() - offset }
+            // SAFETY: the offset was checked to lie within the buffer when it was bound.
+            let start = unsafe { memory.start().add(*offset) };
+            Argument::Buffer { start, len: memory.len() - offset }
         }
     }
 }
