@@ -218,6 +218,16 @@ impl SoftComputeEncoder {
     }
 }
 
+impl SoftComputeEncoder {
+    /// Takes over a command of an MPS kernel that is encoded into this encoder.
+    pub(crate) fn encode_kernel(&self, what: &str, command: Command) {
+        let mut compute = self.ivars().borrow_mut();
+        if compute.encoder.is_open(what) {
+            compute.encoder.push(Entry::Command(command));
+        }
+    }
+}
+
 impl Compute {
     /// Whether an argument can be set now.
     fn takes(&self, what: &str, index: usize) -> bool {

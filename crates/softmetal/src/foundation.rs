@@ -163,6 +163,13 @@ define_class!(
     }
 );
 
+impl List {
+    /// The objects.
+    pub(crate) fn objects(&self) -> &[Retained<AnyObject>] {
+        self.ivars()
+    }
+}
+
 /// A list of these objects.
 pub(crate) fn list(objects: Vec<Retained<AnyObject>>) -> Retained<List> {
     let this = List::alloc().set_ivars(objects);

@@ -12,7 +12,7 @@ use super::accepted;
 use crate::buffer::SoftBuffer;
 use crate::device::{SoftDevice, shared};
 
-fn element(of: MPSDataType) -> Option<Element> {
+pub(super) fn element(of: MPSDataType) -> Option<Element> {
     accepted(Element::from_number(of.0))
 }
 

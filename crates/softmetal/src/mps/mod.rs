@@ -3,6 +3,7 @@
 mod kernel;
 mod matrix;
 mod multiplication;
+mod ndarray;
 mod softmax;
 mod top_k;
 
@@ -44,7 +45,7 @@ fn accepted<T>(result: Result<T, Refusal>) -> Option<T> {
 /// An operand of an encoded kernel: which one, and its buffer.
 type Bound<'a> = (Operand, &'a Retained<SoftBuffer>);
 
-/// Encodes a kernel whose operands were checked. `run` computes it, on the memory of the buffers.
+/// Encodes a kernel whose operands were checked, in an encoder of its own.
 fn encode(
     commands: &SoftCommandBuffer,
     name: &'static str,
@@ -53,10 +54,22 @@ fn encode(
     touches: Touches,
     run: impl FnOnce() -> Result<(), Refusal> + 'static,
 ) {
+    commands.encode_alone(name, command(commands, name, operands, suspects, &touches, run));
+}
+
+/// The command that computes a kernel by `run`, on the memory of the operands' buffers.
+fn command(
+    commands: &SoftCommandBuffer,
+    name: &'static str,
+    operands: &[Bound<'_>],
+    suspects: Vec<Refusal>,
+    touches: &Touches,
+    run: impl FnOnce() -> Result<(), Refusal> + 'static,
+) -> Command {
     suspects.into_iter().for_each(refused);
     let uses = operands.iter().map(|(_, buffer)| Use::of(buffer, commands.retains())).collect();
     let memories: Vec<Arc<Memory>> = operands.iter().map(|(_, buffer)| buffer.memory().clone()).collect();
-    let accesses = accesses(operands, &touches);
+    let accesses = accesses(operands, touches);
     let body = Box::new(move || {
         let result = run().map_err(|refusal| GpuError {
             code: CommandBufferError::Internal,
@@ -66,7 +79,7 @@ fn encode(
         drop(memories);
         result.map(|()| accesses)
     });
-    commands.encode_alone(name, Command { label: name.to_owned(), uses, body });
+    Command { label: name.to_owned(), uses, body }
 }
 
 /// What is touched, by buffer.
@@ -91,6 +104,7 @@ pub(crate) fn load() {
     kernel::load();
     matrix::load();
     multiplication::load();
+    ndarray::load();
     softmax::load();
     top_k::load();
 }
