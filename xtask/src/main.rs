@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 const HELP: &str = "cargo xtask test     format, lints, documents, all tests; the default model is fetched for them\n\
                     cargo xtask softmetal  the software Metal device: clang, the crates it patches, its tests;\n\
-                                     with --calibrate candle's own Metal tests on it\n\
+                                     with --calibrate [SUITE] candle's own Metal tests on it\n\
                     cargo xtask compare  our figures beside candle's and torch's, interleaved (needs compare/requirements.txt)";
 
 fn main() -> ExitCode {

@@ -32,8 +32,9 @@ fn folder() -> PathBuf {
 pub(crate) fn softmetal() -> Result<(), String> {
     clang()?;
     copies()?;
-    if std::env::args().any(|argument| argument == "--calibrate") {
-        return calibrate();
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--calibrate");
+    if arguments.next().is_some() {
+        return calibrate(arguments.next().as_deref());
     }
     let manifest = folder().join("Cargo.toml");
     let with_manifest = |arguments: &[&str]| {
@@ -78,8 +79,14 @@ const SUITES: [(&str, &[&str], &[&str]); 3] = [
 const CANDLE: &str = "0.11.1";
 
 /// Runs candle's own Metal tests on the device: one line a suite, then the tests that failed. Broken rules are logged,
-/// not fatal, and new memory is zero, as it is on a Mac.
-fn calibrate() -> Result<(), String> {
+/// not fatal, and new memory is zero, as it is on a Mac. `only` names one of the suites.
+fn calibrate(only: Option<&str>) -> Result<(), String> {
+    if let Some(name) = only.filter(|name| !SUITES.iter().any(|(suite, ..)| suite == name)) {
+        return Err(format!(
+            "there is no suite '{name}': they are {}",
+            SUITES.map(|(suite, ..)| suite).join(", ")
+        ));
+    }
     let home = root().join("target/softmetal/calibration");
     let sources = packages(&folder().join("sources/candle/Cargo.toml"))?;
     for (name, ..) in SUITES {
@@ -99,7 +106,8 @@ fn calibrate() -> Result<(), String> {
          [profile.dev]\nopt-level = 1\ndebug = 1\n"
     );
     std::fs::write(&workspace, text).map_err(|error| format!("{}: {error}", workspace.display()))?;
-    for (name, build, filter) in SUITES {
+    for (name, build, filter) in SUITES.into_iter().filter(|(name, ..)| only.is_none_or(|only| only == *name))
+    {
         let output = cargo()
             .args(["test", "--no-fail-fast", "-p", name, "--manifest-path"])
             .arg(&workspace)
