@@ -18,7 +18,7 @@ use crate::device::{SoftDevice, model, shared};
 use crate::faults;
 use crate::foundation::error;
 use crate::ordering::{EncoderKind, Number};
-use crate::queue::SoftQueue;
+use crate::queue::{SoftQueue, prune_if_idle};
 use crate::rules;
 use crate::sync::SoftEvent;
 use crate::work::{Command, EncoderWork, Entry, GpuError, Item};
@@ -337,6 +337,7 @@ impl SoftCommandBuffer {
         drop(state);
         if complete {
             model().settle(self.ivars().number);
+            prune_if_idle();
         }
     }
 

@@ -334,8 +334,9 @@ impl Model {
         }
     }
 
-    /// Whether `a` is over before `b` begins. `buffer` is the one that both touch.
-    fn ordered(&self, a: CommandPlace, b: CommandPlace, buffer: Number) -> bool {
+    /// Whether `a` is over before `b` begins. `buffer` is the one that both touch, `over` the encoders that are over
+    /// before `b`.
+    fn ordered(&self, a: CommandPlace, b: CommandPlace, buffer: Number, over: &BTreeSet<Number>) -> bool {
         let (Some(first), Some(second)) = (self.encoders.get(&a.encoder), self.encoders.get(&b.encoder))
         else {
             return true;
@@ -348,7 +349,7 @@ impl Model {
         }
         let (x, y) = (first.command_buffer, second.command_buffer);
         let settled = x != y && self.command_buffers.get(&y).is_some_and(|y| y.settled.contains(a.encoder));
-        settled || self.predecessors(b.encoder, b.index).contains(&a.encoder)
+        settled || over.contains(&a.encoder)
     }
 
     /// A command has run. Every access of an earlier command to the same bytes must be ordered with it.
@@ -359,11 +360,12 @@ impl Model {
         buffers: &[(Number, Touched)],
     ) -> Vec<Hazard> {
         let mut hazards = Vec::new();
+        let over = self.predecessors(place.encoder, place.index);
         for (number, touched) in buffers {
             let Some(buffer) = self.buffers.get(number) else { continue };
             for earlier in buffer.history.iter().filter(|earlier| earlier.place != place) {
                 let Some((kind, bytes)) = conflict(&earlier.touched, touched) else { continue };
-                if self.ordered(earlier.place, place, *number) {
+                if self.ordered(earlier.place, place, *number, &over) {
                     continue;
                 }
                 if let Some(rule) = self.rule(earlier.place, place, buffer.tracked) {

@@ -31,6 +31,14 @@ fn under_way(change: isize) {
     UNDER_WAY.1.notify_all();
 }
 
+/// Lets the ordering model forget what is over, if nothing is under way. A program that never waits keeps everything.
+pub(crate) fn prune_if_idle() {
+    let count = UNDER_WAY.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if *count == 0 {
+        model().prune();
+    }
+}
+
 struct Job(Retained<SoftCommandBuffer>);
 
 // SAFETY: after its commit a command buffer is used by the worker; what the host may still ask (status, error, waits)
@@ -108,6 +116,7 @@ impl SoftQueue {
                     drop(commands);
                 });
                 under_way(-1);
+                prune_if_idle();
             }
         };
         let worker = std::thread::Builder::new().name("softmetal queue".to_owned()).spawn(work).ok()?;

@@ -84,7 +84,7 @@ fn batched_products_with_transposed_views() {
             commands.commit();
             commands.waitUntilCompleted();
             let found = floats(&c, batch * m * n);
-            for index in 0..batch * m * n {
+            for (index, &value) in found.iter().enumerate() {
                 let (of, row, column) = (index / (m * n), index / n % m, index % n);
                 let sum: f64 = (0..k)
                     .map(|l| {
@@ -92,7 +92,7 @@ fn batched_products_with_transposed_views() {
                         f64::from(x[(of * m + row) * k + l]) * f64::from(y[of * k * n + at])
                     })
                     .sum();
-                assert!((f64::from(found[index]) - 0.5 * sum).abs() < 1e-6, "round {round}, {index}");
+                assert!((f64::from(value) - 0.5 * sum).abs() < 1e-6, "round {round}, {index}");
             }
         }
     });
