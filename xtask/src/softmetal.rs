@@ -72,7 +72,7 @@ fn clang() -> Result<(), String> {
 /// The packages whose suites calibrate the device, the features they are built with, and which of their tests run.
 const SUITES: [(&str, &[&str], &[&str]); 3] = [
     ("candle-metal-kernels", &["--lib"], &[]),
-    ("candle-core", &["--features", "metal", "--lib", "--tests"], &["metal"]),
+    ("candle-core", &["--features", "metal", "--lib", "--tests"], &["metal", "concurrent"]),
     ("candle-nn", &["--features", "metal", "--lib", "--tests"], &["metal"]),
 ];
 /// Their version.

@@ -138,7 +138,6 @@ impl SoftBuffer {
     pub(crate) fn create(length: usize, options: MTLResourceOptions) -> Option<Retained<Self>> {
         if length == 0 {
             report(&rules::EMPTY_BUFFER, "newBufferWithLength: 0");
-            return None;
         }
         if length > MAX_BUFFER_LENGTH {
             report(&rules::BUFFER_TOO_LONG, format!("{length} bytes, at most {MAX_BUFFER_LENGTH}"));

@@ -244,7 +244,7 @@ impl Compute {
         if !self.takes("setBuffer", index) {
             return;
         }
-        if let Some(buffer) = buffer.filter(|buffer| offset >= buffer.len()) {
+        if let Some(buffer) = buffer.filter(|buffer| offset >= buffer.len().max(1)) {
             return report(&rules::BUFFER_OFFSET, format!("offset {offset} in {}", buffer.describe()));
         }
         self.slots[index] = buffer.map_or(Slot::Unset, |buffer| Slot::Buffer(buffer.retain(), offset));
