@@ -24,6 +24,7 @@ mod compute;
 pub mod counters;
 mod device;
 mod encoder;
+mod encoder_set;
 pub mod faults;
 mod foundation;
 mod library;
