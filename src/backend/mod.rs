@@ -1,6 +1,8 @@
 //! How operations run: devices, compiled programs, and one folder a backend.
 
 pub mod cpu;
+#[cfg(metal)]
+mod metal;
 mod program;
 pub mod reference;
 
@@ -78,6 +80,17 @@ impl Device {
             threads => threads,
         };
         Ok(Self::new(Box::new(cpu::Cpu::new(threads))))
+    }
+
+    /// The system's GPU through Metal. An error where there is none, or where this build does not contain the backend.
+    pub fn metal() -> Result<Self> {
+        #[cfg(metal)]
+        return Ok(Self::new(Box::new(metal::Metal::new()?)));
+        #[cfg(not(metal))]
+        Err(Error::invalid(
+            "metal",
+            "this build has no Metal backend; on a Mac, build with the feature custom-metal",
+        ))
     }
 
     /// The operations' scalar definitions in f64: slow, and the measure of every other device.

@@ -126,7 +126,7 @@ proptest! {
     fn gradients_are_those_of_finite_differences(
         m in 1_usize..20, n in 1_usize..40, k in 1_usize..12, b in 1_usize..3, seed in 0_u64..1 << 40,
     ) {
-        let device = Device::cpu(2).unwrap();
+        let device = super::device();
         for mut case in all(Sizes { m, n, k, b }, seed) {
             if has_kinks(&case.op) {
                 on_grid(&mut case);
@@ -139,7 +139,7 @@ proptest! {
 /// Empty tensors have empty gradients.
 #[test]
 fn an_empty_batch_has_an_empty_gradient() {
-    let device = Device::cpu(2).unwrap();
+    let device = super::device();
     let graph = Graph::new();
     let empty = HostTensor::from_slice::<f32>(&[], [0, 4]).unwrap();
     let x = device.parameter("x", &empty, true).unwrap();

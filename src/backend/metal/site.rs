@@ -1,0 +1,216 @@
+//! A step with its tensors, for the operation that turns it into launches.
+
+use bytemuck::NoUninit;
+
+use super::device::Gpu;
+use super::fault::DEVICE;
+use super::launch::{Address, Launch, Span, Touches};
+use super::pipeline::{Constant, Pipeline, Source};
+use crate::graph::Step;
+use crate::tensor::{DType, Layout};
+use crate::{Error, Result};
+
+/// A tensor of a step.
+#[derive(Clone)]
+pub(super) struct Tensor {
+    /// Where its buffer begins; the layout's offset comes on top.
+    pub(super) address: Address,
+    pub(super) dtype: DType,
+    pub(super) layout: Layout,
+}
+
+impl Tensor {
+    /// Its first element.
+    pub(super) fn first(&self) -> Address {
+        self.address.plus(self.layout.offset * self.dtype.size())
+    }
+
+    /// Bytes from its first element to the end of its last.
+    pub(super) fn extent(&self) -> usize {
+        if self.elements() == 0 {
+            return 0;
+        }
+        let dims = self.layout.shape.dims();
+        let last: usize = dims.iter().zip(&self.layout.strides).map(|(dim, stride)| (dim - 1) * stride).sum();
+        (last + 1) * self.dtype.size()
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.layout.shape.rows()
+    }
+
+    /// The length of the last axis.
+    pub(super) fn last(&self) -> usize {
+        self.layout.shape.last()
+    }
+
+    pub(super) fn elements(&self) -> usize {
+        self.layout.shape.elements()
+    }
+
+    /// The step between rows of the last axis; operations that ask for it accept only such layouts.
+    pub(super) fn row_stride(&self) -> usize {
+        self.layout.row_stride().expect("the operation accepts row-strided layouts only")
+    }
+
+    /// The name of its element type in kernels' names.
+    pub(super) fn type_name(&self) -> &'static str {
+        type_name(self.dtype)
+    }
+}
+
+/// The name of an element type in kernels' names.
+pub(super) fn type_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float",
+        DType::F16 => "half",
+        DType::BF16 => "bfloat",
+        DType::U32 => "uint",
+    }
+}
+
+/// A size as kernels take it.
+pub(super) fn small(size: usize) -> u32 {
+    u32::try_from(size).expect("sizes that kernels take were checked when the plan was compiled")
+}
+
+/// What the launches of a step are collected in.
+pub(super) struct Site<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) step: &'a Step,
+    pub(super) inputs: Vec<Tensor>,
+    pub(super) outputs: Vec<Option<Tensor>>,
+    /// Working memory, as much as `executor::scratch` said.
+    pub(super) scratch: Address,
+    pub(super) items: &'a mut Vec<super::executor::Item>,
+}
+
+impl Site<'_> {
+    /// An output, if anything reads it.
+    pub(super) fn output(&self, index: usize) -> Option<Tensor> {
+        self.outputs[index].clone()
+    }
+
+    /// That the operation has no kernel for a dtype.
+    pub(super) fn unsupported(&self, dtype: DType, advice: &str) -> Error {
+        let device = DEVICE.to_owned();
+        Error::Unsupported { op: self.step.op.name(), dtype, device, advice: advice.to_owned() }
+    }
+
+    /// Refuses a tensor of another dtype than `dtype`.
+    pub(super) fn expect(&self, tensor: &Tensor, dtype: DType) -> Result<()> {
+        if tensor.dtype == dtype {
+            return Ok(());
+        }
+        Err(self.unsupported(tensor.dtype, &format!("cast it to {dtype}, as the other inputs")))
+    }
+
+    /// Begins a launch of a kernel.
+    pub(super) fn kernel(&self, source: Source, function: &str) -> Result<Builder> {
+        self.kernel_with(source, function, &[])
+    }
+
+    /// Begins a launch of a kernel with function constants.
+    pub(super) fn kernel_with(
+        &self,
+        source: Source,
+        function: &str,
+        constants: &[Constant],
+    ) -> Result<Builder> {
+        let pipeline = self.gpu.pipelines.get(source, function, constants)?;
+        Ok(Builder {
+            op: self.step.op.name(),
+            pipeline,
+            buffers: Vec::new(),
+            constants: Vec::new(),
+            threadgroup_memory: 0,
+            touches: Touches::default(),
+        })
+    }
+
+    /// Adds a launch with `groups` threadgroups of `threads` threads each. One without work is left out.
+    pub(super) fn push(&mut self, builder: Builder, groups: [usize; 3], threads: [usize; 3]) {
+        if groups.contains(&0) {
+            return;
+        }
+        let Builder { op, pipeline, buffers, constants, threadgroup_memory, touches } = builder;
+        let most = pipeline.most_threads();
+        debug_assert!(
+            threads.iter().product::<usize>() <= most,
+            "{}: {threads:?} of {most}",
+            pipeline.name()
+        );
+        let launch =
+            Launch { op, pipeline, buffers, constants, threadgroup_memory, groups, threads, barrier: false };
+        self.items.push(super::executor::Item::launch(launch, touches));
+    }
+
+    /// Adds a launch of one thread an element.
+    pub(super) fn push_elements(&mut self, builder: Builder, elements: usize) {
+        self.push(builder, [elements.div_ceil(256), 1, 1], [256, 1, 1]);
+    }
+}
+
+/// A launch being put together: buffers are bound in the order of the calls, constants after them.
+pub(super) struct Builder {
+    op: &'static str,
+    pipeline: Pipeline,
+    buffers: Vec<Address>,
+    constants: Vec<u8>,
+    threadgroup_memory: usize,
+    touches: Touches,
+}
+
+impl Builder {
+    /// Binds a tensor's first element, to read.
+    pub(super) fn read(mut self, tensor: &Tensor) -> Self {
+        self.touches.reads.push(Span::new(&tensor.first(), tensor.extent()));
+        self.buffers.push(tensor.first());
+        self
+    }
+
+    /// Binds a tensor's first element, to write.
+    pub(super) fn write(mut self, tensor: &Tensor) -> Self {
+        self.touches.writes.push(Span::new(&tensor.first(), tensor.extent()));
+        self.buffers.push(tensor.first());
+        self
+    }
+
+    /// Binds a tensor to read and write.
+    pub(super) fn update(mut self, tensor: &Tensor) -> Self {
+        self.touches.reads.push(Span::new(&tensor.first(), tensor.extent()));
+        self.write(tensor)
+    }
+
+    /// Binds memory to read.
+    pub(super) fn read_bytes(mut self, address: &Address, bytes: usize) -> Self {
+        self.touches.reads.push(Span::new(address, bytes));
+        self.buffers.push(address.clone());
+        self
+    }
+
+    /// Binds memory to write.
+    pub(super) fn write_bytes(mut self, address: &Address, bytes: usize) -> Self {
+        self.touches.writes.push(Span::new(address, bytes));
+        self.buffers.push(address.clone());
+        self
+    }
+
+    /// Binds something again, in the place of an argument that the kernel does not use this time.
+    pub(super) fn unused(mut self, address: &Address) -> Self {
+        self.buffers.push(address.clone());
+        self
+    }
+
+    /// Sets the struct of sizes and factors.
+    pub(super) fn constants(mut self, constants: &impl NoUninit) -> Self {
+        self.constants = bytemuck::bytes_of(constants).to_vec();
+        self
+    }
+
+    /// Asks for threadgroup memory.
+    pub(super) fn threadgroup_memory(mut self, bytes: usize) -> Self {
+        self.threadgroup_memory = bytes.next_multiple_of(16);
+        self
+    }
+}
