@@ -10,7 +10,10 @@ use super::commands::{Bound, Commands, Failed, Idle, Load};
 use super::device::Gpu;
 use super::launch::{Address, Launch, Touches};
 use super::site::{Site, Tensor};
-use super::softmax;
+use super::{
+    dropout, elementwise, embedding, kv_write, layer_norm, layout, reduce, rms_norm, rope, silu_mul, softmax,
+    top_k,
+};
 use crate::backend::{Executable, Io};
 use crate::error::DeviceFault;
 use crate::graph::{Operand, Place, Plan, Step};
@@ -55,17 +58,41 @@ impl Item {
 
 /// Working memory that a step wants, in bytes.
 pub(super) fn scratch(op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
-    let _ = (op, inputs, outputs);
-    0
+    let _ = outputs;
+    match op {
+        Op::LayerNormGrad(_) => layer_norm::grad_scratch(inputs),
+        Op::RmsNormGrad(_) => rms_norm::grad_scratch(inputs),
+        _ => 0,
+    }
 }
 
 /// Adds the launches of one step.
 fn compile_step(site: &mut Site<'_>) -> Result<()> {
     match &site.step.op {
+        Op::Affine(_) | Op::Binary(_) | Op::Fill(_) | Op::Scale(_) | Op::Unary(_) | Op::UnaryGrad(_) => {
+            elementwise::compile(site)
+        }
+        Op::ArgMax(_) => top_k::compile_arg_max(site),
+        Op::Cast(_) | Op::Copy(_) => layout::compile_copy(site),
+        Op::Concat(op) => layout::compile_concat(op, site),
+        Op::Dropout(op) => dropout::compile(op, site),
+        Op::Embedding(_) => embedding::compile(site),
+        Op::EmbeddingGrad(_) => embedding::compile_grad(site),
+        Op::KvWrite(_) => kv_write::compile(site),
+        Op::LayerNorm(op) => layer_norm::compile(op, site),
+        Op::LayerNormGrad(op) => layer_norm::compile_grad(op, site),
         Op::LogSoftmax(op) => softmax::compile(op.axis, true, site),
         Op::LogSoftmaxGrad(op) => softmax::compile_grad(op.axis, true, site),
+        Op::Reduce(op) => reduce::compile(op, site),
+        Op::RmsNorm(op) => rms_norm::compile(op, site),
+        Op::RmsNormGrad(op) => rms_norm::compile_grad(op, site),
+        Op::Rope(op) => rope::compile(op, site),
+        Op::SiluMul(_) => silu_mul::compile(site),
+        Op::SiluMulGrad(_) => silu_mul::compile_grad(site),
         Op::Softmax(op) => softmax::compile(op.axis, false, site),
         Op::SoftmaxGrad(op) => softmax::compile_grad(op.axis, false, site),
+        Op::TopK(op) => top_k::compile(op, site),
+        Op::Unslice(op) => layout::compile_unslice(op, site),
         Op::Broadcast(_) | Op::Permute(_) | Op::Reshape(_) | Op::Slice(_) => {
             Err(Error::invalid(site.step.op.name(), "is a view, which a plan has no step for"))
         }

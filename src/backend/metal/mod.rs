@@ -15,8 +15,20 @@ mod fault;
 mod launch;
 mod pipeline;
 mod site;
+mod strided;
 
+mod dropout;
+mod elementwise;
+mod embedding;
+mod kv_write;
+mod layer_norm;
+mod layout;
+mod reduce;
+mod rms_norm;
+mod rope;
+mod silu_mul;
 mod softmax;
+mod top_k;
 
 use std::sync::Arc;
 

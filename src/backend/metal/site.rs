@@ -74,6 +74,14 @@ pub(super) fn small(size: usize) -> u32 {
     u32::try_from(size).expect("sizes that kernels take were checked when the plan was compiled")
 }
 
+/// The longest row that a threadgroup holds in registers: 1024 threads of 4 elements.
+pub(super) const IN_REGISTERS: usize = 4096;
+
+/// Threads for a row of `n` elements, 4 each: whole SIMD groups, at most 1024.
+pub(super) fn row_threads(n: usize) -> usize {
+    n.div_ceil(4).next_multiple_of(32).clamp(32, 1024)
+}
+
 /// What the launches of a step are collected in.
 pub(super) struct Site<'a> {
     pub(super) gpu: &'a Gpu,
@@ -174,6 +182,14 @@ impl Builder {
         self.touches.writes.push(Span::new(&tensor.first(), tensor.extent()));
         self.buffers.push(tensor.first());
         self
+    }
+
+    /// Binds a tensor to write, or, if nothing reads it, something else that the kernel leaves alone.
+    pub(super) fn write_or(self, tensor: Option<&Tensor>, other: &Address) -> Self {
+        match tensor {
+            Some(tensor) => self.write(tensor),
+            None => self.unused(other),
+        }
     }
 
     /// Binds a tensor to read and write.

@@ -3,14 +3,11 @@
 use bytemuck::NoUninit;
 
 use super::pipeline::Source;
-use super::site::{Site, small};
+use super::site::{IN_REGISTERS, Site, row_threads, small};
 use crate::Result;
 use crate::ops::split;
 
 const SOURCE: Source = Source::new("softmax", include_str!("kernels/softmax.metal"));
-
-/// The longest row that a threadgroup holds in registers: 1024 threads of 4 elements.
-const IN_REGISTERS: usize = 4096;
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
@@ -30,11 +27,6 @@ struct Axis {
     logarithm: u32,
 }
 
-/// Threads for a row of `n` elements, 4 each: whole SIMD groups, at most 1024.
-fn threads(n: usize) -> usize {
-    n.div_ceil(4).next_multiple_of(32).clamp(32, 1024)
-}
-
 /// Adds the launch of a softmax, or of a log-softmax if `log`.
 pub(super) fn compile(axis: usize, log: bool, site: &mut Site<'_>) -> Result<()> {
     let Some(y) = site.output(0) else { return Ok(()) };
@@ -47,7 +39,7 @@ pub(super) fn compile(axis: usize, log: bool, site: &mut Site<'_>) -> Result<()>
         let sizes = Sizes { n: small(n), x_stride: small(x.row_stride()), y_stride: 0, logarithm };
         let form = if n <= IN_REGISTERS { "row" } else { "long" };
         let launch = site.kernel(SOURCE, &format!("softmax_{form}_{dtype}"))?;
-        site.push(launch.read(&x).write(&y).constants(&sizes), [x.rows(), 1, 1], [threads(n), 1, 1]);
+        site.push(launch.read(&x).write(&y).constants(&sizes), [x.rows(), 1, 1], [row_threads(n), 1, 1]);
         return Ok(());
     }
     let sizes = Axis { slices: small(outer * inner), axis: small(len), inner: small(inner), logarithm };
@@ -69,7 +61,7 @@ pub(super) fn compile_grad(axis: usize, log: bool, site: &mut Site<'_>) -> Resul
         let launch = site.kernel(SOURCE, &format!("softmax_grad_row_{dtype}"))?;
         let launch = launch.read(&dy).read(&y).write(&dx);
         let launch = launch.constants(&Sizes { n: small(n), x_stride, y_stride, logarithm });
-        site.push(launch, [dy.rows(), 1, 1], [threads(n), 1, 1]);
+        site.push(launch, [dy.rows(), 1, 1], [row_threads(n), 1, 1]);
         return Ok(());
     }
     let sizes = Axis { slices: small(outer * inner), axis: small(len), inner: small(inner), logarithm };

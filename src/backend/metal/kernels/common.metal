@@ -43,3 +43,21 @@ inline float group_max(float x, threadgroup float* shared, uint lane, uint group
     threadgroup_barrier(mem_flags::mem_threadgroup);
     return simd_max(lane < groups ? shared[lane] : -INFINITY);
 }
+
+// Where element i of a tensor with strides lies. Axes of length 1 are left out and neighbours joined where possible, so
+// that a contiguous tensor has one axis.
+#define AXES 6
+struct Walk {
+    uint axes;
+    uint dims[AXES];     // from the innermost outwards
+    uint strides[AXES];  // in elements
+};
+
+inline ulong walk(constant Walk& w, uint i) {
+    ulong at = 0;
+    for (uint axis = 0; axis + 1 < w.axes; axis++) {
+        at += ulong(i % w.dims[axis]) * w.strides[axis];
+        i /= w.dims[axis];
+    }
+    return at + ulong(i) * w.strides[w.axes - 1];
+}
