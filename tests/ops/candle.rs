@@ -1,7 +1,6 @@
 //! The same operations in candle 0.11, in f32.
 
 use candle_core::{D, Device as CandleDevice, Tensor};
-use metal_candle::backend::Device;
 use metal_candle::ops::{Attention, BinaryFn, Real, UnaryFn};
 use metal_candle::tensor::HostTensor;
 

@@ -22,6 +22,13 @@ const SHARED: MTLResourceOptions = MTLResourceOptions(
     MTLResourceOptions::StorageModeShared.0 | MTLResourceOptions::HazardTrackingModeTracked.0,
 );
 
+/// Buffers up to this size are parts of larger ones, so that one launch reaches many of them.
+const SMALL: usize = 4 << 20;
+/// The size of such a larger buffer: from the first, doubled each time, to the last.
+const SLABS: (usize, usize) = (1 << 20, 16 << 20);
+/// Parts of a buffer begin at multiples of this.
+const ALIGNMENT: usize = 256;
+
 /// What `vm_page_size` is on Apple GPUs' systems; memory used in place must begin and end at such a boundary.
 const PAGE: usize = 16 * 1024;
 
@@ -44,6 +51,8 @@ pub(super) struct Arena(Arc<Mutex<State>>);
 /// The arena's memory, and the number of the last run.
 pub(super) struct State {
     memory: Option<Raw>,
+    /// The buffer that small ones are cut from, and how much of it is in use. An older one lives as long as its parts.
+    slab: Option<(Raw, usize)>,
     pub(super) runs: u64,
     pub(super) committed: super::commands::Committed,
 }
@@ -56,6 +65,7 @@ impl Arena {
         let runs = objc2_metal::MTLSharedEvent::signaledValue(&*gpu.event);
         Self(Arc::new(Mutex::new(State {
             memory: None,
+            slab: None,
             runs,
             committed: super::commands::Committed::default(),
         })))
@@ -78,6 +88,18 @@ impl Arena {
 }
 
 impl State {
+    /// Cuts a part off a larger buffer: that one, and where the part begins.
+    fn cut(&mut self, gpu: &Gpu, bytes: usize, what: &str) -> Result<(Raw, usize)> {
+        if self.slab.as_ref().is_none_or(|(raw, used)| used + bytes > raw.length()) {
+            let size = self.slab.as_ref().map_or(SLABS.0, |(raw, _)| (2 * raw.length()).min(SLABS.1));
+            self.slab = Some((new_buffer(gpu, size.max(bytes), what)?, 0));
+        }
+        let (raw, used) = self.slab.as_mut().expect("made above");
+        let start = *used;
+        *used = (start + bytes).next_multiple_of(ALIGNMENT);
+        Ok((raw.clone(), start))
+    }
+
     /// The arena's buffer; there is one as soon as a plan was compiled.
     pub(super) fn memory(&self) -> Raw {
         self.memory.clone().expect("a compiled plan has reserved the arena")
@@ -103,8 +125,14 @@ unsafe impl Sync for MetalBuffer {}
 
 impl MetalBuffer {
     pub(super) fn new(gpu: &Gpu, bytes: usize, what: &str, arena: &Arena) -> Result<Self> {
-        let raw = autoreleasepool(|_| new_buffer(gpu, bytes, what))?;
-        Ok(Self { raw, start: 0, bytes, writable: true, arena: arena.clone(), _file: None })
+        let (raw, start) = autoreleasepool(|_| {
+            if bytes <= SMALL {
+                arena.lock().cut(gpu, bytes, what)
+            } else {
+                Ok((new_buffer(gpu, bytes, what)?, 0))
+            }
+        })?;
+        Ok(Self { raw, start, bytes, writable: true, arena: arena.clone(), _file: None })
     }
 
     /// A mapped tensor in place, if Metal takes the pages that it lies in; otherwise a copy.

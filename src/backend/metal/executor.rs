@@ -11,8 +11,8 @@ use super::device::Gpu;
 use super::launch::{Address, Launch, Touches};
 use super::site::{Site, Tensor};
 use super::{
-    dropout, elementwise, embedding, kv_write, layer_norm, layout, reduce, rms_norm, rope, silu_mul, softmax,
-    top_k,
+    dropout, elementwise, embedding, kv_write, layer_norm, layout, many, reduce, rms_norm, rope, silu_mul,
+    softmax, top_k,
 };
 use crate::backend::{Executable, Io};
 use crate::error::DeviceFault;
@@ -60,6 +60,7 @@ impl Item {
 pub(super) fn scratch(op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
     let _ = outputs;
     match op {
+        Op::GlobalNorm(_) => many::norm_scratch(inputs),
         Op::LayerNormGrad(_) => layer_norm::grad_scratch(inputs),
         Op::RmsNormGrad(_) => rms_norm::grad_scratch(inputs),
         _ => 0,
@@ -69,6 +70,13 @@ pub(super) fn scratch(op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> us
 /// Adds the launches of one step.
 fn compile_step(site: &mut Site<'_>) -> Result<()> {
     match &site.step.op {
+        Op::Accumulate(_) => {
+            let [sum, gradient, keep] = [0, 1, 2].map(|input| site.inputs[input].clone());
+            let mut list = vec![[sum, gradient]];
+            list.extend(site.following.iter().map(|step| [0, 1].map(|input| (site.tensor)(&step.inputs[input]))));
+            many::accumulate(list, &keep, site)
+        }
+        Op::AdamW(op) => many::adamw(op, site),
         Op::Affine(_) | Op::Binary(_) | Op::Fill(_) | Op::Scale(_) | Op::Unary(_) | Op::UnaryGrad(_) => {
             elementwise::compile(site)
         }
@@ -78,6 +86,7 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
         Op::Dropout(op) => dropout::compile(op, site),
         Op::Embedding(_) => embedding::compile(site),
         Op::EmbeddingGrad(_) => embedding::compile_grad(site),
+        Op::GlobalNorm(_) => many::global_norm(site),
         Op::KvWrite(_) => kv_write::compile(site),
         Op::LayerNorm(op) => layer_norm::compile(op, site),
         Op::LayerNormGrad(op) => layer_norm::compile_grad(op, site),
@@ -123,7 +132,11 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
         layout: operand.layout.clone(),
     };
     let mut items = Vec::with_capacity(plan.steps.len());
-    for step in &plan.steps {
+    let mut rest = &plan.steps[..];
+    while let Some(step) = rest.first() {
+        let together = together(rest);
+        let following = &rest[1..together];
+        rest = &rest[together..];
         check_sizes(step)?;
         for output in step.outputs.iter().flatten() {
             if let Place::Parameter(index) = output.place
@@ -136,10 +149,13 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
         let first = items.len();
         compile_step(&mut Site {
             gpu,
+            arena,
             step,
             inputs: step.inputs.iter().map(tensor).collect(),
             outputs: step.outputs.iter().map(|output| output.as_ref().map(tensor)).collect(),
             scratch: Address::Arena(step.scratch.0),
+            following,
+            tensor: &tensor,
             items: &mut items,
         })?;
         let added = &mut items[first..];
@@ -160,6 +176,12 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
         bound: Mutex::new(Bound { dispatches: 64, milliseconds: 50.0, bytes: 64 << 20 }),
         _parameters: plan.parameters.clone(),
     }))
+}
+
+/// How many steps from the first on are done by the same launches: sums of gradients with one factor.
+fn together(steps: &[Step]) -> usize {
+    let alike = |step: &Step| matches!(step.op, Op::Accumulate(_)) && step.inputs[2] == steps[0].inputs[2];
+    steps.iter().take_while(|step| alike(step)).count().max(1)
 }
 
 /// Kernels count in 32 bits.

@@ -41,8 +41,16 @@ impl Address {
         }
     }
 
+    /// The first byte of the whole buffer.
+    pub(super) fn start(&self) -> Self {
+        match self {
+            Self::Arena(_) => Self::Arena(0),
+            Self::Fixed(raw, _) => Self::Fixed(raw.clone(), 0),
+        }
+    }
+
     /// What identifies the buffer: 0 is the arena.
-    fn identity(&self) -> usize {
+    pub(super) fn identity(&self) -> usize {
         match self {
             Self::Arena(_) => 0,
             Self::Fixed(raw, _) => {
@@ -51,7 +59,8 @@ impl Address {
         }
     }
 
-    fn byte(&self) -> usize {
+    /// The byte in the buffer.
+    pub(super) fn byte(&self) -> usize {
         match self {
             Self::Arena(offset) | Self::Fixed(_, offset) => *offset,
         }

@@ -23,6 +23,7 @@ mod embedding;
 mod kv_write;
 mod layer_norm;
 mod layout;
+mod many;
 mod reduce;
 mod rms_norm;
 mod rope;

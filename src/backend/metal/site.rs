@@ -2,6 +2,7 @@
 
 use bytemuck::NoUninit;
 
+use super::buffer::Arena;
 use super::device::Gpu;
 use super::fault::DEVICE;
 use super::launch::{Address, Launch, Span, Touches};
@@ -20,6 +21,12 @@ pub(super) struct Tensor {
 }
 
 impl Tensor {
+    /// Memory without a shape of its own.
+    pub(super) fn bytes(address: Address, bytes: usize) -> Self {
+        let layout = Layout::contiguous(&crate::tensor::Shape::from([bytes.div_ceil(4)]));
+        Self { address, dtype: DType::U32, layout }
+    }
+
     /// Its first element.
     pub(super) fn first(&self) -> Address {
         self.address.plus(self.layout.offset * self.dtype.size())
@@ -85,11 +92,16 @@ pub(super) fn row_threads(n: usize) -> usize {
 /// What the launches of a step are collected in.
 pub(super) struct Site<'a> {
     pub(super) gpu: &'a Gpu,
+    pub(super) arena: &'a Arena,
     pub(super) step: &'a Step,
     pub(super) inputs: Vec<Tensor>,
     pub(super) outputs: Vec<Option<Tensor>>,
     /// Working memory, as much as `executor::scratch` said.
     pub(super) scratch: Address,
+    /// Steps after this one that its launches are to do as well.
+    pub(super) following: &'a [Step],
+    /// The tensor of an operand.
+    pub(super) tensor: &'a dyn Fn(&crate::graph::Operand) -> Tensor,
     pub(super) items: &'a mut Vec<super::executor::Item>,
 }
 
@@ -209,6 +221,23 @@ impl Builder {
     pub(super) fn write_bytes(mut self, address: &Address, bytes: usize) -> Self {
         self.touches.writes.push(Span::new(address, bytes));
         self.buffers.push(address.clone());
+        self
+    }
+
+    /// Binds memory from its beginning, of which a part is written.
+    pub(super) fn write_part(mut self, address: &Address, offset: usize, bytes: usize) -> Self {
+        self.touches.writes.push(Span::new(&address.plus(offset), bytes));
+        self.buffers.push(address.clone());
+        self
+    }
+
+    /// Says that a tensor is touched, without binding it.
+    pub(super) fn touches(mut self, tensor: &Tensor, write: bool) -> Self {
+        let span = Span::new(&tensor.first(), tensor.extent());
+        if write {
+            self.touches.writes.push(span.clone());
+        }
+        self.touches.reads.push(span);
         self
     }
 
