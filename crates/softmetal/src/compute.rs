@@ -17,8 +17,8 @@ use crate::counters::count;
 use crate::device::{MAX_THREADGROUP_MEMORY, SoftDevice, shared};
 use crate::encoder::Encoder;
 use crate::faults::CommandBufferError;
-use crate::library::SoftPipeline;
 use crate::ordering::{EncoderKind, Touched};
+use crate::pipeline::SoftPipeline;
 use crate::program::{ARGUMENTS, Binding, Launch, LaunchFault};
 use crate::rules;
 use crate::sync::SoftFence;
@@ -303,6 +303,9 @@ impl Compute {
         if threads == 0 || threads > pipeline.max_threads() {
             let message = format!("{threadgroup:?} threads, at most {}", pipeline.max_threads());
             return Err((&rules::THREADS_PER_THREADGROUP, message));
+        }
+        if !pipeline.takes_width(threads) {
+            return Err((&rules::WHOLE_SIMD_GROUPS, format!("{threadgroup:?} threads")));
         }
         if grid.contains(&0) {
             return Err((&rules::EMPTY_GRID, format!("a grid of {grid:?}")));

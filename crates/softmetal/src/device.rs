@@ -7,16 +7,18 @@ use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use block2::Block;
 use objc2::rc::Retained;
 use objc2::runtime::{AnyObject, Bool};
-use objc2::{ClassType, define_class, msg_send};
+use objc2::{ClassType, Message, define_class, msg_send};
 use objc2_foundation::{NSError, NSObject, NSString};
-use objc2_metal::{MTLGPUFamily, MTLResourceOptions, MTLSize};
+use objc2_metal::{MTLGPUFamily, MTLPipelineOption, MTLResourceOptions, MTLSize};
 
+use crate::archive::{ArchiveDescriptor, SoftArchive};
 use crate::buffer::SoftBuffer;
 use crate::foundation::list;
-use crate::library::{SoftFunction, SoftLibrary, SoftPipeline, Source};
+use crate::library::{SoftFunction, SoftLibrary, Source};
 use crate::memory::allocated;
 use crate::ordering::Model;
-use crate::queue::SoftQueue;
+use crate::pipeline::{PipelineDescriptor, SoftPipeline};
+use crate::queue::{SoftQueue, aside};
 use crate::residency::SoftResidencySet;
 use crate::sync::{SoftEvent, SoftFence};
 
@@ -182,8 +184,69 @@ define_class!(
         ) -> Option<Retained<SoftPipeline>> {
             SoftPipeline::create(function, error)
         }
+
+        #[unsafe(method_id(newComputePipelineStateWithFunction:options:reflection:error:))]
+        fn new_pipeline_with_options(
+            &self,
+            function: &SoftFunction,
+            _options: MTLPipelineOption,
+            reflection: *mut *mut AnyObject,
+            error: *mut *mut NSError,
+        ) -> Option<Retained<SoftPipeline>> {
+            // SAFETY: the pointer is the caller's place for a reflection.
+            unsafe { no_reflection(reflection) };
+            SoftPipeline::create(function, error)
+        }
+
+        #[unsafe(method_id(newComputePipelineStateWithDescriptor:options:reflection:error:))]
+        fn new_pipeline_with_descriptor(
+            &self,
+            descriptor: &PipelineDescriptor,
+            options: MTLPipelineOption,
+            reflection: *mut *mut AnyObject,
+            error: *mut *mut NSError,
+        ) -> Option<Retained<SoftPipeline>> {
+            // SAFETY: the pointer is the caller's place for a reflection.
+            unsafe { no_reflection(reflection) };
+            SoftPipeline::from_descriptor(descriptor, options, error)
+        }
+
+        #[unsafe(method(newComputePipelineStateWithFunction:completionHandler:))]
+        fn new_pipeline_later(
+            &self,
+            function: &SoftFunction,
+            handler: &Block<dyn Fn(*mut SoftPipeline, *mut NSError)>,
+        ) {
+            let (function, handler) = (function.retain(), handler.copy());
+            aside(move || {
+                let mut error: *mut NSError = std::ptr::null_mut();
+                let pipeline = SoftPipeline::create(&function, &mut error);
+                let made = pipeline.as_ref().map_or(std::ptr::null(), Retained::as_ptr);
+                handler.call((made.cast_mut(), error));
+            });
+        }
+
+        #[unsafe(method_id(newBinaryArchiveWithDescriptor:error:))]
+        fn new_archive(
+            &self,
+            descriptor: &ArchiveDescriptor,
+            error: *mut *mut NSError,
+        ) -> Option<Retained<SoftArchive>> {
+            SoftArchive::create(descriptor, error)
+        }
     }
 );
+
+/// Says that a pipeline has no reflection: what its kernel takes is not told here.
+///
+/// # Safety
+/// The pointer is null or valid for a write.
+unsafe fn no_reflection(place: *mut *mut AnyObject) {
+    if !place.is_null() {
+        // SAFETY: as the caller promises.
+        unsafe { place.write(std::ptr::null_mut()) };
+    }
+}
 
 /// An object without state, which any thread may hold.
 struct Shared<T>(Retained<T>);

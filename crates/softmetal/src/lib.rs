@@ -12,15 +12,18 @@
 //! - [`ledger`]: live objects, leaks.
 //! - [`ordering`]: what is sure to run after what.
 //! - [`faults`]: what a test makes go wrong. [`counters`]: what was encoded.
+//! - [`constants`]: the strings that Metal exports.
 //! - [`native`]: kernels in Rust, for tests that need no Metal source.
 //!
 //! Environment: `SOFTMETAL_VALIDATION` (panic, log, off), `SOFTMETAL_SEED`, `SOFTMETAL_POISON`, `SOFTMETAL_BACKTRACE`,
 //! `SOFTMETAL_ARCHITECTURE`.
 
+mod archive;
 mod blit;
 mod buffer;
 mod command_buffer;
 mod compute;
+pub mod constants;
 pub mod counters;
 mod device;
 mod encoder;
@@ -32,12 +35,14 @@ mod metal_program;
 mod mps;
 pub mod native;
 pub mod ordering;
+mod pipeline;
 pub mod program;
 mod queue;
 pub mod ranges;
 mod residency;
 pub mod rules;
 mod sync;
+mod url;
 mod work;
 
 pub use queue::quiesce;
@@ -52,9 +57,13 @@ pub fn load() {
     static LOADED: Once = Once::new();
     LOADED.call_once(|| {
         foundation::load();
+        url::load();
+        constants::load();
         device::load();
         buffer::load();
         library::load();
+        pipeline::load();
+        archive::load();
         queue::load();
         command_buffer::load();
         compute::load();

@@ -9,7 +9,8 @@ use std::ptr::NonNull;
 
 use bench::{Bench, SHARED, UNTRACKED, broken};
 use block2::RcBlock;
-use objc2_foundation::{NSRange, NSString};
+use objc2::rc::Retained;
+use objc2_foundation::{NSError, NSRange, NSString};
 use objc2_metal::*;
 
 type Case = (&'static str, fn(&Bench), fn(&Bench));
@@ -236,6 +237,16 @@ const CASES: &[Case] = &[
         |bench| double(bench, 64, 2),
     ),
     ("threads-per-threadgroup", |bench| threads(bench, 32, 1025), |bench| threads(bench, 32, 1024)),
+    ("whole-simd-groups", |bench| whole_groups(bench, 48), |bench| whole_groups(bench, 64)),
+    (
+        "pipeline-without-function",
+        |bench| assert!(described(bench, &MTLComputePipelineDescriptor::new()).is_err()),
+        |bench| {
+            let descriptor = MTLComputePipelineDescriptor::new();
+            descriptor.setComputeFunction(Some(&bench.function("count")));
+            assert!(described(bench, &descriptor).is_ok());
+        },
+    ),
     ("empty-grid", |bench| threads(bench, 0, 32), |bench| threads(bench, 1, 32)),
     ("unset-argument", |bench| double(bench, 64, 1), |bench| double(bench, 64, 2)),
     ("kernel-out-of-range", |bench| double(bench, 65, 2), |bench| double(bench, 64, 2)),
@@ -293,6 +304,26 @@ fn threads(bench: &Bench, grid: usize, threadgroup: usize) {
     in_encoder(bench, |encoder| {
         encoder.setComputePipelineState(&bench.pipeline("count"));
         encoder.dispatchThreads_threadsPerThreadgroup(size(grid), size(threadgroup));
+    });
+}
+
+type Described = Result<bench::Pipeline, Retained<NSError>>;
+
+fn described(bench: &Bench, descriptor: &MTLComputePipelineDescriptor) -> Described {
+    let options = MTLPipelineOption::empty();
+    bench.device.newComputePipelineStateWithDescriptor_options_reflection_error(descriptor, options, None)
+}
+
+/// A dispatch of a pipeline that promises whole SIMD groups.
+fn whole_groups(bench: &Bench, threadgroup: usize) {
+    let descriptor = MTLComputePipelineDescriptor::new();
+    descriptor.setComputeFunction(Some(&bench.function("count")));
+    // SAFETY: the device checks the promise.
+    unsafe { descriptor.setThreadGroupSizeIsMultipleOfThreadExecutionWidth(true) };
+    let pipeline = described(bench, &descriptor).expect("a pipeline");
+    in_encoder(bench, |encoder| {
+        encoder.setComputePipelineState(&pipeline);
+        encoder.dispatchThreads_threadsPerThreadgroup(size(1), size(threadgroup));
     });
 }
 
