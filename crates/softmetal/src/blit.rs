@@ -11,7 +11,7 @@ use crate::check::report;
 use crate::command_buffer::SoftCommandBuffer;
 use crate::device::{SoftDevice, shared};
 use crate::encoder::Encoder;
-use crate::ordering::{EncoderKind, Touched};
+use crate::ordering::EncoderKind;
 use crate::ranges::Ranges;
 use crate::rules;
 use crate::sync::SoftFence;
@@ -46,19 +46,21 @@ define_class!(
             if [start, at, size].iter().any(|number| !number.is_multiple_of(4)) {
                 report(&rules::BLIT_ALIGNMENT, what.clone());
             }
-            if from.number() == to.number() && start < at + size && at < start + size && size > 0 {
+            let (source_spot, target_spot) = (from.spot(), to.spot());
+            let (read, written) = (source_spot.bytes(start..start + size), target_spot.bytes(at..at + size));
+            let apart = read.end <= written.start || written.end <= read.start || size == 0;
+            if source_spot.number == target_spot.number && !apart {
                 report(&rules::BLIT_OVERLAP, what);
             }
             let (from, to) = (from.retain(), to.retain());
             let uses = vec![encoder.uses(&from), encoder.uses(&to)];
             let (source, target) = (from.memory().clone(), to.memory().clone());
-            let (source_number, target_number) = (from.number(), to.number());
             let body = Box::new(move || {
                 // SAFETY: both ranges were checked; the memory is held.
                 unsafe { std::ptr::copy(source.start().add(start), target.start().add(at), size) };
-                let reads = Touched { reads: Ranges::new(vec![start..start + size]), ..Touched::default() };
-                let writes = Touched { writes: Ranges::new(vec![at..at + size]), ..Touched::default() };
-                Ok(vec![(source_number, reads), (target_number, writes)])
+                let (none, read) = (Ranges::default(), Ranges::new(vec![start..start + size]));
+                let written = Ranges::new(vec![at..at + size]);
+                Ok(vec![source_spot.touched(&read, &none), target_spot.touched(&none, &written)])
             });
             encoder.push(Entry::Command(Command { label: "copy".to_owned(), uses, body }));
         }
@@ -75,12 +77,11 @@ define_class!(
             }
             let buffer = buffer.retain();
             let uses: Vec<Use> = vec![encoder.uses(&buffer)];
-            let (memory, number) = (buffer.memory().clone(), buffer.number());
+            let (memory, spot) = (buffer.memory().clone(), buffer.spot());
             let body = Box::new(move || {
                 // SAFETY: the range was checked; the memory is held.
                 unsafe { memory.start().add(start).write_bytes(value, size) };
-                let writes = Touched { writes: Ranges::new(vec![start..start + size]), ..Touched::default() };
-                Ok(vec![(number, writes)])
+                Ok(vec![spot.touched(&Ranges::default(), &Ranges::new(vec![start..start + size]))])
             });
             encoder.push(Entry::Command(Command { label: "fill".to_owned(), uses, body }));
         }

@@ -9,11 +9,12 @@ use objc2::rc::Retained;
 use objc2::runtime::{AnyObject, Bool};
 use objc2::{ClassType, Message, define_class, msg_send};
 use objc2_foundation::{NSError, NSObject, NSString};
-use objc2_metal::{MTLGPUFamily, MTLPipelineOption, MTLResourceOptions, MTLSize};
+use objc2_metal::{MTLGPUFamily, MTLPipelineOption, MTLResourceOptions, MTLSize, MTLSizeAndAlign};
 
 use crate::archive::{ArchiveDescriptor, SoftArchive};
 use crate::buffer::SoftBuffer;
 use crate::foundation::list;
+use crate::heap::{self, HeapDescriptor, SoftHeap};
 use crate::library::{SoftFunction, SoftLibrary, Source};
 use crate::memory::allocated;
 use crate::ordering::Model;
@@ -125,6 +126,16 @@ define_class!(
             deallocator: Option<&Block<dyn Fn(NonNull<c_void>, usize)>>,
         ) -> Option<Retained<SoftBuffer>> {
             SoftBuffer::no_copy(bytes, length, options, deallocator.map(Block::copy))
+        }
+
+        #[unsafe(method(heapBufferSizeAndAlignWithLength:options:))]
+        fn heap_size_and_align(&self, length: usize, _options: MTLResourceOptions) -> MTLSizeAndAlign {
+            MTLSizeAndAlign { size: length.next_multiple_of(heap::ALIGNMENT), align: heap::ALIGNMENT }
+        }
+
+        #[unsafe(method_id(newHeapWithDescriptor:))]
+        fn new_heap(&self, descriptor: &HeapDescriptor) -> Option<Retained<SoftHeap>> {
+            SoftHeap::create(descriptor)
         }
 
         #[unsafe(method_id(newCommandQueue))]

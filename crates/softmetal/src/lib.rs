@@ -29,6 +29,7 @@ mod device;
 mod encoder;
 pub mod faults;
 mod foundation;
+mod heap;
 mod library;
 mod memory;
 mod metal_program;
@@ -61,6 +62,7 @@ pub fn load() {
         constants::load();
         device::load();
         buffer::load();
+        heap::load();
         library::load();
         pipeline::load();
         archive::load();

@@ -226,7 +226,9 @@ impl SoftPipeline {
         }
         let name = function.kernel();
         let fail_on_miss = options.contains(MTLPipelineOption::FailOnBinaryArchiveMiss);
-        if (fail_on_miss || settings.archives.is_some()) && !found(settings, function) && fail_on_miss {
+        let looked = fail_on_miss || settings.archives.is_some();
+        let missed = looked && !found(settings, function);
+        if missed && fail_on_miss {
             refuse(error, &format!("kernel '{name}' is in none of the binary archives of the descriptor"));
             return None;
         }

@@ -12,7 +12,7 @@ use crate::counters::count;
 use crate::device::model;
 use crate::faults::CommandBufferError;
 use crate::memory::Memory;
-use crate::ordering::{CommandPlace, EncoderKind, Number, Touched};
+use crate::ordering::{Bytes, CommandPlace, EncoderKind, Number, Touched};
 use crate::rules;
 use crate::sync::SoftEvent;
 
@@ -58,8 +58,8 @@ pub(crate) struct Command {
 /// What an encoder holds, in the order of encoding.
 pub(crate) enum Entry {
     Command(Command),
-    /// For all buffers, or for some.
-    Barrier(Option<Vec<Number>>),
+    /// For all buffers, or for bytes of some.
+    Barrier(Option<Vec<Bytes>>),
     WaitForFence(Number),
     UpdateFence(Number),
 }

@@ -270,6 +270,46 @@ const CASES: &[Case] = &[
         |bench| assert_eq!(bench.device.maxBufferLength(), 8 << 30),
     ),
     ("no-copy-alignment", |bench| no_copy(bench, 16), |bench| no_copy(bench, 0)),
+    ("heap-empty", |bench| heap(bench, 0, |_| ()), |bench| heap(bench, 1, |_| ())),
+    (
+        "heap-storage-mode",
+        |bench| heap(bench, 1, |descriptor| descriptor.setStorageMode(MTLStorageMode::Managed)),
+        |bench| heap(bench, 1, |descriptor| descriptor.setStorageMode(MTLStorageMode::Private)),
+    ),
+    ("heap-type", |bench| in_heap(bench, SHARED, 256, None), |bench| in_heap(bench, SHARED, 256, Some(0))),
+    (
+        "heap-buffer-options",
+        |bench| in_heap(bench, MTLResourceOptions::StorageModePrivate, 256, Some(0)),
+        |bench| in_heap(bench, SHARED, 256, Some(0)),
+    ),
+    (
+        "heap-buffer-tracking",
+        |bench| in_heap(bench, MTLResourceOptions::HazardTrackingModeTracked, 256, Some(0)),
+        |bench| in_heap(bench, UNTRACKED, 256, Some(0)),
+    ),
+    (
+        "heap-offset-alignment",
+        |bench| in_heap(bench, SHARED, 256, Some(128)),
+        |bench| in_heap(bench, SHARED, 256, Some(512)),
+    ),
+    (
+        "heap-range",
+        |bench| in_heap(bench, SHARED, 257, Some(16384 - 256)),
+        |bench| in_heap(bench, SHARED, 256, Some(16384 - 256)),
+    ),
+    (
+        "aliasable-without-heap",
+        // SAFETY: the device checks that the buffer is one of a heap.
+        |bench| unsafe { bench.buffer(4, SHARED).makeAliasable() },
+        |bench| {
+            let descriptor = MTLHeapDescriptor::new();
+            descriptor.setSize(1);
+            let heap = bench.device.newHeapWithDescriptor(&descriptor).expect("a heap");
+            let private = MTLResourceOptions::StorageModePrivate;
+            // SAFETY: nothing else lies in the heap.
+            unsafe { heap.newBufferWithLength_options(4, private).expect("a buffer").makeAliasable() };
+        },
+    ),
     ("blit-range", |bench| copy(bench, 32, 0, 36, false), |bench| copy(bench, 32, 0, 32, false)),
     ("blit-alignment", |bench| copy(bench, 2, 0, 4, false), |bench| copy(bench, 4, 0, 4, false)),
     ("blit-overlap", |bench| copy(bench, 0, 28, 32, true), |bench| copy(bench, 0, 32, 32, true)),
@@ -334,6 +374,30 @@ fn threadgroup_memory(bench: &Bench, length: usize) {
         unsafe { encoder.setThreadgroupMemoryLength_atIndex(length, 0) };
         encoder.dispatchThreads_threadsPerThreadgroup(size(1), size(1));
     });
+}
+
+fn heap(bench: &Bench, size: usize, set: impl FnOnce(&MTLHeapDescriptor)) {
+    let descriptor = MTLHeapDescriptor::new();
+    descriptor.setSize(size);
+    set(&descriptor);
+    let legal = size > 0 && descriptor.storageMode() == MTLStorageMode::Private;
+    assert_eq!(bench.device.newHeapWithDescriptor(&descriptor).is_some(), legal);
+}
+
+/// A buffer in a placement heap of 16384 bytes, with an offset or without.
+fn in_heap(bench: &Bench, options: MTLResourceOptions, length: usize, offset: Option<usize>) {
+    let descriptor = MTLHeapDescriptor::new();
+    descriptor.setSize(16384);
+    descriptor.setStorageMode(MTLStorageMode::Shared);
+    descriptor.setType(MTLHeapType::Placement);
+    let heap = bench.device.newHeapWithDescriptor(&descriptor).expect("a heap");
+    let needed = bench.device.heapBufferSizeAndAlignWithLength_options(length, options);
+    assert_eq!((needed.size, needed.align), (length.next_multiple_of(256), 256));
+    match offset {
+        // SAFETY: the device checks the offset.
+        Some(offset) => drop(unsafe { heap.newBufferWithLength_options_offset(length, options, offset) }),
+        None => drop(heap.newBufferWithLength_options(length, options)),
+    }
 }
 
 fn no_copy(bench: &Bench, shift: usize) {

@@ -14,12 +14,11 @@ use objc2::rc::Retained;
 use softmetal_formulas::rules::{self as formulas, Refusal};
 use softmetal_formulas::touches::{Operand, Touches};
 
-use crate::buffer::SoftBuffer;
+use crate::buffer::{SoftBuffer, Spot};
 use crate::check::{Rule, Severity, report};
 use crate::command_buffer::SoftCommandBuffer;
 use crate::faults::CommandBufferError;
 use crate::memory::Memory;
-use crate::ordering::{Number, Touched};
 use crate::ranges::Ranges;
 use crate::work::{Accesses, Command, GpuError, Use};
 
@@ -84,20 +83,18 @@ fn command(
 
 /// What is touched, by buffer.
 fn accesses(operands: &[Bound<'_>], touches: &Touches) -> Accesses {
-    let mut numbers: Vec<Number> = operands.iter().map(|(_, buffer)| buffer.number()).collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    let of_buffer = |number: Number, list: &[(Operand, Range<usize>)]| {
+    let mut spots: Vec<Spot> = operands.iter().map(|(_, buffer)| buffer.spot()).collect();
+    spots.sort_unstable();
+    spots.dedup();
+    let of_spot = |spot: &Spot, list: &[(Operand, Range<usize>)]| {
         let belongs = |operand: &Operand| {
-            operands.iter().any(|(known, buffer)| known == operand && buffer.number() == number)
+            operands.iter().any(|(known, buffer)| known == operand && buffer.spot() == *spot)
         };
         Ranges::new(list.iter().filter(|(o, _)| belongs(o)).map(|(_, range)| range.clone()).collect())
     };
-    let touched = |number: Number| Touched {
-        reads: of_buffer(number, &touches.reads),
-        writes: of_buffer(number, &touches.writes),
-    };
-    numbers.into_iter().map(|number| (number, touched(number))).collect()
+    let touched =
+        |spot: Spot| spot.touched(&of_spot(&spot, &touches.reads), &of_spot(&spot, &touches.writes));
+    spots.into_iter().map(touched).collect()
 }
 
 pub(crate) fn load() {
