@@ -14,6 +14,7 @@ use crate::encoder::Encoder;
 use crate::ordering::EncoderKind;
 use crate::ranges::Ranges;
 use crate::rules;
+use crate::samples::{SAMPLE, SoftSamples};
 use crate::sync::SoftFence;
 use crate::work::{Command, Entry, Use};
 
@@ -84,6 +85,33 @@ define_class!(
                 Ok(vec![spot.touched(&Ranges::default(), &Ranges::new(vec![start..start + size]))])
             });
             encoder.push(Entry::Command(Command { label: "fill".to_owned(), uses, body }));
+        }
+
+        #[unsafe(method(sampleCountersInBuffer:atSampleIndex:withBarrier:))]
+        fn sample_counters(&self, _samples: &SoftSamples, index: usize, _barrier: bool) {
+            self.ivars().borrow().sample(index);
+        }
+
+        #[unsafe(method(resolveCounters:inRange:destinationBuffer:destinationOffset:))]
+        fn resolve(&self, samples: &SoftSamples, range: NSRange, to: &SoftBuffer, at: usize) {
+            let mut encoder = self.ivars().borrow_mut();
+            if !encoder.is_open("resolveCounters:") || !samples.has_all(range) {
+                return;
+            }
+            let size = range.length * SAMPLE;
+            if at.checked_add(size).is_none_or(|end| end > to.len()) {
+                return report(&rules::BLIT_RANGE, format!("{size} bytes of samples to {at} of {}", to.describe()));
+            }
+            let (samples, to) = (samples.retain(), to.retain());
+            let uses = vec![encoder.uses(&to)];
+            let (memory, spot) = (to.memory().clone(), to.spot());
+            let body = Box::new(move || {
+                let bytes = samples.bytes(range);
+                // SAFETY: the range was checked; the memory is held.
+                unsafe { memory.start().add(at).copy_from_nonoverlapping(bytes.as_ptr(), size) };
+                Ok(vec![spot.touched(&Ranges::default(), &Ranges::new(vec![at..at + size]))])
+            });
+            encoder.push(Entry::Command(Command { label: "resolve".to_owned(), uses, body }));
         }
 
         #[unsafe(method(waitForFence:))]

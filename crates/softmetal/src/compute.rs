@@ -19,9 +19,11 @@ use crate::encoder::Encoder;
 use crate::faults::CommandBufferError;
 use crate::heap::SoftHeap;
 use crate::ordering::{EncoderKind, Touched};
+use crate::pass::Sampling;
 use crate::pipeline::SoftPipeline;
 use crate::program::{ARGUMENTS, Binding, Launch, LaunchFault};
 use crate::rules;
+use crate::samples::SoftSamples;
 use crate::sync::SoftFence;
 use crate::work::{Accesses, Command, Entry, GpuError, random};
 
@@ -194,6 +196,11 @@ define_class!(
             self.ivars().borrow().encoder.is_open("useHeaps:");
         }
 
+        #[unsafe(method(sampleCountersInBuffer:atSampleIndex:withBarrier:))]
+        fn sample_counters(&self, _samples: &SoftSamples, index: usize, _barrier: bool) {
+            self.ivars().borrow().encoder.sample(index);
+        }
+
         #[unsafe(method(setLabel:))]
         fn set_label(&self, label: Option<&NSString>) {
             self.ivars().borrow_mut().encoder.set_label(label);
@@ -223,9 +230,13 @@ define_class!(
 );
 
 impl SoftComputeEncoder {
-    pub(crate) fn create(commands: Retained<SoftCommandBuffer>, kind: EncoderKind) -> Retained<Self> {
+    pub(crate) fn create(
+        commands: Retained<SoftCommandBuffer>,
+        kind: EncoderKind,
+        sampling: Sampling,
+    ) -> Retained<Self> {
         let compute = Compute {
-            encoder: Encoder::new(commands, kind, "compute encoder"),
+            encoder: Encoder::new(commands, kind, "compute encoder").sampled(sampling),
             kind,
             pipeline: None,
             slots: vec![Slot::Unset; ARGUMENTS],

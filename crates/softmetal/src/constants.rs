@@ -26,5 +26,10 @@ macro_rules! strings {
 strings!(
     MTLLibraryErrorDomain = "MTLLibraryErrorDomain",
     MTLCommandBufferErrorDomain = "MTLCommandBufferErrorDomain",
+    MTLCounterErrorDomain = "MTLCounterErrorDomain",
+    MTLCommonCounterTimestamp = "GPUTimestamp",
+    MTLCommonCounterSetTimestamp = "timestamp",
+    MTLCommonCounterSetStageUtilization = "stageutilization",
+    MTLCommonCounterSetStatistic = "statistic",
     MTLBinaryArchiveDomain = "MTLBinaryArchiveDomain",
 );

@@ -9,11 +9,14 @@ use objc2::rc::Retained;
 use objc2::runtime::{AnyObject, Bool};
 use objc2::{ClassType, Message, define_class, msg_send};
 use objc2_foundation::{NSError, NSObject, NSString};
-use objc2_metal::{MTLGPUFamily, MTLPipelineOption, MTLResourceOptions, MTLSize, MTLSizeAndAlign};
+use objc2_metal::{
+    MTLCounterSamplingPoint, MTLGPUFamily, MTLPipelineOption, MTLResourceOptions, MTLSize, MTLSizeAndAlign,
+};
 
 use crate::archive::{ArchiveDescriptor, SoftArchive};
 use crate::buffer::SoftBuffer;
-use crate::foundation::list;
+use crate::clock::nanoseconds;
+use crate::foundation::{List, list};
 use crate::heap::{self, HeapDescriptor, SoftHeap};
 use crate::library::{SoftFunction, SoftLibrary, Source};
 use crate::memory::allocated;
@@ -21,6 +24,7 @@ use crate::ordering::Model;
 use crate::pipeline::{PipelineDescriptor, SoftPipeline};
 use crate::queue::{SoftQueue, aside};
 use crate::residency::SoftResidencySet;
+use crate::samples::{self, SamplesDescriptor, SoftSamples};
 use crate::sync::{SoftEvent, SoftFence};
 
 /// Longest buffer, in bytes.
@@ -235,6 +239,35 @@ define_class!(
                 let made = pipeline.as_ref().map_or(std::ptr::null(), Retained::as_ptr);
                 handler.call((made.cast_mut(), error));
             });
+        }
+
+        #[unsafe(method_id(counterSets))]
+        fn counter_sets(&self) -> Option<Retained<List>> {
+            Some(samples::sets())
+        }
+
+        #[unsafe(method(supportsCounterSampling:))]
+        fn supports_counter_sampling(&self, point: MTLCounterSamplingPoint) -> bool {
+            point == MTLCounterSamplingPoint::AtStageBoundary
+        }
+
+        #[unsafe(method_id(newCounterSampleBufferWithDescriptor:error:))]
+        fn new_samples(
+            &self,
+            descriptor: &SamplesDescriptor,
+            error: *mut *mut NSError,
+        ) -> Option<Retained<SoftSamples>> {
+            SoftSamples::create(descriptor, error)
+        }
+
+        #[unsafe(method(sampleTimestamps:gpuTimestamp:))]
+        fn sample_timestamps(&self, host: NonNull<u64>, device: NonNull<u64>) {
+            let now = nanoseconds();
+            // SAFETY: the caller gives two places.
+            unsafe {
+                host.write(now);
+                device.write(now);
+            }
         }
 
         #[unsafe(method_id(newBinaryArchiveWithDescriptor:error:))]

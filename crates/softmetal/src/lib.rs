@@ -21,10 +21,12 @@
 mod archive;
 mod blit;
 mod buffer;
+mod clock;
 mod command_buffer;
 mod compute;
 pub mod constants;
 pub mod counters;
+mod data;
 mod device;
 mod encoder;
 pub mod faults;
@@ -36,12 +38,14 @@ mod metal_program;
 mod mps;
 pub mod native;
 pub mod ordering;
+mod pass;
 mod pipeline;
 pub mod program;
 mod queue;
 pub mod ranges;
 mod residency;
 pub mod rules;
+mod samples;
 mod sync;
 mod url;
 mod work;
@@ -59,6 +63,7 @@ pub fn load() {
     LOADED.call_once(|| {
         foundation::load();
         url::load();
+        data::load();
         constants::load();
         device::load();
         buffer::load();
@@ -66,6 +71,8 @@ pub fn load() {
         library::load();
         pipeline::load();
         archive::load();
+        samples::load();
+        pass::load();
         queue::load();
         command_buffer::load();
         compute::load();

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
+use objc2_metal::MTLDispatchType;
 use softmetal_objc::check::{Rule, Severity};
 
 use crate::ranges::Ranges;
@@ -71,6 +72,12 @@ pub enum EncoderKind {
     Serial,
     /// In any order between barriers.
     Concurrent,
+}
+
+impl EncoderKind {
+    pub(crate) fn of(dispatch: MTLDispatchType) -> Self {
+        if dispatch == MTLDispatchType::Concurrent { Self::Concurrent } else { Self::Serial }
+    }
 }
 
 /// A command's place in the model.

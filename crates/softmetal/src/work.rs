@@ -13,6 +13,7 @@ use crate::device::model;
 use crate::faults::CommandBufferError;
 use crate::memory::Memory;
 use crate::ordering::{Bytes, CommandPlace, EncoderKind, Number, Touched};
+use crate::pass::Sampling;
 use crate::rules;
 use crate::sync::SoftEvent;
 
@@ -69,6 +70,7 @@ pub(crate) struct EncoderWork {
     pub(crate) kind: EncoderKind,
     pub(crate) label: String,
     pub(crate) entries: Vec<Entry>,
+    pub(crate) sampling: Sampling,
 }
 
 /// What a command buffer holds.
@@ -155,6 +157,7 @@ impl EncoderWork {
                 Entry::UpdateFence(fence) => model().update_fence(encoder, fence),
             }
         }
+        self.sampling.begin();
         for mut segment in segments {
             if self.kind == EncoderKind::Concurrent {
                 shuffle(&mut segment);
@@ -163,6 +166,7 @@ impl EncoderWork {
                 command.run(place, panics)?;
             }
         }
+        self.sampling.end();
         Ok(())
     }
 }

@@ -316,6 +316,23 @@ const CASES: &[Case] = &[
     ("unretained-buffer-released", |bench| unretained(bench, true), |bench| unretained(bench, false)),
     ("residency-remove", |bench| residency(bench, false), |bench| residency(bench, true)),
     (
+        "counter-boundary",
+        |bench| {
+            let samples = samples(bench, MTLStorageMode::Shared);
+            in_encoder(bench, |encoder| {
+                // SAFETY: the device checks whether it can sample here.
+                unsafe { encoder.sampleCountersInBuffer_atSampleIndex_withBarrier(&samples, 0, true) };
+            });
+        },
+        |bench| sampled(bench, 0),
+    ),
+    ("counter-index", |bench| sampled(bench, 2), |bench| sampled(bench, 1)),
+    (
+        "counter-private",
+        |bench| resolve(bench, MTLStorageMode::Private),
+        |bench| resolve(bench, MTLStorageMode::Shared),
+    ),
+    (
         "event-backwards",
         |bench| {
             let event = bench.device.newSharedEvent().expect("an event");
@@ -398,6 +415,36 @@ fn in_heap(bench: &Bench, options: MTLResourceOptions, length: usize, offset: Op
         Some(offset) => drop(unsafe { heap.newBufferWithLength_options_offset(length, options, offset) }),
         None => drop(heap.newBufferWithLength_options(length, options)),
     }
+}
+
+type Samples = Retained<objc2::runtime::ProtocolObject<dyn MTLCounterSampleBuffer>>;
+
+/// Room for two timestamps.
+fn samples(bench: &Bench, storage: MTLStorageMode) -> Samples {
+    let descriptor = MTLCounterSampleBufferDescriptor::new();
+    descriptor.setCounterSet(bench.device.counterSets().and_then(|sets| sets.firstObject()).as_deref());
+    descriptor.setStorageMode(storage);
+    // SAFETY: two are possible.
+    unsafe { descriptor.setSampleCount(2) };
+    bench.device.newCounterSampleBufferWithDescriptor_error(&descriptor).expect("a sample buffer")
+}
+
+/// An encoder that takes a sample where it begins.
+fn sampled(bench: &Bench, index: usize) {
+    let pass = MTLComputePassDescriptor::computePassDescriptor();
+    // SAFETY: the device checks the index of the sample.
+    unsafe {
+        let attachment = pass.sampleBufferAttachments().objectAtIndexedSubscript(0);
+        attachment.setSampleBuffer(Some(&samples(bench, MTLStorageMode::Shared)));
+        attachment.setStartOfEncoderSampleIndex(index);
+    }
+    bench.commands().computeCommandEncoderWithDescriptor(&pass).expect("an encoder").endEncoding();
+}
+
+fn resolve(bench: &Bench, storage: MTLStorageMode) {
+    // SAFETY: both samples are there.
+    let data = unsafe { samples(bench, storage).resolveCounterRange(NSRange::new(0, 2)) };
+    assert_eq!(data.map(|data| data.len()), (storage == MTLStorageMode::Shared).then_some(16));
 }
 
 fn no_copy(bench: &Bench, shift: usize) {

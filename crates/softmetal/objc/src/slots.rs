@@ -54,6 +54,8 @@ mod places {
         MTLCommandQueueDescriptor,
         MTLCompileOptions,
         MTLComputePassDescriptor,
+        MTLComputePassSampleBufferAttachmentDescriptor,
+        MTLComputePassSampleBufferAttachmentDescriptorArray,
         MTLComputePipelineDescriptor,
         MTLCounterSampleBufferDescriptor,
         MTLFunctionConstantValues,
