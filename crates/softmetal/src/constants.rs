@@ -31,5 +31,6 @@ strings!(
     MTLCommonCounterSetTimestamp = "timestamp",
     MTLCommonCounterSetStageUtilization = "stageutilization",
     MTLCommonCounterSetStatistic = "statistic",
+    MTLCaptureErrorDomain = "MTLCaptureErrorDomain",
     MTLBinaryArchiveDomain = "MTLBinaryArchiveDomain",
 );

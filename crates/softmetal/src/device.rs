@@ -293,7 +293,7 @@ unsafe fn no_reflection(place: *mut *mut AnyObject) {
 }
 
 /// An object without state, which any thread may hold.
-struct Shared<T>(Retained<T>);
+pub(crate) struct Shared<T>(pub(crate) Retained<T>);
 
 // SAFETY: used for classes without instance variables only.
 unsafe impl<T> Send for Shared<T> {}

@@ -21,6 +21,7 @@
 mod archive;
 mod blit;
 mod buffer;
+mod capture;
 mod clock;
 mod command_buffer;
 mod compute;
@@ -79,6 +80,7 @@ pub fn load() {
         blit::load();
         sync::load();
         residency::load();
+        capture::load();
         mps::load();
     });
 }
@@ -93,7 +95,7 @@ static AT_START: extern "C" fn() = {
 };
 
 /// Classes whose objects live as long as the process.
-pub const IMMORTAL: &[&str] = &["SoftMTLDevice", "MTLArchitecture"];
+pub const IMMORTAL: &[&str] = &["SoftMTLDevice", "MTLArchitecture", "MTLCaptureManager"];
 
 /// Runs `body` within an autorelease pool and tells which objects made by it are still alive afterwards.
 pub fn leaks<R>(body: impl FnOnce() -> R) -> (R, Vec<ledger::Leak>) {

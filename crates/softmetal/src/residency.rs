@@ -129,10 +129,6 @@ inert!(
         setLabel set_label: Option<&NSString>,
     }
 );
-inert!(
-    /// What a capture records; captures do nothing here.
-    CaptureDescriptor, "MTLCaptureDescriptor", {}
-);
 
 /// Values of function constants by index.
 pub(crate) type Constants = BTreeMap<u32, Vec<u8>>;
@@ -183,5 +179,5 @@ impl SoftConstants {
 
 pub(crate) fn load() {
     let _ = (SoftResidencySet::class(), CompileOptions::class(), ResidencySetDescriptor::class());
-    let _ = (CaptureDescriptor::class(), SoftConstants::class());
+    let _ = SoftConstants::class();
 }
