@@ -376,13 +376,13 @@ fn accesses(launch: &Launch, spots: &[Option<(Spot, usize)>]) -> Accesses {
 fn error_of(fault: LaunchFault) -> GpuError {
     let (code, rule, message) = match fault {
         LaunchFault::OutOfRange(message) => {
-            (CommandBufferError::PageFault, Some(&rules::OUT_OF_RANGE), message)
+            (CommandBufferError::PageFault, Some(rules::OUT_OF_RANGE), message)
         }
         LaunchFault::Unset(message) => {
-            (CommandBufferError::InvalidResource, Some(&rules::UNSET_ARGUMENT), message)
+            (CommandBufferError::InvalidResource, Some(rules::UNSET_ARGUMENT), message)
         }
         LaunchFault::Divergent(message) => {
-            (CommandBufferError::Timeout, Some(&rules::DIVERGENT_BARRIER), message)
+            (CommandBufferError::Timeout, Some(rules::DIVERGENT_BARRIER), message)
         }
         LaunchFault::Failed(message) => (CommandBufferError::Internal, None, message),
     };

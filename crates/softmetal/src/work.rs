@@ -23,7 +23,7 @@ pub(crate) struct GpuError {
     pub(crate) code: CommandBufferError,
     pub(crate) message: String,
     /// The rule that was broken, if it was one.
-    pub(crate) rule: Option<&'static Rule>,
+    pub(crate) rule: Option<Rule>,
 }
 
 /// What a command touched, by buffer.
@@ -194,7 +194,7 @@ impl Command {
         let accesses = match result {
             Ok(accesses) => accesses,
             Err(error) => {
-                if let Some(rule) = error.rule {
+                if let Some(rule) = &error.rule {
                     report_for_waiter(rule, error.message.clone(), panics);
                 }
                 return Err(error);

@@ -1,10 +1,13 @@
 //! Metal Performance Shaders: the classes around the formulas of [`softmetal_formulas`].
 
+mod copy;
 mod kernel;
 mod matrix;
 mod multiplication;
 mod ndarray;
+mod neuron;
 mod softmax;
+mod sum;
 mod top_k;
 
 use std::ops::Range;
@@ -53,7 +56,7 @@ fn encode(
     touches: Touches,
     run: impl FnOnce() -> Result<(), Refusal> + 'static,
 ) {
-    commands.encode_alone(name, command(commands, name, operands, suspects, &touches, run));
+    commands.encode_alone(name, command(commands, name, operands, suspects, touches, run));
 }
 
 /// The command that computes a kernel by `run`, on the memory of the operands' buffers.
@@ -62,34 +65,45 @@ fn command(
     name: &'static str,
     operands: &[Bound<'_>],
     suspects: Vec<Refusal>,
-    touches: &Touches,
+    touches: Touches,
     run: impl FnOnce() -> Result<(), Refusal> + 'static,
+) -> Command {
+    command_with(commands, name, operands, suspects, move || run().map(|()| touches))
+}
+
+/// The same where only the run can tell what is touched.
+fn command_with(
+    commands: &SoftCommandBuffer,
+    name: &'static str,
+    operands: &[Bound<'_>],
+    suspects: Vec<Refusal>,
+    run: impl FnOnce() -> Result<Touches, Refusal> + 'static,
 ) -> Command {
     suspects.into_iter().for_each(refused);
     let uses = operands.iter().map(|(_, buffer)| Use::of(buffer, commands.retains())).collect();
     let memories: Vec<Arc<Memory>> = operands.iter().map(|(_, buffer)| buffer.memory().clone()).collect();
-    let accesses = accesses(operands, touches);
+    let spots: Vec<(Operand, Spot)> = operands.iter().map(|(operand, b)| (*operand, b.spot())).collect();
     let body = Box::new(move || {
         let result = run().map_err(|refusal| GpuError {
             code: CommandBufferError::Internal,
             message: refusal.to_string(),
-            rule: None,
+            rule: Some(rule(refusal.rule)),
         });
         drop(memories);
-        result.map(|()| accesses)
+        result.map(|touches| accesses(&spots, &touches))
     });
     Command { label: name.to_owned(), uses, body }
 }
 
 /// What is touched, by buffer.
-fn accesses(operands: &[Bound<'_>], touches: &Touches) -> Accesses {
-    let mut spots: Vec<Spot> = operands.iter().map(|(_, buffer)| buffer.spot()).collect();
+fn accesses(operands: &[(Operand, Spot)], touches: &Touches) -> Accesses {
+    let bound = |(operand, _): &(Operand, Range<usize>)| operands.iter().any(|(known, _)| known == operand);
+    assert!(touches.reads.iter().chain(&touches.writes).all(bound), "every operand that is touched is bound");
+    let mut spots: Vec<Spot> = operands.iter().map(|(_, spot)| *spot).collect();
     spots.sort_unstable();
     spots.dedup();
     let of_spot = |spot: &Spot, list: &[(Operand, Range<usize>)]| {
-        let belongs = |operand: &Operand| {
-            operands.iter().any(|(known, buffer)| known == operand && buffer.spot() == *spot)
-        };
+        let belongs = |operand: &Operand| operands.iter().any(|(known, of)| known == operand && of == spot);
         Ranges::new(list.iter().filter(|(o, _)| belongs(o)).map(|(_, range)| range.clone()).collect())
     };
     let touched =
@@ -102,6 +116,9 @@ pub(crate) fn load() {
     matrix::load();
     multiplication::load();
     ndarray::load();
+    neuron::load();
+    sum::load();
+    copy::load();
     softmax::load();
     top_k::load();
 }
