@@ -11,9 +11,10 @@ use crate::check::report;
 use crate::command_buffer::SoftCommandBuffer;
 use crate::device::{SoftDevice, shared};
 use crate::encoder::Encoder;
-use crate::ordering::{EncoderKind, Touched};
+use crate::ordering::EncoderKind;
 use crate::ranges::Ranges;
 use crate::rules;
+use crate::samples::{SAMPLE, SoftSamples};
 use crate::sync::SoftFence;
 use crate::work::{Command, Entry, Use};
 
@@ -46,19 +47,21 @@ define_class!(
             if [start, at, size].iter().any(|number| !number.is_multiple_of(4)) {
                 report(&rules::BLIT_ALIGNMENT, what.clone());
             }
-            if from.number() == to.number() && start < at + size && at < start + size && size > 0 {
+            let (source_spot, target_spot) = (from.spot(), to.spot());
+            let (read, written) = (source_spot.bytes(start..start + size), target_spot.bytes(at..at + size));
+            let apart = read.end <= written.start || written.end <= read.start || size == 0;
+            if source_spot.number == target_spot.number && !apart {
                 report(&rules::BLIT_OVERLAP, what);
             }
             let (from, to) = (from.retain(), to.retain());
             let uses = vec![encoder.uses(&from), encoder.uses(&to)];
             let (source, target) = (from.memory().clone(), to.memory().clone());
-            let (source_number, target_number) = (from.number(), to.number());
             let body = Box::new(move || {
                 // SAFETY: both ranges were checked; the memory is held.
                 unsafe { std::ptr::copy(source.start().add(start), target.start().add(at), size) };
-                let reads = Touched { reads: Ranges::new(vec![start..start + size]), ..Touched::default() };
-                let writes = Touched { writes: Ranges::new(vec![at..at + size]), ..Touched::default() };
-                Ok(vec![(source_number, reads), (target_number, writes)])
+                let (none, read) = (Ranges::default(), Ranges::new(vec![start..start + size]));
+                let written = Ranges::new(vec![at..at + size]);
+                Ok(vec![source_spot.touched(&read, &none), target_spot.touched(&none, &written)])
             });
             encoder.push(Entry::Command(Command { label: "copy".to_owned(), uses, body }));
         }
@@ -75,14 +78,40 @@ define_class!(
             }
             let buffer = buffer.retain();
             let uses: Vec<Use> = vec![encoder.uses(&buffer)];
-            let (memory, number) = (buffer.memory().clone(), buffer.number());
+            let (memory, spot) = (buffer.memory().clone(), buffer.spot());
             let body = Box::new(move || {
                 // SAFETY: the range was checked; the memory is held.
                 unsafe { memory.start().add(start).write_bytes(value, size) };
-                let writes = Touched { writes: Ranges::new(vec![start..start + size]), ..Touched::default() };
-                Ok(vec![(number, writes)])
+                Ok(vec![spot.touched(&Ranges::default(), &Ranges::new(vec![start..start + size]))])
             });
             encoder.push(Entry::Command(Command { label: "fill".to_owned(), uses, body }));
+        }
+
+        #[unsafe(method(sampleCountersInBuffer:atSampleIndex:withBarrier:))]
+        fn sample_counters(&self, _samples: &SoftSamples, index: usize, _barrier: bool) {
+            self.ivars().borrow().sample(index);
+        }
+
+        #[unsafe(method(resolveCounters:inRange:destinationBuffer:destinationOffset:))]
+        fn resolve(&self, samples: &SoftSamples, range: NSRange, to: &SoftBuffer, at: usize) {
+            let mut encoder = self.ivars().borrow_mut();
+            if !encoder.is_open("resolveCounters:") || !samples.has_all(range) {
+                return;
+            }
+            let size = range.length * SAMPLE;
+            if at.checked_add(size).is_none_or(|end| end > to.len()) {
+                return report(&rules::BLIT_RANGE, format!("{size} bytes of samples to {at} of {}", to.describe()));
+            }
+            let (samples, to) = (samples.retain(), to.retain());
+            let uses = vec![encoder.uses(&to)];
+            let (memory, spot) = (to.memory().clone(), to.spot());
+            let body = Box::new(move || {
+                let bytes = samples.bytes(range);
+                // SAFETY: the range was checked; the memory is held.
+                unsafe { memory.start().add(at).copy_from_nonoverlapping(bytes.as_ptr(), size) };
+                Ok(vec![spot.touched(&Ranges::default(), &Ranges::new(vec![at..at + size]))])
+            });
+            encoder.push(Entry::Command(Command { label: "resolve".to_owned(), uses, body }));
         }
 
         #[unsafe(method(waitForFence:))]

@@ -2,7 +2,6 @@
 
 use std::ptr::NonNull;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use block2::{Block, RcBlock};
 use objc2::rc::Retained;
@@ -12,12 +11,14 @@ use objc2_metal::{MTLCommandBufferStatus as Status, MTLDispatchType};
 
 use crate::blit::SoftBlitEncoder;
 use crate::check::report;
+use crate::clock::seconds;
 use crate::compute::SoftComputeEncoder;
 use crate::counters::count;
 use crate::device::{SoftDevice, model, shared};
 use crate::faults;
 use crate::foundation::error;
 use crate::ordering::{EncoderKind, Number};
+use crate::pass::{PassDescriptor, Sampling};
 use crate::queue::{SoftQueue, prune_if_idle};
 use crate::rules;
 use crate::sync::SoftEvent;
@@ -35,6 +36,8 @@ struct State {
     completed: Vec<RcBlock<Handler>>,
     encoder_open: bool,
     error: Option<Retained<NSError>>,
+    /// Start and end of the scheduling by the host, in seconds.
+    scheduling: (f64, f64),
     /// Start and end on the device, in seconds.
     times: (f64, f64),
     handlers_done: bool,
@@ -86,19 +89,21 @@ define_class!(
         #[unsafe(method_id(computeCommandEncoder))]
         fn compute_encoder(&self) -> Option<Retained<SoftComputeEncoder>> {
             self.open("computeCommandEncoder").then(|| {
-                SoftComputeEncoder::create(self.retain(), EncoderKind::Serial)
+                SoftComputeEncoder::create(self.retain(), EncoderKind::Serial, Sampling::default())
             })
         }
 
         #[unsafe(method_id(computeCommandEncoderWithDispatchType:))]
         fn compute_encoder_with(&self, dispatch: MTLDispatchType) -> Option<Retained<SoftComputeEncoder>> {
-            let kind = if dispatch == MTLDispatchType::Concurrent {
-                EncoderKind::Concurrent
-            } else {
-                EncoderKind::Serial
-            };
-            self.open("computeCommandEncoderWithDispatchType:")
-                .then(|| SoftComputeEncoder::create(self.retain(), kind))
+            self.open("computeCommandEncoderWithDispatchType:").then(|| {
+                SoftComputeEncoder::create(self.retain(), EncoderKind::of(dispatch), Sampling::default())
+            })
+        }
+
+        #[unsafe(method_id(computeCommandEncoderWithDescriptor:))]
+        fn compute_encoder_of(&self, pass: &PassDescriptor) -> Option<Retained<SoftComputeEncoder>> {
+            self.open("computeCommandEncoderWithDescriptor:")
+                .then(|| SoftComputeEncoder::create(self.retain(), pass.kind(), pass.sampling()))
         }
 
         #[unsafe(method_id(blitCommandEncoder))]
@@ -188,8 +193,9 @@ define_class!(
 
         #[unsafe(method(setLabel:))]
         fn set_label(&self, label: Option<&NSString>) {
-            if let Some(label) = label {
-                self.state().label = label.to_string();
+            if let Some(label) = label.map(ToString::to_string) {
+                model().label_command_buffer(self.ivars().number, &label);
+                self.state().label = label;
             }
         }
 
@@ -203,24 +209,28 @@ define_class!(
 
         #[unsafe(method(GPUStartTime))]
         fn gpu_start_time(&self) -> f64 {
-            self.state().times.0
+            self.time(|state| state.times.0)
         }
 
         #[unsafe(method(GPUEndTime))]
         fn gpu_end_time(&self) -> f64 {
-            self.state().times.1
+            self.time(|state| state.times.1)
+        }
+
+        #[unsafe(method(kernelStartTime))]
+        fn kernel_start_time(&self) -> f64 {
+            self.time(|state| state.scheduling.0)
+        }
+
+        #[unsafe(method(kernelEndTime))]
+        fn kernel_end_time(&self) -> f64 {
+            self.time(|state| state.scheduling.1)
         }
     }
 );
 
 fn is_committed(status: Status) -> bool {
     status.0 >= Status::Committed.0
-}
-
-/// Seconds since the device was first used.
-fn now() -> f64 {
-    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_secs_f64()
 }
 
 impl SoftCommandBuffer {
@@ -235,6 +245,7 @@ impl SoftCommandBuffer {
             completed: Vec::new(),
             encoder_open: false,
             error: None,
+            scheduling: (0.0, 0.0),
             times: (0.0, 0.0),
             handlers_done: false,
             panics: Vec::new(),
@@ -300,7 +311,12 @@ impl SoftCommandBuffer {
         }
         count(|counters| counters.encoders += 1);
         let entries = vec![Entry::Command(command)];
-        let work = EncoderWork { kind: EncoderKind::Serial, label: what.to_owned(), entries };
+        let work = EncoderWork {
+            kind: EncoderKind::Serial,
+            label: what.to_owned(),
+            entries,
+            sampling: Sampling::default(),
+        };
         self.state().items.push(Item::Encoder(work));
     }
 
@@ -341,6 +357,12 @@ impl SoftCommandBuffer {
         }
     }
 
+    /// A time of a command buffer that is over; 0 before.
+    fn time(&self, of: impl Fn(&State) -> f64) -> f64 {
+        let state = self.state();
+        if state.status.0 >= Status::Completed.0 { of(&state) } else { 0.0 }
+    }
+
     /// Panics in the waiting thread with what the worker found.
     fn raise(&self) {
         let panics = std::mem::take(&mut self.state().panics);
@@ -355,11 +377,16 @@ impl SoftCommandBuffer {
         let (items, scheduled) = {
             let mut state = self.state();
             state.status = Status::Scheduled;
-            state.times.0 = now();
+            state.scheduling.0 = seconds();
             (std::mem::take(&mut state.items), std::mem::take(&mut state.scheduled))
         };
         self.ivars().changed.notify_all();
         scheduled.iter().for_each(|handler| handler.call((this,)));
+        {
+            let mut state = self.state();
+            state.scheduling.1 = seconds();
+            state.times.0 = seconds();
+        }
         let mut panics = Vec::new();
         let failure = match faults::command_buffer_error() {
             Some(code) => Some((code, "a fault that was asked for".to_owned())),
@@ -368,7 +395,7 @@ impl SoftCommandBuffer {
         std::thread::sleep(faults::delay());
         let completed = {
             let mut state = self.state();
-            state.times.1 = now();
+            state.times.1 = seconds();
             state.panics = panics;
             state.status = if failure.is_some() { Status::Error } else { Status::Completed };
             state.error = failure.map(|(code, message)| error(DOMAIN, code as isize, &message));

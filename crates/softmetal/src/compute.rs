@@ -10,17 +10,20 @@ use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send}
 use objc2_foundation::{NSObject, NSRange, NSString};
 use objc2_metal::{MTLBarrierScope, MTLDispatchType, MTLResourceUsage, MTLSize};
 
-use crate::buffer::SoftBuffer;
+use crate::buffer::{SoftBuffer, Spot};
 use crate::check::{Rule, report};
 use crate::command_buffer::SoftCommandBuffer;
 use crate::counters::count;
 use crate::device::{MAX_THREADGROUP_MEMORY, SoftDevice, shared};
 use crate::encoder::Encoder;
 use crate::faults::CommandBufferError;
-use crate::library::SoftPipeline;
+use crate::heap::SoftHeap;
 use crate::ordering::{EncoderKind, Touched};
+use crate::pass::Sampling;
+use crate::pipeline::SoftPipeline;
 use crate::program::{ARGUMENTS, Binding, Launch, LaunchFault};
 use crate::rules;
+use crate::samples::SoftSamples;
 use crate::sync::SoftFence;
 use crate::work::{Accesses, Command, Entry, GpuError, random};
 
@@ -156,8 +159,9 @@ define_class!(
                 return;
             }
             // SAFETY: the caller gives so many buffers.
-            let buffers = (0..resource_count).map(|i| unsafe { resources.add(i).read().as_ref().number() });
-            let buffers = buffers.collect();
+            let buffers = (0..resource_count).map(|i| unsafe { resources.add(i).read().as_ref() });
+            let whole = |buffer: &SoftBuffer| (buffer.spot().number, buffer.spot().bytes(0..buffer.len()));
+            let buffers = buffers.map(whole).collect();
             count(|counters| counters.barriers += 1);
             compute.encoder.push(Entry::Barrier(Some(buffers)));
         }
@@ -173,7 +177,29 @@ define_class!(
         }
 
         #[unsafe(method(useResource:usage:))]
-        fn use_resource(&self, _resource: &AnyObject, _usage: MTLResourceUsage) {}
+        fn use_resource(&self, _resource: &AnyObject, _usage: MTLResourceUsage) {
+            self.ivars().borrow().encoder.is_open("useResource:");
+        }
+
+        #[unsafe(method(useResources:count:usage:))]
+        fn use_resources(&self, _resources: *const *const AnyObject, _count: usize, _usage: MTLResourceUsage) {
+            self.ivars().borrow().encoder.is_open("useResources:");
+        }
+
+        #[unsafe(method(useHeap:))]
+        fn use_heap(&self, _heap: &SoftHeap) {
+            self.ivars().borrow().encoder.is_open("useHeap:");
+        }
+
+        #[unsafe(method(useHeaps:count:))]
+        fn use_heaps(&self, _heaps: *const *const SoftHeap, _count: usize) {
+            self.ivars().borrow().encoder.is_open("useHeaps:");
+        }
+
+        #[unsafe(method(sampleCountersInBuffer:atSampleIndex:withBarrier:))]
+        fn sample_counters(&self, _samples: &SoftSamples, index: usize, _barrier: bool) {
+            self.ivars().borrow().encoder.sample(index);
+        }
 
         #[unsafe(method(setLabel:))]
         fn set_label(&self, label: Option<&NSString>) {
@@ -204,9 +230,13 @@ define_class!(
 );
 
 impl SoftComputeEncoder {
-    pub(crate) fn create(commands: Retained<SoftCommandBuffer>, kind: EncoderKind) -> Retained<Self> {
+    pub(crate) fn create(
+        commands: Retained<SoftCommandBuffer>,
+        kind: EncoderKind,
+        sampling: Sampling,
+    ) -> Retained<Self> {
         let compute = Compute {
-            encoder: Encoder::new(commands, kind, "compute encoder"),
+            encoder: Encoder::new(commands, kind, "compute encoder").sampled(sampling),
             kind,
             pipeline: None,
             slots: vec![Slot::Unset; ARGUMENTS],
@@ -262,19 +292,19 @@ impl Compute {
         }
         let mut uses = Vec::new();
         let mut bindings = Vec::new();
-        let mut numbers = Vec::new();
+        let mut spots = Vec::new();
         for slot in &self.slots {
-            let (binding, number) = match slot {
+            let (binding, spot) = match slot {
                 Slot::Unset => (Binding::Unset, None),
                 Slot::Bytes(bytes) => (Binding::Bytes(bytes.clone()), None),
                 Slot::Buffer(buffer, offset) => {
                     uses.push(self.encoder.uses(buffer));
                     let binding = Binding::Buffer { memory: buffer.memory().clone(), offset: *offset };
-                    (binding, Some((buffer.number(), *offset)))
+                    (binding, Some((buffer.spot(), *offset)))
                 }
             };
             bindings.push(binding);
-            numbers.push(number);
+            spots.push(spot);
         }
         let mut launch = Launch {
             name: pipeline.name().to_owned(),
@@ -288,7 +318,7 @@ impl Compute {
         let program = pipeline.program().clone();
         let body = Box::new(move || {
             program.run(&mut launch).map_err(error_of)?;
-            Ok(accesses(&launch, &numbers))
+            Ok(accesses(&launch, &spots))
         });
         self.encoder.push(Entry::Command(Command { label: pipeline.name().to_owned(), uses, body }));
     }
@@ -304,6 +334,9 @@ impl Compute {
             let message = format!("{threadgroup:?} threads, at most {}", pipeline.max_threads());
             return Err((&rules::THREADS_PER_THREADGROUP, message));
         }
+        if !pipeline.takes_width(threads) {
+            return Err((&rules::WHOLE_SIMD_GROUPS, format!("{threadgroup:?} threads")));
+        }
         if grid.contains(&0) {
             return Err((&rules::EMPTY_GRID, format!("a grid of {grid:?}")));
         }
@@ -317,17 +350,19 @@ impl Compute {
 }
 
 /// What the dispatch touched, in bytes of whole buffers.
-fn accesses(launch: &Launch, numbers: &[Option<(u64, usize)>]) -> Accesses {
+fn accesses(launch: &Launch, spots: &[Option<(Spot, usize)>]) -> Accesses {
     let mut found: Accesses = Vec::new();
-    for (argument, number) in numbers.iter().enumerate() {
-        let Some((number, offset)) = *number else { continue };
+    for (argument, spot) in spots.iter().enumerate() {
+        let Some((spot, offset)) = *spot else { continue };
         let (reads, writes) = launch.accesses(argument);
         if reads.is_empty() && writes.is_empty() {
             continue;
         }
-        let touched = Touched { reads: reads.shifted(offset), writes: writes.shifted(offset) };
+        let (number, touched) = spot.touched(&reads.shifted(offset), &writes.shifted(offset));
         // One buffer may be bound to several arguments.
-        match found.iter_mut().find(|(known, _)| *known == number) {
+        let same =
+            |(known, other): &&mut (u64, Touched)| *known == number && other.opted_out == touched.opted_out;
+        match found.iter_mut().find(same) {
             Some((_, known)) => {
                 known.reads.extend(&touched.reads);
                 known.writes.extend(&touched.writes);
@@ -341,13 +376,13 @@ fn accesses(launch: &Launch, numbers: &[Option<(u64, usize)>]) -> Accesses {
 fn error_of(fault: LaunchFault) -> GpuError {
     let (code, rule, message) = match fault {
         LaunchFault::OutOfRange(message) => {
-            (CommandBufferError::PageFault, Some(&rules::OUT_OF_RANGE), message)
+            (CommandBufferError::PageFault, Some(rules::OUT_OF_RANGE), message)
         }
         LaunchFault::Unset(message) => {
-            (CommandBufferError::InvalidResource, Some(&rules::UNSET_ARGUMENT), message)
+            (CommandBufferError::InvalidResource, Some(rules::UNSET_ARGUMENT), message)
         }
         LaunchFault::Divergent(message) => {
-            (CommandBufferError::Timeout, Some(&rules::DIVERGENT_BARRIER), message)
+            (CommandBufferError::Timeout, Some(rules::DIVERGENT_BARRIER), message)
         }
         LaunchFault::Failed(message) => (CommandBufferError::Internal, None, message),
     };

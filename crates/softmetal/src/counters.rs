@@ -16,6 +16,14 @@ pub struct Counters {
     pub barriers: u64,
     /// Waits of the host for a command buffer or an event.
     pub host_waits: u64,
+    /// Compute pipelines that were made.
+    pub pipelines: u64,
+    /// Functions that were added to binary archives.
+    pub archived: u64,
+    /// Pipelines whose function a binary archive of their descriptor had.
+    pub archive_hits: u64,
+    /// Pipelines whose function no binary archive of their descriptor had.
+    pub archive_misses: u64,
     /// Bytes given by `setBytes`.
     pub bytes_set: u64,
     /// Bytes of buffers that were made.

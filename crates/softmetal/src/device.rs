@@ -7,17 +7,24 @@ use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use block2::Block;
 use objc2::rc::Retained;
 use objc2::runtime::{AnyObject, Bool};
-use objc2::{ClassType, define_class, msg_send};
+use objc2::{ClassType, Message, define_class, msg_send};
 use objc2_foundation::{NSError, NSObject, NSString};
-use objc2_metal::{MTLGPUFamily, MTLResourceOptions, MTLSize};
+use objc2_metal::{
+    MTLCounterSamplingPoint, MTLGPUFamily, MTLPipelineOption, MTLResourceOptions, MTLSize, MTLSizeAndAlign,
+};
 
+use crate::archive::{ArchiveDescriptor, SoftArchive};
 use crate::buffer::SoftBuffer;
-use crate::foundation::list;
-use crate::library::{SoftFunction, SoftLibrary, SoftPipeline, Source};
+use crate::clock::nanoseconds;
+use crate::foundation::{List, list};
+use crate::heap::{self, HeapDescriptor, SoftHeap};
+use crate::library::{SoftFunction, SoftLibrary, Source};
 use crate::memory::allocated;
 use crate::ordering::Model;
-use crate::queue::SoftQueue;
+use crate::pipeline::{PipelineDescriptor, SoftPipeline};
+use crate::queue::{SoftQueue, aside};
 use crate::residency::SoftResidencySet;
+use crate::samples::{self, SamplesDescriptor, SoftSamples};
 use crate::sync::{SoftEvent, SoftFence};
 
 /// Longest buffer, in bytes.
@@ -125,6 +132,16 @@ define_class!(
             SoftBuffer::no_copy(bytes, length, options, deallocator.map(Block::copy))
         }
 
+        #[unsafe(method(heapBufferSizeAndAlignWithLength:options:))]
+        fn heap_size_and_align(&self, length: usize, _options: MTLResourceOptions) -> MTLSizeAndAlign {
+            MTLSizeAndAlign { size: length.next_multiple_of(heap::ALIGNMENT), align: heap::ALIGNMENT }
+        }
+
+        #[unsafe(method_id(newHeapWithDescriptor:))]
+        fn new_heap(&self, descriptor: &HeapDescriptor) -> Option<Retained<SoftHeap>> {
+            SoftHeap::create(descriptor)
+        }
+
         #[unsafe(method_id(newCommandQueue))]
         fn new_queue(&self) -> Option<Retained<SoftQueue>> {
             SoftQueue::create()
@@ -182,11 +199,101 @@ define_class!(
         ) -> Option<Retained<SoftPipeline>> {
             SoftPipeline::create(function, error)
         }
+
+        #[unsafe(method_id(newComputePipelineStateWithFunction:options:reflection:error:))]
+        fn new_pipeline_with_options(
+            &self,
+            function: &SoftFunction,
+            _options: MTLPipelineOption,
+            reflection: *mut *mut AnyObject,
+            error: *mut *mut NSError,
+        ) -> Option<Retained<SoftPipeline>> {
+            // SAFETY: the pointer is the caller's place for a reflection.
+            unsafe { no_reflection(reflection) };
+            SoftPipeline::create(function, error)
+        }
+
+        #[unsafe(method_id(newComputePipelineStateWithDescriptor:options:reflection:error:))]
+        fn new_pipeline_with_descriptor(
+            &self,
+            descriptor: &PipelineDescriptor,
+            options: MTLPipelineOption,
+            reflection: *mut *mut AnyObject,
+            error: *mut *mut NSError,
+        ) -> Option<Retained<SoftPipeline>> {
+            // SAFETY: the pointer is the caller's place for a reflection.
+            unsafe { no_reflection(reflection) };
+            SoftPipeline::from_descriptor(descriptor, options, error)
+        }
+
+        #[unsafe(method(newComputePipelineStateWithFunction:completionHandler:))]
+        fn new_pipeline_later(
+            &self,
+            function: &SoftFunction,
+            handler: &Block<dyn Fn(*mut SoftPipeline, *mut NSError)>,
+        ) {
+            let (function, handler) = (function.retain(), handler.copy());
+            aside(move || {
+                let mut error: *mut NSError = std::ptr::null_mut();
+                let pipeline = SoftPipeline::create(&function, &mut error);
+                let made = pipeline.as_ref().map_or(std::ptr::null(), Retained::as_ptr);
+                handler.call((made.cast_mut(), error));
+            });
+        }
+
+        #[unsafe(method_id(counterSets))]
+        fn counter_sets(&self) -> Option<Retained<List>> {
+            Some(samples::sets())
+        }
+
+        #[unsafe(method(supportsCounterSampling:))]
+        fn supports_counter_sampling(&self, point: MTLCounterSamplingPoint) -> bool {
+            point == MTLCounterSamplingPoint::AtStageBoundary
+        }
+
+        #[unsafe(method_id(newCounterSampleBufferWithDescriptor:error:))]
+        fn new_samples(
+            &self,
+            descriptor: &SamplesDescriptor,
+            error: *mut *mut NSError,
+        ) -> Option<Retained<SoftSamples>> {
+            SoftSamples::create(descriptor, error)
+        }
+
+        #[unsafe(method(sampleTimestamps:gpuTimestamp:))]
+        fn sample_timestamps(&self, host: NonNull<u64>, device: NonNull<u64>) {
+            let now = nanoseconds();
+            // SAFETY: the caller gives two places.
+            unsafe {
+                host.write(now);
+                device.write(now);
+            }
+        }
+
+        #[unsafe(method_id(newBinaryArchiveWithDescriptor:error:))]
+        fn new_archive(
+            &self,
+            descriptor: &ArchiveDescriptor,
+            error: *mut *mut NSError,
+        ) -> Option<Retained<SoftArchive>> {
+            SoftArchive::create(descriptor, error)
+        }
     }
 );
 
+/// Says that a pipeline has no reflection: what its kernel takes is not told here.
+///
+/// # Safety
+/// The pointer is null or valid for a write.
+unsafe fn no_reflection(place: *mut *mut AnyObject) {
+    if !place.is_null() {
+        // SAFETY: as the caller promises.
+        unsafe { place.write(std::ptr::null_mut()) };
+    }
+}
+
 /// An object without state, which any thread may hold.
-struct Shared<T>(Retained<T>);
+pub(crate) struct Shared<T>(pub(crate) Retained<T>);
 
 // SAFETY: used for classes without instance variables only.
 unsafe impl<T> Send for Shared<T> {}

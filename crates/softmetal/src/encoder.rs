@@ -7,6 +7,7 @@ use crate::buffer::SoftBuffer;
 use crate::check::report;
 use crate::command_buffer::SoftCommandBuffer;
 use crate::ordering::EncoderKind;
+use crate::pass::Sampling;
 use crate::rules;
 use crate::work::{EncoderWork, Entry, Use};
 
@@ -18,11 +19,32 @@ pub(crate) struct Encoder {
     label: String,
     entries: Vec<Entry>,
     groups: usize,
+    sampling: Sampling,
 }
 
 impl Encoder {
     pub(crate) fn new(commands: Retained<SoftCommandBuffer>, kind: EncoderKind, label: &str) -> Self {
-        Self { commands: Some(commands), kind, label: label.to_owned(), entries: Vec::new(), groups: 0 }
+        Self {
+            commands: Some(commands),
+            kind,
+            label: label.to_owned(),
+            entries: Vec::new(),
+            groups: 0,
+            sampling: Sampling::default(),
+        }
+    }
+
+    /// The encoder takes samples where it begins and ends.
+    pub(crate) fn sampled(mut self, sampling: Sampling) -> Self {
+        self.sampling = sampling;
+        self
+    }
+
+    /// Samples between commands are not to be had on an Apple GPU.
+    pub(crate) fn sample(&self, index: usize) {
+        if self.is_open("sampleCountersInBuffer:") {
+            report(&rules::COUNTER_BOUNDARY, format!("sample {index} within {}", self.label));
+        }
     }
 
     /// Whether the encoder is open; a use of an ended one is reported.
@@ -82,7 +104,8 @@ impl Encoder {
         }
         if let Some(commands) = self.commands.take() {
             let entries = std::mem::take(&mut self.entries);
-            commands.close(EncoderWork { kind: self.kind, label: self.label.clone(), entries });
+            let sampling = std::mem::take(&mut self.sampling);
+            commands.close(EncoderWork { kind: self.kind, label: self.label.clone(), entries, sampling });
         }
     }
 }
@@ -92,7 +115,8 @@ impl Drop for Encoder {
         if let Some(commands) = self.commands.take() {
             report(&rules::ENCODER_LEFT_OPEN, format!("{} was released without endEncoding", self.label));
             // The command buffer can be used again, so that one fault is reported once.
-            commands.close(EncoderWork { kind: self.kind, label: self.label.clone(), entries: Vec::new() });
+            let (label, sampling) = (self.label.clone(), Sampling::default());
+            commands.close(EncoderWork { kind: self.kind, label, entries: Vec::new(), sampling });
         }
     }
 }

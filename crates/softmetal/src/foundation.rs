@@ -1,11 +1,13 @@
 //! `NSString`, `NSError` and `NSArray`: what objc2 and Metal code touch of them.
 
 use std::ffi::{CString, c_char, c_void};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicUsize;
 
 use objc2::rc::{Allocated, Retained};
 use objc2::runtime::AnyObject;
 use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send};
-use objc2_foundation::{NSError, NSObject, NSString};
+use objc2_foundation::{NSError, NSFastEnumerationState, NSObject, NSString};
 
 define_class!(
     /// A text in UTF-8.
@@ -151,6 +153,34 @@ define_class!(
         #[unsafe(method_id(objectAtIndex:))]
         fn object_at(&self, index: usize) -> Retained<AnyObject> {
             self.ivars()[index].clone()
+        }
+
+        #[unsafe(method_id(firstObject))]
+        fn first(&self) -> Option<Retained<AnyObject>> {
+            self.ivars().first().cloned()
+        }
+
+        #[unsafe(method_id(copy))]
+        fn copy(&self) -> Retained<Self> {
+            self.retain()
+        }
+
+        #[unsafe(method(countByEnumeratingWithState:objects:count:))]
+        fn enumerate(
+            &self,
+            mut state: NonNull<NSFastEnumerationState>,
+            _room: NonNull<*mut AnyObject>,
+            _count: usize,
+        ) -> usize {
+            /// Says that the list has not changed: it never does.
+            static UNCHANGED: AtomicUsize = AtomicUsize::new(0);
+            // SAFETY: the caller gives a state of its own.
+            let state = unsafe { state.as_mut() };
+            let first = state.state == 0;
+            state.state = 1;
+            state.itemsPtr = self.ivars().as_ptr().cast_mut().cast();
+            state.mutationsPtr = UNCHANGED.as_ptr().cast();
+            if first { self.ivars().len() } else { 0 }
         }
 
         #[unsafe(method(getObjects:))]

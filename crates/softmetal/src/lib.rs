@@ -12,33 +12,44 @@
 //! - [`ledger`]: live objects, leaks.
 //! - [`ordering`]: what is sure to run after what.
 //! - [`faults`]: what a test makes go wrong. [`counters`]: what was encoded.
+//! - [`constants`]: the strings that Metal exports.
 //! - [`native`]: kernels in Rust, for tests that need no Metal source.
 //!
 //! Environment: `SOFTMETAL_VALIDATION` (panic, log, off), `SOFTMETAL_SEED`, `SOFTMETAL_POISON`, `SOFTMETAL_BACKTRACE`,
 //! `SOFTMETAL_ARCHITECTURE`.
 
+mod archive;
 mod blit;
 mod buffer;
+mod capture;
+mod clock;
 mod command_buffer;
 mod compute;
+pub mod constants;
 pub mod counters;
+mod data;
 mod device;
 mod encoder;
 mod encoder_set;
 pub mod faults;
 mod foundation;
+mod heap;
 mod library;
 mod memory;
 mod metal_program;
 mod mps;
 pub mod native;
 pub mod ordering;
+mod pass;
+mod pipeline;
 pub mod program;
 mod queue;
 pub mod ranges;
 mod residency;
 pub mod rules;
+mod samples;
 mod sync;
+mod url;
 mod work;
 
 pub use queue::quiesce;
@@ -53,15 +64,24 @@ pub fn load() {
     static LOADED: Once = Once::new();
     LOADED.call_once(|| {
         foundation::load();
+        url::load();
+        data::load();
+        constants::load();
         device::load();
         buffer::load();
+        heap::load();
         library::load();
+        pipeline::load();
+        archive::load();
+        samples::load();
+        pass::load();
         queue::load();
         command_buffer::load();
         compute::load();
         blit::load();
         sync::load();
         residency::load();
+        capture::load();
         mps::load();
     });
 }
@@ -76,7 +96,7 @@ static AT_START: extern "C" fn() = {
 };
 
 /// Classes whose objects live as long as the process.
-pub const IMMORTAL: &[&str] = &["SoftMTLDevice", "MTLArchitecture"];
+pub const IMMORTAL: &[&str] = &["SoftMTLDevice", "MTLArchitecture", "MTLCaptureManager"];
 
 /// Runs `body` within an autorelease pool and tells which objects made by it are still alive afterwards.
 pub fn leaks<R>(body: impl FnOnce() -> R) -> (R, Vec<ledger::Leak>) {

@@ -1,4 +1,4 @@
-//! `MTLLibrary`, `MTLFunction` and `MTLComputePipelineState`.
+//! `MTLLibrary` and `MTLFunction`.
 
 use std::sync::Arc;
 
@@ -6,9 +6,10 @@ use objc2::rc::Retained;
 use objc2::runtime::AnyObject;
 use objc2::{AnyThread, ClassType, DefinedClass, define_class, msg_send};
 use objc2_foundation::{NSError, NSObject, NSString};
+use objc2_metal::MTLFunctionType;
 
+use crate::archive::fingerprint;
 use crate::device::{SoftDevice, shared};
-use crate::faults;
 use crate::foundation::{List, list, set_error};
 use crate::metal_program::MetalProgram;
 use crate::native;
@@ -16,9 +17,9 @@ use crate::program::Program;
 use crate::residency::{Constants, SoftConstants};
 
 /// The domain of libraries' errors.
-const DOMAIN: &str = "MTLLibraryErrorDomain";
+pub(crate) const DOMAIN: &str = "MTLLibraryErrorDomain";
 /// MTLLibraryErrorCompileFailure
-const COMPILE_FAILURE: isize = 3;
+pub(crate) const COMPILE_FAILURE: isize = 3;
 /// MTLLibraryErrorFunctionNotFound
 const FUNCTION_NOT_FOUND: isize = 5;
 
@@ -41,6 +42,14 @@ impl Source {
         match self {
             Self::Native => native::names(),
             Self::Metal(library) => library.function_names(),
+        }
+    }
+
+    /// What tells this source from others.
+    fn key(&self) -> &str {
+        match self {
+            Self::Native => "native",
+            Self::Metal(library) => library.key(),
         }
     }
 
@@ -147,10 +156,50 @@ define_class!(
         fn name(&self) -> Retained<NSString> {
             NSString::from_str(&self.ivars().name)
         }
+
+        #[unsafe(method(functionType))]
+        fn function_type(&self) -> MTLFunctionType {
+            MTLFunctionType::Kernel
+        }
+
+        #[unsafe(method_id(device))]
+        fn device(&self) -> Retained<SoftDevice> {
+            shared()
+        }
     }
 );
 
+// SAFETY: name, source and constants never change and are Sync.
+unsafe impl Send for SoftFunction {}
+// SAFETY: as above.
+unsafe impl Sync for SoftFunction {}
+
 impl SoftFunction {
+    /// The name.
+    pub(crate) fn kernel(&self) -> &str {
+        &self.ivars().name
+    }
+
+    /// Compiles the kernel.
+    pub(crate) fn program(&self) -> Result<Arc<dyn Program>, String> {
+        let FunctionState { name, source, constants } = self.ivars();
+        source.program(name, constants)
+    }
+
+    /// A hash of the source, the name and the constants.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let FunctionState { name, source, constants } = self.ivars();
+        let constants = constants.iter().flat_map(|(index, value)| {
+            index
+                .to_le_bytes()
+                .into_iter()
+                .chain((value.len() as u64).to_le_bytes())
+                .chain(value.iter().copied())
+        });
+        let text = [source.key(), "\0", name, "\0"].into_iter().flat_map(str::bytes);
+        fingerprint(text.chain(constants))
+    }
+
     fn find(source: &Arc<Source>, name: &str, constants: Constants) -> Option<Retained<Self>> {
         if !source.has(name) {
             return None;
@@ -162,89 +211,6 @@ impl SoftFunction {
     }
 }
 
-pub(crate) struct PipelineState {
-    name: String,
-    program: Arc<dyn Program>,
-}
-
-/// Threads that a pipeline without other limits allows in a threadgroup.
-const MAX_THREADS: usize = 1024;
-
-define_class!(
-    /// A kernel that is ready to run.
-    #[unsafe(super(NSObject))]
-    #[name = "SoftMTLComputePipelineState"]
-    #[ivars = PipelineState]
-    pub(crate) struct SoftPipeline;
-
-    impl SoftPipeline {
-        #[unsafe(method(maxTotalThreadsPerThreadgroup))]
-        fn max_total_threads(&self) -> usize {
-            self.max_threads()
-        }
-
-        #[unsafe(method(threadExecutionWidth))]
-        fn thread_execution_width(&self) -> usize {
-            32
-        }
-
-        #[unsafe(method(staticThreadgroupMemoryLength))]
-        fn static_threadgroup_memory_length(&self) -> usize {
-            self.program().static_threadgroup_bytes()
-        }
-
-        #[unsafe(method_id(label))]
-        fn label(&self) -> Option<Retained<NSString>> {
-            Some(NSString::from_str(&self.ivars().name))
-        }
-
-        #[unsafe(method_id(device))]
-        fn device(&self) -> Retained<SoftDevice> {
-            shared()
-        }
-    }
-);
-
-// SAFETY: programs are Sync, the name never changes.
-unsafe impl Send for SoftPipeline {}
-// SAFETY: as above.
-unsafe impl Sync for SoftPipeline {}
-
-impl SoftPipeline {
-    pub(crate) fn create(function: &SoftFunction, error: *mut *mut NSError) -> Option<Retained<Self>> {
-        if faults::pipeline_fails() {
-            let message = "a fault that was asked for: the pipeline cannot be made";
-            // SAFETY: the pointer is the caller's place for an error.
-            unsafe { set_error(error, DOMAIN, COMPILE_FAILURE, message) };
-            return None;
-        }
-        let FunctionState { name, source, constants } = function.ivars();
-        let program = match source.program(name, constants) {
-            Ok(program) => program,
-            Err(message) => {
-                // SAFETY: the pointer is the caller's place for an error.
-                unsafe { set_error(error, DOMAIN, COMPILE_FAILURE, &message) };
-                return None;
-            }
-        };
-        let this = Self::alloc().set_ivars(PipelineState { name: name.clone(), program });
-        // SAFETY: NSObject's init returns the object.
-        unsafe { msg_send![super(this), init] }
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.ivars().name
-    }
-
-    pub(crate) fn program(&self) -> &Arc<dyn Program> {
-        &self.ivars().program
-    }
-
-    pub(crate) fn max_threads(&self) -> usize {
-        MAX_THREADS
-    }
-}
-
 pub(crate) fn load() {
-    let _ = (SoftLibrary::class(), SoftFunction::class(), SoftPipeline::class());
+    let _ = (SoftLibrary::class(), SoftFunction::class());
 }

@@ -1,6 +1,7 @@
 //! Memory between two pages that nobody may touch.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::faults;
@@ -22,6 +23,8 @@ pub(crate) struct Memory {
     len: usize,
     /// The mapping with its guard pages; none if the bytes are somebody else's.
     map: Option<(NonNull<u8>, usize)>,
+    /// What this is a part of.
+    _whole: Option<Arc<Memory>>,
     /// Whether the buffer object is gone.
     pub(crate) released: AtomicBool,
 }
@@ -67,12 +70,20 @@ impl Memory {
             start
         };
         ALLOCATED.fetch_add(len, Ordering::Relaxed);
-        Some(Self { start, len, map: Some((map, size)), released: AtomicBool::new(false) })
+        Some(Self { start, len, map: Some((map, size)), _whole: None, released: AtomicBool::new(false) })
     }
 
     /// Bytes of somebody else's, who keeps them until the buffer is gone.
     pub(crate) fn foreign(start: NonNull<u8>, len: usize) -> Self {
-        Self { start, len, map: None, released: AtomicBool::new(false) }
+        Self { start, len, map: None, _whole: None, released: AtomicBool::new(false) }
+    }
+
+    /// A part of other memory, which lies within it.
+    pub(crate) fn part(whole: &Arc<Self>, offset: usize, len: usize) -> Self {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= whole.len), "a part lies within its whole");
+        // SAFETY: the part lies within the whole, which it holds.
+        let start = unsafe { whole.start.add(offset) };
+        Self { start, len, map: None, _whole: Some(Arc::clone(whole)), released: AtomicBool::new(false) }
     }
 
     pub(crate) fn start(&self) -> *mut u8 {

@@ -39,6 +39,24 @@ pub(crate) fn prune_if_idle() {
     }
 }
 
+/// Runs `body` on a thread of its own, as Metal does with what it is asked to do later; [`quiesce`] waits for it.
+pub(crate) fn aside(body: impl FnOnce() + 'static) {
+    struct Later<F>(F);
+    // SAFETY: what a handler captures is fit for any thread: Metal asks that of whoever gives it one.
+    unsafe impl<F> Send for Later<F> {}
+    impl<F: FnOnce()> Later<F> {
+        fn run(self) {
+            (self.0)();
+        }
+    }
+    let later = Later(body);
+    under_way(1);
+    std::thread::spawn(move || {
+        autoreleasepool(|_| later.run());
+        under_way(-1);
+    });
+}
+
 struct Job(Retained<SoftCommandBuffer>);
 
 // SAFETY: after its commit a command buffer is used by the worker; what the host may still ask (status, error, waits)

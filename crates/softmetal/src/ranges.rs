@@ -42,6 +42,14 @@ impl Ranges {
         *self = Self::new(all);
     }
 
+    /// What is left without some bytes.
+    pub fn without(&self, bytes: &Range<usize>) -> Self {
+        let parts = |range: &Range<usize>| {
+            [range.start..range.end.min(bytes.start), range.start.max(bytes.end)..range.end]
+        };
+        Self::new(self.0.iter().flat_map(parts).collect())
+    }
+
     /// The first bytes that both sets hold.
     pub fn overlap(&self, other: &Self) -> Option<Range<usize>> {
         let (mut a, mut b) = (0, 0);
@@ -70,5 +78,8 @@ mod tests {
         let mut both = a.clone();
         both.extend(&b);
         assert_eq!(both.as_slice(), [0..16]);
+        assert_eq!(a.without(&(2..9)).as_slice(), [0..2, 9..12]);
+        assert_eq!(a.without(&(6..8)).as_slice(), a.as_slice());
+        assert!(a.without(&(0..12)).is_empty());
     }
 }

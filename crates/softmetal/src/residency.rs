@@ -6,18 +6,20 @@ use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use objc2::rc::{Allocated, Retained};
+use objc2::runtime::AnyObject;
 use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send};
 use objc2_foundation::{NSObject, NSString};
 use objc2_metal::{MTLDataType, MTLLanguageVersion, MTLMathFloatingPointFunctions, MTLMathMode};
 
 use crate::buffer::SoftBuffer;
 use crate::check::report;
+use crate::heap::SoftHeap;
 use crate::rules;
 
-type Allocations = HashMap<usize, Retained<SoftBuffer>>;
+type Allocations = HashMap<usize, Retained<AnyObject>>;
 
 define_class!(
-    /// Buffers that the GPU keeps mapped.
+    /// Buffers and heaps that the GPU keeps mapped.
     #[unsafe(super(NSObject))]
     #[name = "SoftMTLResidencySet"]
     #[ivars = Mutex<Allocations>]
@@ -34,15 +36,15 @@ define_class!(
         fn commit(&self) {}
 
         #[unsafe(method(addAllocation:))]
-        fn add(&self, buffer: &SoftBuffer) {
-            self.allocations().insert(std::ptr::from_ref(buffer) as usize, buffer.retain());
+        fn add(&self, allocation: &AnyObject) {
+            self.allocations().insert(std::ptr::from_ref(allocation) as usize, allocation.retain());
         }
 
         #[unsafe(method(removeAllocation:))]
-        fn remove(&self, buffer: &SoftBuffer) {
-            let removed = self.allocations().remove(&(std::ptr::from_ref(buffer) as usize));
+        fn remove(&self, allocation: &AnyObject) {
+            let removed = self.allocations().remove(&(std::ptr::from_ref(allocation) as usize));
             if removed.is_none() {
-                report(&rules::NOT_RESIDENT, buffer.describe());
+                report(&rules::NOT_RESIDENT, describe(allocation));
             }
         }
 
@@ -52,8 +54,8 @@ define_class!(
         }
 
         #[unsafe(method(containsAllocation:))]
-        fn contains(&self, buffer: &SoftBuffer) -> bool {
-            self.allocations().contains_key(&(std::ptr::from_ref(buffer) as usize))
+        fn contains(&self, allocation: &AnyObject) -> bool {
+            self.allocations().contains_key(&(std::ptr::from_ref(allocation) as usize))
         }
 
         #[unsafe(method(allocationCount))]
@@ -63,7 +65,7 @@ define_class!(
 
         #[unsafe(method(allocatedSize))]
         fn allocated_size(&self) -> u64 {
-            self.allocations().values().map(|buffer| buffer.len() as u64).sum()
+            self.allocations().values().map(|allocation| size(allocation) as u64).sum()
         }
     }
 );
@@ -78,6 +80,18 @@ impl SoftResidencySet {
     fn allocations(&self) -> MutexGuard<'_, Allocations> {
         self.ivars().lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The bytes of a buffer or a heap.
+fn size(allocation: &AnyObject) -> usize {
+    let heap = allocation.downcast_ref::<SoftHeap>().map(SoftHeap::len);
+    heap.or_else(|| allocation.downcast_ref::<SoftBuffer>().map(SoftBuffer::len)).unwrap_or(0)
+}
+
+fn describe(allocation: &AnyObject) -> String {
+    let heap = allocation.downcast_ref::<SoftHeap>().map(SoftHeap::describe);
+    let buffer = || allocation.downcast_ref::<SoftBuffer>().map(SoftBuffer::describe);
+    heap.or_else(buffer).unwrap_or_else(|| format!("{allocation:p}"))
 }
 
 /// A class of objects whose settings change nothing here.
@@ -114,10 +128,6 @@ inert!(
         setInitialCapacity set_capacity: usize,
         setLabel set_label: Option<&NSString>,
     }
-);
-inert!(
-    /// What a capture records; captures do nothing here.
-    CaptureDescriptor, "MTLCaptureDescriptor", {}
 );
 
 /// Values of function constants by index.
@@ -169,5 +179,5 @@ impl SoftConstants {
 
 pub(crate) fn load() {
     let _ = (SoftResidencySet::class(), CompileOptions::class(), ResidencySetDescriptor::class());
-    let _ = (CaptureDescriptor::class(), SoftConstants::class());
+    let _ = SoftConstants::class();
 }

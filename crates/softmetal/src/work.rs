@@ -12,7 +12,8 @@ use crate::counters::count;
 use crate::device::model;
 use crate::faults::CommandBufferError;
 use crate::memory::Memory;
-use crate::ordering::{CommandPlace, EncoderKind, Number, Touched};
+use crate::ordering::{Bytes, CommandPlace, EncoderKind, Number, Touched};
+use crate::pass::Sampling;
 use crate::rules;
 use crate::sync::SoftEvent;
 
@@ -22,7 +23,7 @@ pub(crate) struct GpuError {
     pub(crate) code: CommandBufferError,
     pub(crate) message: String,
     /// The rule that was broken, if it was one.
-    pub(crate) rule: Option<&'static Rule>,
+    pub(crate) rule: Option<Rule>,
 }
 
 /// What a command touched, by buffer.
@@ -58,8 +59,8 @@ pub(crate) struct Command {
 /// What an encoder holds, in the order of encoding.
 pub(crate) enum Entry {
     Command(Command),
-    /// For all buffers, or for some.
-    Barrier(Option<Vec<Number>>),
+    /// For all buffers, or for bytes of some.
+    Barrier(Option<Vec<Bytes>>),
     WaitForFence(Number),
     UpdateFence(Number),
 }
@@ -69,6 +70,7 @@ pub(crate) struct EncoderWork {
     pub(crate) kind: EncoderKind,
     pub(crate) label: String,
     pub(crate) entries: Vec<Entry>,
+    pub(crate) sampling: Sampling,
 }
 
 /// What a command buffer holds.
@@ -155,6 +157,7 @@ impl EncoderWork {
                 Entry::UpdateFence(fence) => model().update_fence(encoder, fence),
             }
         }
+        self.sampling.begin();
         for mut segment in segments {
             if self.kind == EncoderKind::Concurrent {
                 shuffle(&mut segment);
@@ -163,6 +166,7 @@ impl EncoderWork {
                 command.run(place, panics)?;
             }
         }
+        self.sampling.end();
         Ok(())
     }
 }
@@ -190,7 +194,7 @@ impl Command {
         let accesses = match result {
             Ok(accesses) => accesses,
             Err(error) => {
-                if let Some(rule) = error.rule {
+                if let Some(rule) = &error.rule {
                     report_for_waiter(rule, error.message.clone(), panics);
                 }
                 return Err(error);

@@ -9,7 +9,8 @@ use std::ptr::NonNull;
 
 use bench::{Bench, SHARED, UNTRACKED, broken};
 use block2::RcBlock;
-use objc2_foundation::{NSRange, NSString};
+use objc2::rc::Retained;
+use objc2_foundation::{NSError, NSRange, NSString};
 use objc2_metal::*;
 
 type Case = (&'static str, fn(&Bench), fn(&Bench));
@@ -236,6 +237,16 @@ const CASES: &[Case] = &[
         |bench| double(bench, 64, 2),
     ),
     ("threads-per-threadgroup", |bench| threads(bench, 32, 1025), |bench| threads(bench, 32, 1024)),
+    ("whole-simd-groups", |bench| whole_groups(bench, 48), |bench| whole_groups(bench, 64)),
+    (
+        "pipeline-without-function",
+        |bench| assert!(described(bench, &MTLComputePipelineDescriptor::new()).is_err()),
+        |bench| {
+            let descriptor = MTLComputePipelineDescriptor::new();
+            descriptor.setComputeFunction(Some(&bench.function("count")));
+            assert!(described(bench, &descriptor).is_ok());
+        },
+    ),
     ("empty-grid", |bench| threads(bench, 0, 32), |bench| threads(bench, 1, 32)),
     ("unset-argument", |bench| double(bench, 64, 1), |bench| double(bench, 64, 2)),
     ("kernel-out-of-range", |bench| double(bench, 65, 2), |bench| double(bench, 64, 2)),
@@ -259,11 +270,68 @@ const CASES: &[Case] = &[
         |bench| assert_eq!(bench.device.maxBufferLength(), 8 << 30),
     ),
     ("no-copy-alignment", |bench| no_copy(bench, 16), |bench| no_copy(bench, 0)),
+    ("heap-empty", |bench| heap(bench, 0, |_| ()), |bench| heap(bench, 1, |_| ())),
+    (
+        "heap-storage-mode",
+        |bench| heap(bench, 1, |descriptor| descriptor.setStorageMode(MTLStorageMode::Managed)),
+        |bench| heap(bench, 1, |descriptor| descriptor.setStorageMode(MTLStorageMode::Private)),
+    ),
+    ("heap-type", |bench| in_heap(bench, SHARED, 256, None), |bench| in_heap(bench, SHARED, 256, Some(0))),
+    (
+        "heap-buffer-options",
+        |bench| in_heap(bench, MTLResourceOptions::StorageModePrivate, 256, Some(0)),
+        |bench| in_heap(bench, SHARED, 256, Some(0)),
+    ),
+    (
+        "heap-buffer-tracking",
+        |bench| in_heap(bench, MTLResourceOptions::HazardTrackingModeTracked, 256, Some(0)),
+        |bench| in_heap(bench, UNTRACKED, 256, Some(0)),
+    ),
+    (
+        "heap-offset-alignment",
+        |bench| in_heap(bench, SHARED, 256, Some(128)),
+        |bench| in_heap(bench, SHARED, 256, Some(512)),
+    ),
+    (
+        "heap-range",
+        |bench| in_heap(bench, SHARED, 257, Some(16384 - 256)),
+        |bench| in_heap(bench, SHARED, 256, Some(16384 - 256)),
+    ),
+    (
+        "aliasable-without-heap",
+        // SAFETY: the device checks that the buffer is one of a heap.
+        |bench| unsafe { bench.buffer(4, SHARED).makeAliasable() },
+        |bench| {
+            let descriptor = MTLHeapDescriptor::new();
+            descriptor.setSize(1);
+            let heap = bench.device.newHeapWithDescriptor(&descriptor).expect("a heap");
+            let private = MTLResourceOptions::StorageModePrivate;
+            // SAFETY: nothing else lies in the heap.
+            unsafe { heap.newBufferWithLength_options(4, private).expect("a buffer").makeAliasable() };
+        },
+    ),
     ("blit-range", |bench| copy(bench, 32, 0, 36, false), |bench| copy(bench, 32, 0, 32, false)),
     ("blit-alignment", |bench| copy(bench, 2, 0, 4, false), |bench| copy(bench, 4, 0, 4, false)),
     ("blit-overlap", |bench| copy(bench, 0, 28, 32, true), |bench| copy(bench, 0, 32, 32, true)),
     ("unretained-buffer-released", |bench| unretained(bench, true), |bench| unretained(bench, false)),
     ("residency-remove", |bench| residency(bench, false), |bench| residency(bench, true)),
+    (
+        "counter-boundary",
+        |bench| {
+            let samples = samples(bench, MTLStorageMode::Shared);
+            in_encoder(bench, |encoder| {
+                // SAFETY: the device checks whether it can sample here.
+                unsafe { encoder.sampleCountersInBuffer_atSampleIndex_withBarrier(&samples, 0, true) };
+            });
+        },
+        |bench| sampled(bench, 0),
+    ),
+    ("counter-index", |bench| sampled(bench, 2), |bench| sampled(bench, 1)),
+    (
+        "counter-private",
+        |bench| resolve(bench, MTLStorageMode::Private),
+        |bench| resolve(bench, MTLStorageMode::Shared),
+    ),
     (
         "event-backwards",
         |bench| {
@@ -296,6 +364,26 @@ fn threads(bench: &Bench, grid: usize, threadgroup: usize) {
     });
 }
 
+type Described = Result<bench::Pipeline, Retained<NSError>>;
+
+fn described(bench: &Bench, descriptor: &MTLComputePipelineDescriptor) -> Described {
+    let options = MTLPipelineOption::empty();
+    bench.device.newComputePipelineStateWithDescriptor_options_reflection_error(descriptor, options, None)
+}
+
+/// A dispatch of a pipeline that promises whole SIMD groups.
+fn whole_groups(bench: &Bench, threadgroup: usize) {
+    let descriptor = MTLComputePipelineDescriptor::new();
+    descriptor.setComputeFunction(Some(&bench.function("count")));
+    // SAFETY: the device checks the promise.
+    unsafe { descriptor.setThreadGroupSizeIsMultipleOfThreadExecutionWidth(true) };
+    let pipeline = described(bench, &descriptor).expect("a pipeline");
+    in_encoder(bench, |encoder| {
+        encoder.setComputePipelineState(&pipeline);
+        encoder.dispatchThreads_threadsPerThreadgroup(size(1), size(threadgroup));
+    });
+}
+
 fn threadgroup_memory(bench: &Bench, length: usize) {
     in_encoder(bench, |encoder| {
         encoder.setComputePipelineState(&bench.pipeline("count"));
@@ -303,6 +391,60 @@ fn threadgroup_memory(bench: &Bench, length: usize) {
         unsafe { encoder.setThreadgroupMemoryLength_atIndex(length, 0) };
         encoder.dispatchThreads_threadsPerThreadgroup(size(1), size(1));
     });
+}
+
+fn heap(bench: &Bench, size: usize, set: impl FnOnce(&MTLHeapDescriptor)) {
+    let descriptor = MTLHeapDescriptor::new();
+    descriptor.setSize(size);
+    set(&descriptor);
+    let legal = size > 0 && descriptor.storageMode() == MTLStorageMode::Private;
+    assert_eq!(bench.device.newHeapWithDescriptor(&descriptor).is_some(), legal);
+}
+
+/// A buffer in a placement heap of 16384 bytes, with an offset or without.
+fn in_heap(bench: &Bench, options: MTLResourceOptions, length: usize, offset: Option<usize>) {
+    let descriptor = MTLHeapDescriptor::new();
+    descriptor.setSize(16384);
+    descriptor.setStorageMode(MTLStorageMode::Shared);
+    descriptor.setType(MTLHeapType::Placement);
+    let heap = bench.device.newHeapWithDescriptor(&descriptor).expect("a heap");
+    let needed = bench.device.heapBufferSizeAndAlignWithLength_options(length, options);
+    assert_eq!((needed.size, needed.align), (length.next_multiple_of(256), 256));
+    match offset {
+        // SAFETY: the device checks the offset.
+        Some(offset) => drop(unsafe { heap.newBufferWithLength_options_offset(length, options, offset) }),
+        None => drop(heap.newBufferWithLength_options(length, options)),
+    }
+}
+
+type Samples = Retained<objc2::runtime::ProtocolObject<dyn MTLCounterSampleBuffer>>;
+
+/// Room for two timestamps.
+fn samples(bench: &Bench, storage: MTLStorageMode) -> Samples {
+    let descriptor = MTLCounterSampleBufferDescriptor::new();
+    descriptor.setCounterSet(bench.device.counterSets().and_then(|sets| sets.firstObject()).as_deref());
+    descriptor.setStorageMode(storage);
+    // SAFETY: two are possible.
+    unsafe { descriptor.setSampleCount(2) };
+    bench.device.newCounterSampleBufferWithDescriptor_error(&descriptor).expect("a sample buffer")
+}
+
+/// An encoder that takes a sample where it begins.
+fn sampled(bench: &Bench, index: usize) {
+    let pass = MTLComputePassDescriptor::computePassDescriptor();
+    // SAFETY: the device checks the index of the sample.
+    unsafe {
+        let attachment = pass.sampleBufferAttachments().objectAtIndexedSubscript(0);
+        attachment.setSampleBuffer(Some(&samples(bench, MTLStorageMode::Shared)));
+        attachment.setStartOfEncoderSampleIndex(index);
+    }
+    bench.commands().computeCommandEncoderWithDescriptor(&pass).expect("an encoder").endEncoding();
+}
+
+fn resolve(bench: &Bench, storage: MTLStorageMode) {
+    // SAFETY: both samples are there.
+    let data = unsafe { samples(bench, storage).resolveCounterRange(NSRange::new(0, 2)) };
+    assert_eq!(data.map(|data| data.len()), (storage == MTLStorageMode::Shared).then_some(16));
 }
 
 fn no_copy(bench: &Bench, shift: usize) {

@@ -48,10 +48,12 @@ pub fn rule(id: &str) -> Option<&'static Rule> {
     RULES.iter().find(|rule| rule.id == id)
 }
 
+/// A refusal by the rule of an id.
+///
 /// # Panics
 ///
 /// For an id that is not in the table; a test reads the sources and finds such an id.
-pub(crate) fn refuse(id: &str, message: String) -> Refusal {
+pub fn refuse(id: &str, message: String) -> Refusal {
     let rule = rule(id).unwrap_or_else(|| panic!("no rule has the id {id}"));
     Refusal { rule, message }
 }

@@ -105,6 +105,11 @@ impl Library {
         }))
     }
 
+    /// A hash of the source and of everything else that its kernels are made from.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Names of all kernels, in the order of the source.
     pub fn function_names(&self) -> Vec<String> {
         self.library.kernels.iter().map(|k| k.name.clone()).collect()

@@ -198,7 +198,7 @@ define_class!(
                 }
                 let (suspects, touches) = (product.suspects(&a, &x, &y), product.touches(&a, &x, &y));
                 let operands = [
-                    (Operand::Input, matrix.buffer()),
+                    (Operand::Left, matrix.buffer()),
                     (Operand::InputVector, input.buffer()),
                     (Operand::Result, result.buffer()),
                 ];

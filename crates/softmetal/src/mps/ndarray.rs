@@ -318,7 +318,7 @@ impl SoftNdArrayMultiplication {
             match encoder {
                 None => encode(commands, PRODUCT, &bound, suspects, touches, run),
                 Some(encoder) => {
-                    let command = command(commands, PRODUCT, &bound, suspects, &touches, run);
+                    let command = command(commands, PRODUCT, &bound, suspects, touches, run);
                     encoder.encode_kernel(PRODUCT, command);
                 }
             }

@@ -16,6 +16,7 @@ pub type Queue = Retained<ProtocolObject<dyn MTLCommandQueue>>;
 pub type Buffer = Retained<ProtocolObject<dyn MTLBuffer>>;
 pub type Commands = Retained<ProtocolObject<dyn MTLCommandBuffer>>;
 pub type Compute = Retained<ProtocolObject<dyn MTLComputeCommandEncoder>>;
+pub type Function = Retained<ProtocolObject<dyn MTLFunction>>;
 pub type Pipeline = Retained<ProtocolObject<dyn MTLComputePipelineState>>;
 
 pub const SHARED: MTLResourceOptions = MTLResourceOptions::StorageModeShared;
@@ -53,9 +54,13 @@ impl Bench {
         self.queue.commandBuffer().expect("a command buffer")
     }
 
-    pub fn pipeline(&self, name: &str) -> Pipeline {
+    pub fn function(&self, name: &str) -> Function {
         let library = self.device.newDefaultLibrary().expect("the default library");
-        let function = library.newFunctionWithName(&NSString::from_str(name)).expect("a kernel");
+        library.newFunctionWithName(&NSString::from_str(name)).expect("a kernel")
+    }
+
+    pub fn pipeline(&self, name: &str) -> Pipeline {
+        let function = self.function(name);
         self.device.newComputePipelineStateWithFunction_error(&function).expect("a pipeline")
     }
 
