@@ -73,7 +73,9 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
         Op::Accumulate(_) => {
             let [sum, gradient, keep] = [0, 1, 2].map(|input| site.inputs[input].clone());
             let mut list = vec![[sum, gradient]];
-            list.extend(site.following.iter().map(|step| [0, 1].map(|input| (site.tensor)(&step.inputs[input]))));
+            list.extend(
+                site.following.iter().map(|step| [0, 1].map(|input| (site.tensor)(&step.inputs[input]))),
+            );
             many::accumulate(list, &keep, site)
         }
         Op::AdamW(op) => many::adamw(op, site),
