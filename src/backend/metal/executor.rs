@@ -11,8 +11,8 @@ use super::device::Gpu;
 use super::launch::{Address, Launch, Touches};
 use super::site::{Site, Tensor};
 use super::{
-    dropout, elementwise, embedding, kv_write, layer_norm, layout, many, reduce, rms_norm, rope, silu_mul,
-    softmax, top_k,
+    dropout, elementwise, embedding, kv_write, layer_norm, layout, many, matmul, reduce, rms_norm, rope,
+    silu_mul, softmax, top_k,
 };
 use crate::backend::{Executable, Io};
 use crate::error::DeviceFault;
@@ -94,6 +94,7 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
         Op::LayerNormGrad(op) => layer_norm::compile_grad(op, site),
         Op::LogSoftmax(op) => softmax::compile(op.axis, true, site),
         Op::LogSoftmaxGrad(op) => softmax::compile_grad(op.axis, true, site),
+        Op::MatMul(op) => matmul::compile(op, site),
         Op::Reduce(op) => reduce::compile(op, site),
         Op::RmsNorm(op) => rms_norm::compile(op, site),
         Op::RmsNormGrad(op) => rms_norm::compile_grad(op, site),

@@ -109,14 +109,22 @@ impl Touches {
     }
 }
 
+/// What an argument of a kernel is bound to.
+pub(super) enum Binding {
+    /// A buffer, from a byte on.
+    Buffer(Address),
+    /// Sizes and factors.
+    Bytes(Vec<u8>),
+    /// Nothing: the kernel's function constants leave it out.
+    Nothing,
+}
+
 /// A dispatch.
 pub(super) struct Launch {
     /// The operation that it is for.
     pub(super) op: &'static str,
     pub(super) pipeline: Pipeline,
-    pub(super) buffers: Vec<Address>,
-    /// Sizes and factors, bound after the buffers.
-    pub(super) constants: Vec<u8>,
+    pub(super) bindings: Vec<Binding>,
     /// Bytes of threadgroup memory that the host chooses.
     pub(super) threadgroup_memory: usize,
     pub(super) groups: [usize; 3],
@@ -139,16 +147,20 @@ impl Launch {
         if !previous.is_some_and(|previous| previous.same(&self.pipeline)) {
             encoder.setComputePipelineState(self.pipeline.raw());
         }
-        for (index, address) in self.buffers.iter().enumerate() {
-            let (buffer, offset) = address.resolve(arena);
-            // SAFETY: the plan's places lie within their buffers, and the kernel's argument is of the tensor's type.
-            unsafe { encoder.setBuffer_offset_atIndex(Some(buffer), offset, index) };
-        }
-        if let Some(bytes) = NonNull::new(self.constants.as_ptr().cast::<c_void>().cast_mut())
-            && !self.constants.is_empty()
-        {
-            // SAFETY: the pointer is valid for the length; the bytes are copied.
-            unsafe { encoder.setBytes_length_atIndex(bytes, self.constants.len(), self.buffers.len()) };
+        for (index, binding) in self.bindings.iter().enumerate() {
+            match binding {
+                Binding::Buffer(address) => {
+                    let (buffer, offset) = address.resolve(arena);
+                    // SAFETY: the plan's places lie within their buffers, and the argument is of the tensor's type.
+                    unsafe { encoder.setBuffer_offset_atIndex(Some(buffer), offset, index) };
+                }
+                Binding::Bytes(bytes) => {
+                    let start = NonNull::from(&bytes[..]).cast::<c_void>();
+                    // SAFETY: the pointer is valid for the length; the bytes are copied.
+                    unsafe { encoder.setBytes_length_atIndex(start, bytes.len(), index) };
+                }
+                Binding::Nothing => {}
+            }
         }
         if self.threadgroup_memory > 0 {
             // SAFETY: the length is a multiple of 16 and below the device's limit.

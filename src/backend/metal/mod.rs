@@ -24,6 +24,7 @@ mod kv_write;
 mod layer_norm;
 mod layout;
 mod many;
+mod matmul;
 mod reduce;
 mod rms_norm;
 mod rope;

@@ -5,7 +5,7 @@ use bytemuck::NoUninit;
 use super::buffer::Arena;
 use super::device::Gpu;
 use super::fault::DEVICE;
-use super::launch::{Address, Launch, Span, Touches};
+use super::launch::{Address, Binding, Launch, Span, Touches};
 use super::pipeline::{Constant, Pipeline, Source};
 use crate::graph::Step;
 use crate::tensor::{DType, Layout};
@@ -141,8 +141,7 @@ impl Site<'_> {
         Ok(Builder {
             op: self.step.op.name(),
             pipeline,
-            buffers: Vec::new(),
-            constants: Vec::new(),
+            bindings: Vec::new(),
             threadgroup_memory: 0,
             touches: Touches::default(),
         })
@@ -153,15 +152,14 @@ impl Site<'_> {
         if groups.contains(&0) {
             return;
         }
-        let Builder { op, pipeline, buffers, constants, threadgroup_memory, touches } = builder;
+        let Builder { op, pipeline, bindings, threadgroup_memory, touches } = builder;
         let most = pipeline.most_threads();
         debug_assert!(
             threads.iter().product::<usize>() <= most,
             "{}: {threads:?} of {most}",
             pipeline.name()
         );
-        let launch =
-            Launch { op, pipeline, buffers, constants, threadgroup_memory, groups, threads, barrier: false };
+        let launch = Launch { op, pipeline, bindings, threadgroup_memory, groups, threads, barrier: false };
         self.items.push(super::executor::Item::launch(launch, touches));
     }
 
@@ -171,12 +169,11 @@ impl Site<'_> {
     }
 }
 
-/// A launch being put together: buffers are bound in the order of the calls, constants after them.
+/// A launch being put together: arguments are bound in the order of the calls.
 pub(super) struct Builder {
     op: &'static str,
     pipeline: Pipeline,
-    buffers: Vec<Address>,
-    constants: Vec<u8>,
+    bindings: Vec<Binding>,
     threadgroup_memory: usize,
     touches: Touches,
 }
@@ -185,14 +182,14 @@ impl Builder {
     /// Binds a tensor's first element, to read.
     pub(super) fn read(mut self, tensor: &Tensor) -> Self {
         self.touches.reads.push(Span::new(&tensor.first(), tensor.extent()));
-        self.buffers.push(tensor.first());
+        self.bindings.push(Binding::Buffer(tensor.first()));
         self
     }
 
     /// Binds a tensor's first element, to write.
     pub(super) fn write(mut self, tensor: &Tensor) -> Self {
         self.touches.writes.push(Span::new(&tensor.first(), tensor.extent()));
-        self.buffers.push(tensor.first());
+        self.bindings.push(Binding::Buffer(tensor.first()));
         self
     }
 
@@ -213,21 +210,21 @@ impl Builder {
     /// Binds memory to read.
     pub(super) fn read_bytes(mut self, address: &Address, bytes: usize) -> Self {
         self.touches.reads.push(Span::new(address, bytes));
-        self.buffers.push(address.clone());
+        self.bindings.push(Binding::Buffer(address.clone()));
         self
     }
 
     /// Binds memory to write.
     pub(super) fn write_bytes(mut self, address: &Address, bytes: usize) -> Self {
         self.touches.writes.push(Span::new(address, bytes));
-        self.buffers.push(address.clone());
+        self.bindings.push(Binding::Buffer(address.clone()));
         self
     }
 
     /// Binds memory from its beginning, of which a part is written.
     pub(super) fn write_part(mut self, address: &Address, offset: usize, bytes: usize) -> Self {
         self.touches.writes.push(Span::new(&address.plus(offset), bytes));
-        self.buffers.push(address.clone());
+        self.bindings.push(Binding::Buffer(address.clone()));
         self
     }
 
@@ -243,13 +240,19 @@ impl Builder {
 
     /// Binds something again, in the place of an argument that the kernel does not use this time.
     pub(super) fn unused(mut self, address: &Address) -> Self {
-        self.buffers.push(address.clone());
+        self.bindings.push(Binding::Buffer(address.clone()));
         self
     }
 
-    /// Sets the struct of sizes and factors.
+    /// Binds a struct of sizes and factors.
     pub(super) fn constants(mut self, constants: &impl NoUninit) -> Self {
-        self.constants = bytemuck::bytes_of(constants).to_vec();
+        self.bindings.push(Binding::Bytes(bytemuck::bytes_of(constants).to_vec()));
+        self
+    }
+
+    /// Leaves an argument out.
+    pub(super) fn nothing(mut self) -> Self {
+        self.bindings.push(Binding::Nothing);
         self
     }
 
