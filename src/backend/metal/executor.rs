@@ -11,8 +11,8 @@ use super::device::Gpu;
 use super::launch::{Address, Launch, Touches};
 use super::site::{Site, Tensor};
 use super::{
-    dropout, elementwise, embedding, kv_write, layer_norm, layout, many, matmul, reduce, rms_norm, rope,
-    silu_mul, softmax, top_k,
+    dropout, elementwise, embedding, kv_write, layer_norm, layout, lora, many, matmul, reduce, rms_norm,
+    rope, silu_mul, softmax, top_k,
 };
 use crate::backend::{Executable, Io};
 use crate::error::DeviceFault;
@@ -62,6 +62,8 @@ pub(super) fn scratch(op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> us
     match op {
         Op::GlobalNorm(_) => many::norm_scratch(inputs),
         Op::LayerNormGrad(_) => layer_norm::grad_scratch(inputs),
+        Op::Lora(op) => lora::scratch(op, inputs),
+        Op::LoraGrad(op) => lora::grad_scratch(op, inputs),
         Op::RmsNormGrad(_) => rms_norm::grad_scratch(inputs),
         _ => 0,
     }
@@ -94,6 +96,8 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
         Op::LayerNormGrad(op) => layer_norm::compile_grad(op, site),
         Op::LogSoftmax(op) => softmax::compile(op.axis, true, site),
         Op::LogSoftmaxGrad(op) => softmax::compile_grad(op.axis, true, site),
+        Op::Lora(op) => lora::compile(op, site),
+        Op::LoraGrad(op) => lora::compile_grad(op, site),
         Op::MatMul(op) => matmul::compile(op, site),
         Op::Reduce(op) => reduce::compile(op, site),
         Op::RmsNorm(op) => rms_norm::compile(op, site),

@@ -5,6 +5,7 @@
 
 use bytemuck::NoUninit;
 
+use super::gemv;
 use super::pipeline::{Constant, Source};
 use super::site::{Builder, Site, Tensor, small, type_name};
 use crate::Result;
@@ -109,6 +110,11 @@ struct SteelAddend {
 /// Adds the launch of a product.
 pub(super) fn compile(op: &MatMul, site: &mut Site<'_>) -> Result<()> {
     let Some(d) = site.output(0) else { return Ok(()) };
+    let (x, w) = (site.inputs[0].clone(), site.inputs[1].clone());
+    let plain = !op.transpose_a && op.transpose_b && op.alpha.0 == 1.0 && site.inputs.len() == 2;
+    if plain && x.last() > 0 && gemv::takes(&x, &w, x.rows()) && x.dtype == d.dtype {
+        return gemv::push(&x, &w, &d, None, site);
+    }
     let a = Matrix::new(&site.inputs[0], op.transpose_a);
     let b = Matrix::new(&site.inputs[1], op.transpose_b);
     let c = site.inputs.get(2).cloned();
