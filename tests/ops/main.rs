@@ -143,7 +143,9 @@ fn large_products_and_heads_give_their_definition() {
         HostTensor::from_slice(&targets, [m]).unwrap(),
         HostTensor::from_slice(&weights, [m]).unwrap(),
     ];
-    check(&device, &Case { op: CrossEntropy { head: true }.into(), inputs }, F32);
+    // Sums of 300,000 terms: in one run of f32 on a GPU, in blocks on the CPU.
+    let tolerance = if cfg!(metal) { 3.0 * F32 } else { F32 };
+    check(&device, &Case { op: CrossEntropy { head: true }.into(), inputs }, tolerance);
 }
 
 #[test]

@@ -195,6 +195,12 @@ impl MetalBuffer {
         Err(Error::invalid("metal buffer", format!("bytes {offset}+{len} of {} do not exist", self.bytes)))
     }
 
+    /// The first four bytes, for whoever holds the arena's lock.
+    pub(super) fn first_word(&self) -> u32 {
+        // SAFETY: the buffer has four bytes or more, and begins at a multiple of 256.
+        unsafe { self.contents().cast::<u32>().read() }
+    }
+
     /// The first byte, for whoever holds the arena's lock.
     fn contents(&self) -> *mut u8 {
         // SAFETY: `start` lies within the buffer.

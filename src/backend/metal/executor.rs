@@ -8,11 +8,11 @@ use objc2_metal::MTLBuffer;
 use super::buffer::{Arena, MetalBuffer, Raw};
 use super::commands::{Bound, Commands, Failed, Idle, Load};
 use super::device::Gpu;
-use super::launch::{Address, Launch, Touches};
-use super::site::{Site, Tensor};
+use super::launch::{Address, Launch, Span, Touches};
+use super::site::{IndexCheck, Site, Tensor};
 use super::{
-    dropout, elementwise, embedding, kv_write, layer_norm, layout, lora, many, matmul, reduce, rms_norm,
-    rope, silu_mul, softmax, top_k,
+    attention, cross_entropy, dropout, elementwise, embedding, kv_write, layer_norm, layout, lora, many,
+    matmul, reduce, rms_norm, rope, silu_mul, softmax, top_k,
 };
 use crate::backend::{Executable, Io};
 use crate::error::DeviceFault;
@@ -47,6 +47,11 @@ pub(super) struct Item {
 }
 
 impl Item {
+    /// Whether it writes any of these bytes.
+    pub(super) fn writes(&self, span: &Span) -> bool {
+        self.touches.writes.iter().any(|other| other.meets(span))
+    }
+
     pub(super) fn launch(launch: Launch, touches: Touches) -> Self {
         Self { op: launch.op, work: Work::Launch(launch), touches, load: Load::default(), once: false }
     }
@@ -60,6 +65,8 @@ impl Item {
 pub(super) fn scratch(op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
     let _ = outputs;
     match op {
+        Op::Attention(_) => attention::scratch(inputs),
+        Op::CrossEntropy(op) => cross_entropy::scratch(op, inputs),
         Op::GlobalNorm(_) => many::norm_scratch(inputs),
         Op::LayerNormGrad(_) => layer_norm::grad_scratch(inputs),
         Op::Lora(op) => lora::scratch(op, inputs),
@@ -85,8 +92,10 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
             elementwise::compile(site)
         }
         Op::ArgMax(_) => top_k::compile_arg_max(site),
+        Op::Attention(op) => attention::compile(op, site),
         Op::Cast(_) | Op::Copy(_) => layout::compile_copy(site),
         Op::Concat(op) => layout::compile_concat(op, site),
+        Op::CrossEntropy(op) => cross_entropy::compile(op, site),
         Op::Dropout(op) => dropout::compile(op, site),
         Op::Embedding(_) => embedding::compile(site),
         Op::EmbeddingGrad(_) => embedding::compile_grad(site),
@@ -139,6 +148,8 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
         layout: operand.layout.clone(),
     };
     let mut items = Vec::with_capacity(plan.steps.len());
+    let given: Vec<Tensor> = plan.inputs.iter().map(|input| tensor(&input.operand)).collect();
+    let mut checks = Vec::new();
     let mut rest = &plan.steps[..];
     while let Some(step) = rest.first() {
         let together = together(rest);
@@ -163,6 +174,8 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
             scratch: Address::Arena(step.scratch.0),
             following,
             tensor: &tensor,
+            given: &given,
+            checks: &mut checks,
             items: &mut items,
         })?;
         let added = &mut items[first..];
@@ -178,7 +191,8 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
         gpu: Arc::clone(gpu),
         arena: arena.clone(),
         items,
-        inputs: plan.inputs.iter().map(|input| tensor(&input.operand)).collect(),
+        checks,
+        inputs: given,
         outputs: plan.outputs.iter().map(tensor).collect(),
         bound: Mutex::new(Bound { dispatches: 64, milliseconds: 50.0, bytes: 64 << 20 }),
         _parameters: plan.parameters.clone(),
@@ -235,6 +249,7 @@ struct Replay {
     gpu: Arc<Gpu>,
     arena: Arena,
     items: Vec<Item>,
+    checks: Vec<IndexCheck>,
     inputs: Vec<Tensor>,
     outputs: Vec<Tensor>,
     bound: Mutex<Bound>,
@@ -271,6 +286,9 @@ impl Replay {
 
 impl Executable for Replay {
     fn run(&self, io: &mut dyn Io) -> Result<()> {
+        for check in &self.checks {
+            check.before(io)?;
+        }
         autoreleasepool(|_| {
             let mut state = self.arena.lock();
             let memory = state.memory();
@@ -308,6 +326,9 @@ impl Executable for Replay {
                 }
                 *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound.halved();
                 tracing::warn!(attempt, "the GPU's time limit stopped a command buffer; trying smaller ones");
+            }
+            for check in &self.checks {
+                check.after()?;
             }
             for (index, output) in self.outputs.iter().enumerate() {
                 let bytes = output.elements() * output.dtype.size();

@@ -80,7 +80,7 @@ impl Span {
         Self { buffer: address.identity(), bytes: start..start + bytes }
     }
 
-    fn meets(&self, other: &Self) -> bool {
+    pub(super) fn meets(&self, other: &Self) -> bool {
         self.buffer == other.buffer
             && self.bytes.start < other.bytes.end
             && other.bytes.start < self.bytes.end

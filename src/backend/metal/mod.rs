@@ -17,6 +17,8 @@ mod pipeline;
 mod site;
 mod strided;
 
+mod attention;
+mod cross_entropy;
 mod dropout;
 mod elementwise;
 mod embedding;

@@ -37,6 +37,7 @@ pub(super) fn compile(op: &Rope, site: &mut Site<'_>) -> Result<()> {
         head_stride: small(x.layout.strides[1]),
         direction: if op.inverse { -1.0 } else { 1.0 },
     };
+    site.check_indices(&positions, cos.layout.shape[0], "position")?;
     let launch = site.kernel(SOURCE, &format!("rope_{}", x.type_name()))?;
     let launch = launch.read(&x).read(&cos).read(&sin).read(&positions).write(&y);
     site.push_elements(launch.constants(&sizes), pairs);

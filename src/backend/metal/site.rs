@@ -2,11 +2,12 @@
 
 use bytemuck::NoUninit;
 
-use super::buffer::Arena;
+use super::buffer::{Arena, MetalBuffer};
 use super::device::Gpu;
 use super::fault::DEVICE;
 use super::launch::{Address, Binding, Launch, Span, Touches};
 use super::pipeline::{Constant, Pipeline, Source};
+use crate::backend::reference::index_error;
 use crate::graph::Step;
 use crate::tensor::{DType, Layout};
 use crate::{Error, Result};
@@ -89,6 +90,46 @@ pub(super) fn row_threads(n: usize) -> usize {
     n.div_ceil(4).next_multiple_of(32).clamp(32, 1024)
 }
 
+/// A tensor of indices that must lie below a limit. Kernels cannot raise an error, so the host looks: before the run at
+/// what it gives, after it at flags.
+pub(super) struct IndexCheck {
+    op: &'static str,
+    what: &'static str,
+    limit: usize,
+    at: Indices,
+}
+
+enum Indices {
+    /// An input of the plan.
+    Input(usize),
+    /// Computed on the device: a flag, set by a launch.
+    Flag(MetalBuffer),
+}
+
+impl IndexCheck {
+    /// Looks at the inputs of a run.
+    pub(super) fn before(&self, io: &dyn crate::backend::Io) -> Result<()> {
+        let Indices::Input(input) = self.at else { return Ok(()) };
+        let indices =
+            io.input(input).chunks_exact(4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]) as usize);
+        match indices.into_iter().find(|&index| index >= self.limit) {
+            Some(index) => Err(index_error(self.op, self.what, index, self.limit)),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks at the flag that a run has left.
+    pub(super) fn after(&self) -> Result<()> {
+        let Indices::Flag(flag) = &self.at else { return Ok(()) };
+        match flag.first_word() as usize {
+            0 => Ok(()),
+            found => Err(index_error(self.op, self.what, found - 1, self.limit)),
+        }
+    }
+}
+
+const CHECK: Source = Source::new("check_indices", include_str!("kernels/check_indices.metal"));
+
 /// What the launches of a step are collected in.
 pub(super) struct Site<'a> {
     pub(super) gpu: &'a Gpu,
@@ -102,6 +143,9 @@ pub(super) struct Site<'a> {
     pub(super) following: &'a [Step],
     /// The tensor of an operand.
     pub(super) tensor: &'a dyn Fn(&crate::graph::Operand) -> Tensor,
+    /// The inputs of the plan.
+    pub(super) given: &'a [Tensor],
+    pub(super) checks: &'a mut Vec<IndexCheck>,
     pub(super) items: &'a mut Vec<super::executor::Item>,
 }
 
@@ -123,6 +167,32 @@ impl Site<'_> {
             return Ok(());
         }
         Err(self.unsupported(tensor.dtype, &format!("cast it to {dtype}, as the other inputs")))
+    }
+
+    /// Makes a run fail, with an error that names it, if an index is not below `limit`.
+    pub(super) fn check_indices(&mut self, indices: &Tensor, limit: usize, what: &'static str) -> Result<()> {
+        let op = self.step.op.name();
+        let span = Span::new(&indices.first(), indices.extent());
+        let same = |given: &Tensor| {
+            given.dtype == DType::U32
+                && given.elements() == indices.elements()
+                && Span::new(&given.first(), given.extent()) == span
+        };
+        let fresh = !self.items.iter().any(|item| item.writes(&span));
+        let at = match self.given.iter().position(same).filter(|_| fresh) {
+            Some(input) => Indices::Input(input),
+            None => {
+                let flag = MetalBuffer::new(self.gpu, 4, "flags", self.arena)?;
+                let (raw, start) = flag.location();
+                let to = Tensor::bytes(Address::Fixed(raw.clone(), start), 4);
+                let launch = self.kernel(CHECK, "check_indices")?.read(indices).write(&to);
+                let launch = launch.constants(&[small(indices.elements()), small(limit)]);
+                self.push(launch, [1, 1, 1], [32, 1, 1]);
+                Indices::Flag(flag)
+            }
+        };
+        self.checks.push(IndexCheck { op, what, limit, at });
+        Ok(())
     }
 
     /// Begins a launch of a kernel.
