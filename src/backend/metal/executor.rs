@@ -11,8 +11,8 @@ use super::device::Gpu;
 use super::launch::{Address, Launch, Span, Touches};
 use super::site::{IndexCheck, Site, Tensor};
 use super::{
-    attention, cross_entropy, dropout, elementwise, embedding, kv_write, layer_norm, layout, lora, many,
-    matmul, reduce, rms_norm, rope, silu_mul, softmax, top_k,
+    attention, attention_grad, cross_entropy, dropout, elementwise, embedding, kv_write, layer_norm, layout,
+    lora, many, matmul, reduce, rms_norm, rope, silu_mul, softmax, top_k,
 };
 use crate::backend::{Executable, Io};
 use crate::error::DeviceFault;
@@ -66,6 +66,7 @@ pub(super) fn scratch(op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> us
     let _ = outputs;
     match op {
         Op::Attention(_) => attention::scratch(inputs),
+        Op::AttentionGrad(_) => attention_grad::scratch(inputs),
         Op::CrossEntropy(op) => cross_entropy::scratch(op, inputs),
         Op::GlobalNorm(_) => many::norm_scratch(inputs),
         Op::LayerNormGrad(_) => layer_norm::grad_scratch(inputs),
@@ -93,6 +94,7 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
         }
         Op::ArgMax(_) => top_k::compile_arg_max(site),
         Op::Attention(op) => attention::compile(op, site),
+        Op::AttentionGrad(op) => attention_grad::compile(op, site),
         Op::Cast(_) | Op::Copy(_) => layout::compile_copy(site),
         Op::Concat(op) => layout::compile_concat(op, site),
         Op::CrossEntropy(op) => cross_entropy::compile(op, site),

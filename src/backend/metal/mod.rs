@@ -18,6 +18,7 @@ mod site;
 mod strided;
 
 mod attention;
+mod attention_grad;
 mod cross_entropy;
 mod dropout;
 mod elementwise;
