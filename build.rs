@@ -8,6 +8,8 @@ fn main() {
     println!("cargo:rustc-check-cfg=cfg(metal)");
     println!("cargo:rustc-check-cfg=cfg(mps)");
     println!("cargo:rustc-check-cfg=cfg(softmetal)");
+    // Tests look for their files here, whoever compiles them.
+    println!("cargo:rustc-env=METAL_CANDLE_ROOT={}", std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default());
     let on = |name: &str| std::env::var_os(name).is_some();
     let apple = std::env::var("CARGO_CFG_TARGET_VENDOR").is_ok_and(|vendor| vendor == "apple");
     if apple && on("CARGO_FEATURE_CUSTOM_METAL") {
