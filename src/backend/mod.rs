@@ -35,6 +35,12 @@ pub trait Backend: Send + Sync {
     /// Working memory that an operation wants, in bytes.
     fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize;
 
+    /// Whether two operations that follow each other may run at the same time, so that what the first reads must live
+    /// until the second is over.
+    fn together(&self, _first: &Op, _second: &Op) -> bool {
+        false
+    }
+
     /// Chooses kernels for every step. An operation or dtype without a kernel is an error that names it.
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>>;
 }
@@ -138,7 +144,14 @@ impl Device {
 
     /// The plan of a computation on this device, without compiling it.
     pub fn plan(&self, graph: &Graph, outputs: &[LazyTensor], updates: &[LazyTensor]) -> Result<Plan> {
-        Plan::new(graph, outputs, updates, &|op, inputs, specs| self.0.backend.scratch(op, inputs, specs))
+        let backend = &self.0.backend;
+        Plan::new(
+            graph,
+            outputs,
+            updates,
+            &|op, inputs, specs| backend.scratch(op, inputs, specs),
+            &|first, second| backend.together(first, second),
+        )
     }
 
     /// Compiles the computation of `outputs`, and of `updates`, which are computed for their effect on

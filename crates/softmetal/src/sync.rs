@@ -1,5 +1,6 @@
 //! `MTLFence`, `MTLEvent` and `MTLSharedEvent`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ pub(crate) struct EventState {
     number: Number,
     value: Mutex<u64>,
     changed: Condvar,
+    /// The value that the host waited for last; none is waited for at the beginning, and 0 is always reached.
+    awaited: AtomicU64,
 }
 
 define_class!(
@@ -73,7 +76,10 @@ define_class!(
 
         #[unsafe(method(waitUntilSignaledValue:timeoutMS:))]
         fn wait_until(&self, value: u64, milliseconds: u64) -> bool {
-            count(|counters| counters.host_waits += 1);
+            // A wait that is taken up again after its time limit is one wait.
+            if self.ivars().awaited.swap(value, Ordering::Relaxed) != value {
+                count(|counters| counters.host_waits += 1);
+            }
             let deadline = Instant::now().checked_add(Duration::from_millis(milliseconds));
             let reached = self.wait(value, deadline);
             if reached {

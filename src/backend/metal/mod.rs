@@ -78,6 +78,10 @@ impl Backend for Metal {
         executor::scratch(op, inputs, outputs)
     }
 
+    fn together(&self, first: &Op, second: &Op) -> bool {
+        matches!((first, second), (Op::MatMul(_) | Op::Lora(_), Op::SiluMul(_)))
+    }
+
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {
         objc2::rc::autoreleasepool(|_| {
             self.arena.reserve(&self.gpu, plan.arena_bytes)?;

@@ -139,8 +139,10 @@ pub(super) struct Site<'a> {
     pub(super) outputs: Vec<Option<Tensor>>,
     /// Working memory, as much as `executor::scratch` said.
     pub(super) scratch: Address,
-    /// Steps after this one that its launches are to do as well.
-    pub(super) following: &'a [Step],
+    /// The steps after this one.
+    pub(super) rest: &'a [Step],
+    /// How many of them this one's launches do as well.
+    pub(super) done: usize,
     /// The tensor of an operand.
     pub(super) tensor: &'a dyn Fn(&crate::graph::Operand) -> Tensor,
     /// The inputs of the plan.
