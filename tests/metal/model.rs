@@ -47,7 +47,7 @@ pub(crate) fn adapter(model: &Decoder) -> Adapter {
 fn options(steps: usize) -> TrainOptions {
     TrainOptions {
         steps,
-        batch_size: 2,
+        batch_size: 1,
         accumulation: 1,
         max_length: 32,
         schedule: Schedule {
@@ -92,7 +92,7 @@ fn sixteen_greedy_tokens_are_those_of_the_cpu() {
 
 fn losses(files: &ModelFiles, device: &Device) -> Vec<f64> {
     let model = load(files, device);
-    let texts = ["The capital of France is Paris.", "Two and two make four, and not five."];
+    let texts = ["Two and two make four."];
     let examples: Vec<Example> = texts
         .iter()
         .map(|text| {
