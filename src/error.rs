@@ -79,6 +79,18 @@ pub enum Error {
         /// What the memory was for.
         what: String,
     },
+    /// Work failed on the device. What was on disk is as it was.
+    #[error("{device}: {what} failed: {fault}: {message}; {}", fault.advice())]
+    Device {
+        /// The device's name.
+        device: String,
+        /// The operations, or the object, that failed.
+        what: String,
+        /// What happened.
+        fault: DeviceFault,
+        /// What the system said.
+        message: String,
+    },
     /// A file's content is not what it must be.
     #[error("{}{}: {message}", path.display(), place.as_ref().map(|p| format!(" ({p})")).unwrap_or_default())]
     File {
@@ -119,6 +131,70 @@ pub enum Error {
         /// How to go on.
         advice: String,
     },
+}
+
+/// How work on a device can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceFault {
+    /// The device, or an object of it, is not to be had.
+    Unavailable,
+    /// A kernel does not compile, or its pipeline cannot be made.
+    Kernel,
+    /// The system stopped work that took too long, for example to keep the display alive.
+    Timeout,
+    /// A kernel touched memory that does not exist.
+    PageFault,
+    /// Memory ran out while the work was done.
+    OutOfMemory,
+    /// The work used a resource that is gone.
+    InvalidResource,
+    /// The system took the right to use the GPU away: too many faults.
+    AccessRevoked,
+    /// The process may not use the GPU, for example in the background.
+    NotPermitted,
+    /// The GPU was taken out.
+    DeviceRemoved,
+    /// The driver failed.
+    Internal,
+    /// Another error, with its code.
+    Unknown(i64),
+}
+
+impl DeviceFault {
+    /// What to do.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Unavailable => "use the cpu",
+            Self::Kernel => "report it with the message and the versions that `metal-candle doctor` prints",
+            Self::Timeout => "use a smaller batch or sequence length, or close what else uses the GPU",
+            Self::OutOfMemory => "use a smaller batch or sequence length, or close other programs",
+            Self::NotPermitted => "bring the program to the foreground, or use the cpu",
+            Self::AccessRevoked | Self::DeviceRemoved => "start the program again",
+            Self::PageFault | Self::InvalidResource | Self::Internal | Self::Unknown(_) => {
+                "start the program again; if it comes back, use the cpu and report it"
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for DeviceFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = match self {
+            Self::Unavailable => "not available",
+            Self::Kernel => "the kernel cannot be made",
+            Self::Timeout => "it took too long",
+            Self::PageFault => "page fault",
+            Self::OutOfMemory => "out of memory",
+            Self::InvalidResource => "invalid resource",
+            Self::AccessRevoked => "access revoked",
+            Self::NotPermitted => "not permitted",
+            Self::DeviceRemoved => "device removed",
+            Self::Internal => "internal error",
+            Self::Unknown(code) => return write!(f, "error {code}"),
+        };
+        f.write_str(text)
+    }
 }
 
 impl Error {

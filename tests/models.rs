@@ -14,8 +14,16 @@ use metal_candle::training::Adapter;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
+#[cfg(softmetal)]
+extern crate softmetal;
+
+/// The GPU where this build has one, otherwise the CPU.
+fn device() -> Device {
+    if cfg!(metal) { Device::metal().unwrap() } else { Device::cpu(2).unwrap() }
+}
+
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+    Path::new(env!("METAL_CANDLE_ROOT")).join("tests/golden")
 }
 
 fn expected(folder: &Path, name: &str) -> (Vec<usize>, Vec<f32>, Vec<u32>) {
@@ -28,7 +36,7 @@ fn expected(folder: &Path, name: &str) -> (Vec<usize>, Vec<f32>, Vec<u32>) {
 
 fn load(folder: &Path, dtype: DType) -> Decoder {
     let (config, weights) = ModelFiles::open_weights(folder).unwrap();
-    Decoder::load(config, &weights, &Device::cpu(2).unwrap(), dtype, &|_| ()).unwrap()
+    Decoder::load(config, &weights, &device(), dtype, &|_| ()).unwrap()
 }
 
 /// Logits of all positions of a sequence, computed as in training, with or without rewrites.

@@ -14,13 +14,21 @@ use metal_candle::training::{
 use metal_candle::{Error, Result};
 use serde_json::Value;
 
+#[cfg(softmetal)]
+extern crate softmetal;
+
+/// The GPU where this build has one, otherwise the CPU.
+fn device() -> Device {
+    if cfg!(metal) { Device::metal().unwrap() } else { Device::cpu(2).unwrap() }
+}
+
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+    Path::new(env!("METAL_CANDLE_ROOT")).join("tests/golden")
 }
 
 fn model(folder: &Path) -> Decoder {
     let (config, weights) = ModelFiles::open_weights(folder).unwrap();
-    Decoder::load(config, &weights, &Device::cpu(2).unwrap(), DType::F32, &|_| ()).unwrap()
+    Decoder::load(config, &weights, &device(), DType::F32, &|_| ()).unwrap()
 }
 
 fn options(steps: usize) -> TrainOptions {

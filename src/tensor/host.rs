@@ -85,6 +85,14 @@ impl HostTensor {
         self.spec.dtype
     }
 
+    /// The mapped file that the bytes lie in, if they do.
+    pub fn mapped_file(&self) -> Option<&MappedFile> {
+        match &self.storage {
+            Storage::Owned(_) => None,
+            Storage::Mapped { file, .. } => Some(file),
+        }
+    }
+
     /// Whether the bytes are a window into a mapped file.
     pub fn is_mapped(&self) -> bool {
         matches!(self.storage, Storage::Mapped { .. })

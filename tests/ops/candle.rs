@@ -1,7 +1,6 @@
 //! The same operations in candle 0.11, in f32.
 
 use candle_core::{D, Device as CandleDevice, Tensor};
-use metal_candle::backend::Device;
 use metal_candle::ops::{Attention, BinaryFn, Real, UnaryFn};
 use metal_candle::tensor::HostTensor;
 
@@ -26,7 +25,7 @@ fn compare(name: &str, ours: &HostTensor, theirs: &Tensor) {
 
 #[test]
 fn results_agree_with_candle() {
-    let device = Device::cpu(2).unwrap();
+    let device = super::device();
     let r = &mut Random::new(21);
     let (x, y) = (r.tensor([6, 40]), r.tensor([6, 40]));
     let (cx, cy) = (to_candle(&x), to_candle(&y));
@@ -62,7 +61,7 @@ fn results_agree_with_candle() {
 
 #[test]
 fn products_agree_with_candle() {
-    let device = Device::cpu(2).unwrap();
+    let device = super::device();
     let r = &mut Random::new(22);
     // Products of 1/√k-sized numbers stay of order one, where 1e-5 means something.
     let (a, b) = (r.spread([33, 600], 0.2, 0.0), r.spread([70, 600], 0.2, 0.0));
@@ -75,7 +74,7 @@ fn products_agree_with_candle() {
 
 #[test]
 fn attention_agrees_with_candle() {
-    let device = Device::cpu(2).unwrap();
+    let device = super::device();
     let r = &mut Random::new(23);
     let (batch, t, heads, d) = (2, 70, 3, 32);
     let [q, k, v] = [0; 3].map(|_| r.tensor([batch, t, heads, d]));

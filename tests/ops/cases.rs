@@ -80,6 +80,10 @@ pub(crate) fn all(s: Sizes, seed: u64) -> Vec<Case> {
     attention(&mut cases, s, r);
     layout(&mut cases, s, r);
     training(&mut cases, s, r);
+    // While an operation is written: OPS=softmax,lora runs theirs alone.
+    if let Ok(wanted) = std::env::var("OPS") {
+        cases.retain(|case| wanted.split(',').any(|name| case.op.name() == name));
+    }
     cases
 }
 

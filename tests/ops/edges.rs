@@ -28,7 +28,7 @@ fn is_gradient_kernel(op: &Op) -> bool {
 
 #[test]
 fn zeros_ones_tiny_and_large_numbers() {
-    let device = Device::cpu(2).unwrap();
+    let device = super::device();
     for case in all(SIZES, 3).iter().filter(|case| !is_gradient_kernel(&case.op)) {
         for value in [0.0, 1.0, -1.0, 1e-10, -1e-10] {
             let case = filled(case, |_| value);
@@ -56,7 +56,7 @@ fn compare(device: &Device, case: &Case, tolerance: f64) {
 
 #[test]
 fn functions_at_zero_infinity_and_nan() {
-    let device = Device::cpu(1).unwrap();
+    let device = super::device();
     let values = [0.0_f32, -0.0, 1e-10, -1e-10, 1e10, -1e10, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
     for case in all(SIZES, 4) {
         let function = match &case.op {
@@ -83,7 +83,7 @@ fn functions_at_zero_infinity_and_nan() {
 /// A NaN in the input is in the output: nothing is hidden.
 #[test]
 fn nan_goes_through() {
-    let device = Device::cpu(2).unwrap();
+    let device = super::device();
     for case in all(SIZES, 5) {
         if is_gradient_kernel(&case.op) || matches!(&case.op, Op::ArgMax(_)) {
             continue;
@@ -101,7 +101,7 @@ fn count_nan(tensor: &HostTensor) -> usize {
 
 #[test]
 fn infinities_are_where_the_definition_has_them() {
-    let device = Device::cpu(2).unwrap();
+    let device = super::device();
     let r = &mut Random::new(6);
     for case in all(SIZES, 6) {
         let row_op = matches!(
@@ -127,7 +127,7 @@ fn infinities_are_where_the_definition_has_them() {
 
 #[test]
 fn empty_tensors() {
-    let device = Device::cpu(2).unwrap();
+    let device = super::device();
     for case in all(Sizes { m: 0, n: 8, k: 4, b: 2 }, 7) {
         // A maximum or mean over nothing, and a top-k of nothing, are refused when they are recorded.
         let specs: Vec<_> = case.inputs.iter().map(|x| x.spec().clone()).collect();
@@ -141,7 +141,7 @@ fn empty_tensors() {
 /// Every operation on views: each input is a window of a larger, transposed tensor.
 #[test]
 fn views_give_what_copies_give() {
-    let device = Device::cpu(2).unwrap();
+    let device = super::device();
     for case in all(SIZES, 8) {
         if !case.op.contract().updates(case.inputs.len()).is_empty() {
             continue;
@@ -175,7 +175,7 @@ fn views_give_what_copies_give() {
 /// rounds on the way.
 #[test]
 fn sixteen_bit_storage() {
-    let device = Device::cpu(2).unwrap();
+    let device = super::device();
     for (dtype, tolerance) in [(DType::F16, 2e-3), (DType::BF16, 1.6e-2)] {
         for mut case in all(SIZES, 9) {
             if matches!(
@@ -220,7 +220,7 @@ proptest! {
     fn random_shapes_give_the_definition(
         m in 0_usize..50, n in 1_usize..90, k in 1_usize..20, b in 1_usize..4, seed in 0_u64..1 << 40,
     ) {
-        let device = Device::cpu(2).unwrap();
+        let device = super::device();
         for case in all(Sizes { m, n, k, b }, seed) {
             let specs: Vec<_> = case.inputs.iter().map(|x| x.spec().clone()).collect();
             if case.op.contract().infer(&specs).is_ok() {
@@ -234,7 +234,7 @@ proptest! {
 #[test]
 fn indices_outside_their_tables_are_errors() {
     let ids = HostTensor::from_slice(&[0_u32, 5], [2]).unwrap();
-    for device in [Device::cpu(2).unwrap(), Device::reference()] {
+    for device in [super::device(), Device::reference()] {
         let table = Random::new(1).tensor([5, 3]);
         let picked = recorded(&[table, ids.clone()], |t| t[0].embedding(&t[1], DType::F32));
         let error = picked.eval(&device).unwrap_err().to_string();

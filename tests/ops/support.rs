@@ -1,4 +1,4 @@
-//! The table of what runs where, which docs/SUPPORT.md holds.
+//! The table of what runs where, which docs/SUPPORT_CPU.md and docs/SUPPORT_METAL.md holds.
 
 use std::collections::BTreeMap;
 
@@ -52,12 +52,15 @@ fn name(op: &Op) -> &'static str {
     }
 }
 
+/// The name of the device under test, which has a table of its own.
+const DEVICE: &str = if cfg!(metal) { "metal" } else { "cpu" };
+
 fn table() -> String {
-    let device = Device::cpu(1).unwrap();
+    let device = super::device();
     let columns = [DType::F32, DType::F16, DType::BF16].map(|dtype| support(&device, dtype));
-    let mut text = String::from(
-        "# What runs where\n\nWritten by `cargo test --test ops` (set `UPDATE_SUPPORT=1` to write it anew). A dtype is \
-         that of the storage; sums are f32.\n\n| operation | cpu f32 | cpu f16 | cpu bf16 |\n|---|---|---|---|\n",
+    let mut text = format!(
+        "# What runs on {DEVICE}\n\nWritten by the test `ops` (set `UPDATE_SUPPORT=1` to write it anew). A dtype is that \
+         of the storage; sums are f32.\n\n| operation | f32 | f16 | bf16 |\n|---|---|---|---|\n"
     );
     for name in columns[0].keys() {
         let cell = |column: &BTreeMap<&str, bool>| if column[name] { "yes" } else { "no" };
@@ -69,12 +72,13 @@ fn table() -> String {
 
 #[test]
 fn the_table_in_the_documents_is_what_runs() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/SUPPORT.md");
+    let name = format!("docs/SUPPORT_{}.md", DEVICE.to_uppercase());
+    let path = std::path::Path::new(env!("METAL_CANDLE_ROOT")).join(&name);
     let found = table();
     if std::env::var_os("UPDATE_SUPPORT").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, &found).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(written, found, "run `UPDATE_SUPPORT=1 cargo test --test ops` and commit docs/SUPPORT.md");
+    assert_eq!(written, found, "run the test `ops` with UPDATE_SUPPORT=1 and commit {name}");
 }

@@ -78,7 +78,10 @@ pub(crate) struct ModelArgs {
     /// How weights are stored: f32, bf16 or f16.
     #[arg(long, default_value = "f32")]
     pub(crate) dtype: String,
-    /// Threads; 0 for one a core.
+    /// auto, cpu or metal; auto takes the GPU where there is one.
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// Threads of the cpu; 0 for one a core.
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
 }

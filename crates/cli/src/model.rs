@@ -20,14 +20,18 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Fetches the model if it is not here, and loads it.
-    pub(crate) fn open(model: &str, dtype: DType, threads: usize, session: &Session) -> anyhow::Result<Self> {
+    /// Fetches the model if it is not here, and loads it onto a device.
+    pub(crate) fn open(
+        model: &str,
+        dtype: DType,
+        device: &Device,
+        session: &Session,
+    ) -> anyhow::Result<Self> {
         let path = fetch::resolve(model, fetch::Options::default(), session)?.path;
         let files = ModelFiles::open(&path)?;
-        let device = Device::cpu(threads)?;
         let meter = RefCell::new(session.progress.count("loading the model", 100));
         let progress = |share: f64| meter.borrow_mut().set((share * 100.0) as u64);
-        let decoder = Decoder::load(files.config.clone(), &files.weights, &device, dtype, &progress)?;
+        let decoder = Decoder::load(files.config.clone(), &files.weights, device, dtype, &progress)?;
         Ok(Self { files, decoder })
     }
 
@@ -38,7 +42,8 @@ impl Loaded {
     ) -> anyhow::Result<(Self, Option<AdapterParameters>)> {
         // An adapter that cannot be read is told before the model is fetched and loaded.
         let adapter = args.adapter.as_deref().map(Adapter::load).transpose()?;
-        let loaded = Self::open(&args.model, settings::dtype(&args.dtype)?, args.threads, session)?;
+        let (dtype, device) = (settings::dtype(&args.dtype)?, settings::device(&args.device, args.threads)?);
+        let loaded = Self::open(&args.model, dtype, &device, session)?;
         let placed = adapter.map(|adapter| loaded.place(&adapter)).transpose()?;
         Ok((loaded, placed))
     }

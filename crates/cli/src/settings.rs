@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use metal_candle::backend::Device;
 use metal_candle::tensor::DType;
 use metal_candle::training::{
     LoraConfig, OptimizerOptions, Schedule, ScheduleKind, Targets, TrainOn, TrainOptions,
@@ -112,7 +113,10 @@ pub(crate) struct TrainFlags {
     /// How frozen weights are stored: f32, bf16 or f16 [default: f32]
     #[arg(long)]
     pub(crate) dtype: Option<String>,
-    /// Threads; 0 for one a core [default: 0]
+    /// auto, cpu or metal; auto takes the GPU where there is one [default: auto]
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// Threads of the cpu; 0 for one a core [default: 0]
     #[arg(long)]
     pub(crate) threads: Option<usize>,
     /// Compute each layer again in the backward pass: slower, but much less memory
@@ -183,6 +187,7 @@ impl TrainFlags {
             seed,
             train_on,
             dtype,
+            device,
             threads,
             grad_checkpoint,
         )
@@ -213,6 +218,7 @@ impl TrainFlags {
             seed: Some(0),
             train_on: Some("completion".to_owned()),
             dtype: Some("f32".to_owned()),
+            device: Some("auto".to_owned()),
             threads: Some(0),
             grad_checkpoint: Some(false),
             ..Self::default()
@@ -344,6 +350,29 @@ pub(crate) fn train_on(text: &str) -> Result<TrainOn, Failure> {
         "completion" | "assistant" => Ok(TrainOn::Completion),
         "all" => Ok(TrainOn::All),
         other => Err(Failure::input(format!("train-on: '{other}' is unknown"), "use completion or all")),
+    }
+}
+
+/// The device of a name: `auto` is the GPU where there is one, otherwise the cpu.
+pub(crate) fn device(name: &str, threads: usize) -> anyhow::Result<Device> {
+    match name {
+        "cpu" => Ok(Device::cpu(threads)?),
+        "metal" => Ok(Device::metal()?),
+        "auto" if cfg!(target_os = "macos") => match Device::metal() {
+            Ok(device) => Ok(device),
+            Err(error) => {
+                tracing::warn!(%error, "the GPU cannot be used; the cpu is");
+                Ok(Device::cpu(threads)?)
+            }
+        },
+        "auto" => Ok(Device::cpu(threads)?),
+        _ => {
+            let advice = match nearest(name, ["auto", "cpu", "metal"]) {
+                Some(known) => format!("did you mean '{known}'?"),
+                None => "it is auto, cpu or metal".to_owned(),
+            };
+            Err(Failure::input(format!("device: there is no '{name}'"), advice).into())
+        }
     }
 }
 

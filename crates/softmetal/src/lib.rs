@@ -31,6 +31,7 @@ mod data;
 mod descriptors;
 mod device;
 mod encoder;
+mod encoder_set;
 pub mod faults;
 mod foundation;
 mod heap;

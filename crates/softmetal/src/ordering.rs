@@ -14,13 +14,14 @@
 //! well it went here. Sources: Apple, "Resource synchronization", MTLFence, MTLEvent, MTLHazardTrackingMode,
 //! MTLDispatchType.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
 use objc2_metal::MTLDispatchType;
 use softmetal_objc::check::{Rule, Severity};
 
+use crate::encoder_set::EncoderSet;
 use crate::ranges::Ranges;
 
 const SOURCE: &str =
@@ -130,8 +131,9 @@ struct Encoder {
     kind: EncoderKind,
     label: String,
     commands: usize,
-    /// Encoders that are over before this one's command with the given index begins: (from index, encoder).
-    after: Vec<(usize, Number)>,
+    /// Encoders that are over before this one's command with the given index begins: (from index, encoders). What
+    /// those came after is among them.
+    after: Vec<(usize, Arc<EncoderSet>)>,
     /// Barriers: before the command with this index, for bytes of one buffer or for all.
     barriers: Vec<(usize, Option<Bytes>)>,
 }
@@ -142,7 +144,7 @@ struct CommandBuffer {
     label: String,
     encoders: Vec<Number>,
     /// Encoders that are over before anything that is encoded from now on begins.
-    waited: BTreeSet<Number>,
+    waited: Arc<EncoderSet>,
     /// What the host had seen complete when this one was committed.
     settled: Settled,
 }
@@ -151,12 +153,12 @@ struct CommandBuffer {
 #[derive(Debug, Clone, Default)]
 struct Settled {
     below: Number,
-    encoders: Arc<BTreeSet<Number>>,
+    encoders: Arc<EncoderSet>,
 }
 
 impl Settled {
     fn contains(&self, encoder: Number) -> bool {
-        encoder < self.below || self.encoders.contains(&encoder)
+        encoder < self.below || self.encoders.contains(encoder)
     }
 }
 
@@ -181,9 +183,9 @@ pub struct Model {
     command_buffers: HashMap<Number, CommandBuffer>,
     buffers: HashMap<Number, Buffer>,
     /// For each fence the encoder that updated it last, and what that one came after.
-    fences: HashMap<Number, BTreeSet<Number>>,
+    fences: HashMap<Number, Arc<EncoderSet>>,
     /// For each event the values signalled, with the encoders that are over then.
-    events: HashMap<Number, BTreeMap<u64, BTreeSet<Number>>>,
+    events: HashMap<Number, BTreeMap<u64, Arc<EncoderSet>>>,
     /// Command buffers of each queue in the order of their commits.
     queues: HashMap<Number, Vec<Number>>,
     settled: Settled,
@@ -235,7 +237,7 @@ impl Model {
             queue,
             label: label.to_owned(),
             encoders: Vec::new(),
-            waited: BTreeSet::new(),
+            waited: Arc::default(),
             settled: Settled::default(),
         };
         self.command_buffers.insert(number, new);
@@ -255,7 +257,7 @@ impl Model {
         let mut after = Vec::new();
         if let Some(buffer) = self.command_buffers.get_mut(&command_buffer) {
             buffer.encoders.push(number);
-            after.extend(buffer.waited.iter().map(|&encoder| (0, encoder)));
+            after.push((0, buffer.waited.clone()));
         }
         let label = label.to_owned();
         let encoder = Encoder { command_buffer, kind, label, commands: 0, after, barriers: Vec::new() };
@@ -284,17 +286,12 @@ impl Model {
     }
 
     /// All encoders that are over before command `index` of `encoder` begins.
-    fn predecessors(&self, encoder: Number, index: usize) -> BTreeSet<Number> {
-        let mut found = BTreeSet::new();
-        let mut open: Vec<(Number, usize)> = vec![(encoder, index)];
-        while let Some((number, index)) = open.pop() {
-            let Some(entry) = self.encoders.get(&number) else { continue };
-            for &(_, before) in entry.after.iter().filter(|(from, _)| *from <= index) {
-                if found.insert(before) {
-                    open.push((before, usize::MAX));
-                }
-            }
+    fn predecessors(&self, encoder: Number, index: usize) -> EncoderSet {
+        let mut found = EncoderSet::default();
+        if let Some(entry) = self.encoders.get(&encoder) {
+            entry.after.iter().filter(|(from, _)| *from <= index).for_each(|(_, over)| found.unite(over));
         }
+        found.remove(encoder);
         found
     }
 
@@ -302,7 +299,7 @@ impl Model {
     pub fn update_fence(&mut self, encoder: Number, fence: Number) {
         let mut over = self.predecessors(encoder, usize::MAX);
         over.insert(encoder);
-        self.fences.insert(fence, over);
+        self.fences.insert(fence, Arc::new(over));
     }
 
     /// What the encoder encodes from now on waits for a fence.
@@ -310,7 +307,7 @@ impl Model {
         let Some(over) = self.fences.get(&fence) else { return };
         if let Some(entry) = self.encoders.get_mut(&encoder) {
             let at = entry.commands;
-            entry.after.extend(over.iter().filter(|&&before| before != encoder).map(|&before| (at, before)));
+            entry.after.push((at, over.clone()));
         }
     }
 
@@ -318,22 +315,23 @@ impl Model {
     pub fn signal(&mut self, command_buffer: Number, event: Number, value: u64) {
         let Some(entry) = self.command_buffers.get(&command_buffer) else { return };
         let earlier = self.queues.get(&entry.queue).into_iter().flatten();
-        let mut over = entry.waited.clone();
-        for number in earlier.chain([&command_buffer]) {
-            let encoders = self.command_buffers.get(number).map_or(&[][..], |buffer| &buffer.encoders);
-            over.extend(encoders);
+        let mut over = EncoderSet::clone(&entry.waited);
+        let buffers = earlier.chain([&command_buffer]).filter_map(|number| self.command_buffers.get(number));
+        for &encoder in buffers.flat_map(|buffer| &buffer.encoders) {
+            over.unite(&self.predecessors(encoder, usize::MAX));
+            over.insert(encoder);
         }
-        self.events.entry(event).or_default().insert(value, over);
+        self.events.entry(event).or_default().insert(value, Arc::new(over));
     }
 
     /// What a command buffer encodes from now on waits until an event has a value.
     pub fn wait_for_event(&mut self, command_buffer: Number, event: Number, value: u64) {
         let signals = self.events.get(&event);
         // Events count upwards: a higher value says that the lower ones were reached.
-        let over: BTreeSet<Number> =
-            signals.into_iter().flat_map(|s| s.range(..=value)).flat_map(|(_, over)| over.clone()).collect();
+        let mut over = EncoderSet::default();
+        signals.into_iter().flat_map(|s| s.range(..=value)).for_each(|(_, signalled)| over.unite(signalled));
         if let Some(entry) = self.command_buffers.get_mut(&command_buffer) {
-            entry.waited.extend(over);
+            Arc::make_mut(&mut entry.waited).unite(&over);
         }
     }
 
@@ -348,26 +346,29 @@ impl Model {
 
     /// The host has seen that a command buffer is complete: it waited, read the status, or its handler ran.
     pub fn settle(&mut self, command_buffer: Number) {
-        let encoders = self.command_buffers.get(&command_buffer).map(|buffer| buffer.encoders.clone());
-        self.settle_encoders(&encoders.unwrap_or_default());
+        let mut over = EncoderSet::default();
+        let encoders = self.command_buffers.get(&command_buffer).map(|buffer| &buffer.encoders);
+        encoders.into_iter().flatten().for_each(|&encoder| over.insert(encoder));
+        self.settle_encoders(&over);
     }
 
     /// The host has seen that an event has a value.
     pub fn settle_event(&mut self, event: Number, value: u64) {
         let signals = self.events.get(&event).into_iter().flat_map(|signals| signals.range(..=value));
-        let over: Vec<Number> = signals.flat_map(|(_, over)| over.iter().copied()).collect();
+        let mut over = EncoderSet::default();
+        signals.for_each(|(_, signalled)| over.unite(signalled));
         self.settle_encoders(&over);
     }
 
-    fn settle_encoders(&mut self, encoders: &[Number]) {
-        if encoders.iter().any(|&encoder| !self.settled.contains(encoder)) {
-            Arc::make_mut(&mut self.settled.encoders).extend(encoders);
+    fn settle_encoders(&mut self, encoders: &EncoderSet) {
+        if !self.settled.encoders.contains_all(encoders) {
+            Arc::make_mut(&mut self.settled.encoders).unite(encoders);
         }
     }
 
     /// Whether `a` is over before `b` begins. `over` are the encoders that are over
     /// before `b`.
-    fn ordered(&self, a: CommandPlace, b: CommandPlace, over: &BTreeSet<Number>) -> bool {
+    fn ordered(&self, a: CommandPlace, b: CommandPlace, over: &EncoderSet) -> bool {
         let (Some(first), Some(second)) = (self.encoders.get(&a.encoder), self.encoders.get(&b.encoder))
         else {
             return true;
@@ -379,7 +380,7 @@ impl Model {
         }
         let (x, y) = (first.command_buffer, second.command_buffer);
         let settled = x != y && self.command_buffers.get(&y).is_some_and(|y| y.settled.contains(a.encoder));
-        settled || over.contains(&a.encoder)
+        settled || over.contains(a.encoder)
     }
 
     /// What a command touched of a buffer without the bytes that barriers between it and an earlier one are for.

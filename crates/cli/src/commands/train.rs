@@ -40,6 +40,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let lora = flags.lora()?;
     lora.validate()?;
     let dtype = settings::dtype(flags.dtype.as_deref().unwrap_or("f32"))?;
+    let device = settings::device(flags.device.as_deref().unwrap_or("auto"), flags.threads.unwrap_or(0))?;
     let train_on = settings::train_on(flags.train_on.as_deref().unwrap_or("completion"))?;
     let start = flags.adapter.as_deref().map(Adapter::load).transpose()?;
     let out = flags.out.clone().unwrap_or_else(|| Path::new("adapters").join(&data.name));
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     }
 
     let model = flags.model.clone().unwrap_or_default();
-    let loaded = Loaded::open(&model, dtype, flags.threads.unwrap_or(0), session)?;
+    let loaded = Loaded::open(&model, dtype, &device, session)?;
     let length = options.max_length.min(loaded.files.config.context);
     let encode = |records: &[Record], path: &Path| -> anyhow::Result<Vec<Example>> {
         let made = examples(records, &loaded.files, train_on, length, path)?;

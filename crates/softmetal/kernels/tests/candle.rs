@@ -3,26 +3,15 @@
 mod harness;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use harness::*;
 use softmetal_kernels::{CompileOptions, Library, Pipeline};
 
-/// Source of candle-metal-kernels 0.11.1, where cargo has fetched it.
-fn folder() -> Option<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cargo")))?;
-    let registries = std::fs::read_dir(home.join("registry/src")).ok()?;
-    let mut folders =
-        registries.flatten().map(|r| r.path().join("candle-metal-kernels-0.11.1/src/metal_src"));
-    folders.find(|f| f.is_dir())
-}
-
 /// The library of file `name`; compiled once per test run. `None` after a line that says what is skipped.
 fn candle(name: &str) -> Option<Arc<Library>> {
     static LIBRARIES: LazyLock<Mutex<HashMap<String, Arc<Library>>>> = LazyLock::new(Mutex::default);
-    let Some(folder) = folder() else {
+    let Some(folder) = candle_folder() else {
         eprintln!("SKIPPED {name}: candle-metal-kernels 0.11.1 is not in cargo's registry");
         return None;
     };
@@ -39,7 +28,7 @@ fn candle(name: &str) -> Option<Arc<Library>> {
 
 #[test]
 fn all_libraries_pass_the_check() {
-    let Some(folder) = folder() else {
+    let Some(folder) = candle_folder() else {
         eprintln!(
             "SKIPPED all_libraries_pass_the_check: candle-metal-kernels 0.11.1 is not in cargo's registry"
         );
@@ -172,7 +161,7 @@ fn reduce_softmax_rms_norm_and_sum() {
 /// A control: without its barriers, candle's softmax is wrong within five seeds.
 #[test]
 fn softmax_without_barriers_is_found_out() {
-    let Some(folder) = folder() else {
+    let Some(folder) = candle_folder() else {
         eprintln!(
             "SKIPPED softmax_without_barriers_is_found_out: candle-metal-kernels 0.11.1 is not in cargo's registry"
         );
@@ -355,7 +344,7 @@ fn quantized_product() {
 #[test]
 #[ignore = "compiles 60 kernels"]
 fn every_29th_kernel_compiles() {
-    let Some(folder) = folder() else {
+    let Some(folder) = candle_folder() else {
         eprintln!(
             "SKIPPED every_29th_kernel_compiles: candle-metal-kernels 0.11.1 is not in cargo's registry"
         );

@@ -71,3 +71,14 @@ pub(crate) fn close(got: &[f32], want: &[f32], tolerance: f32) {
         assert!(near, "element {i}: got {g}, want {w}");
     }
 }
+
+/// Source of candle-metal-kernels 0.11.1, where cargo has fetched it.
+pub(crate) fn candle_folder() -> Option<std::path::PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(std::path::PathBuf::from);
+    let home =
+        home.or_else(|| std::env::var_os("HOME").map(|h| std::path::PathBuf::from(h).join(".cargo")))?;
+    let registries = std::fs::read_dir(home.join("registry/src")).ok()?;
+    let mut folders =
+        registries.flatten().map(|r| r.path().join("candle-metal-kernels-0.11.1/src/metal_src"));
+    folders.find(|f| f.is_dir())
+}

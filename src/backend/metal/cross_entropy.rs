@@ -1,0 +1,109 @@
+//! Cross-entropy, with the output head's product or without. See [`crate::ops::CrossEntropy`].
+//!
+//! With the head, logits exist for some rows at a time: product, loss and gradient in place, product back.
+
+use bytemuck::NoUninit;
+
+use super::launch::Address;
+use super::matmul::{Matrix, product};
+use super::pipeline::Source;
+use super::site::{Site, Tensor, small};
+use crate::Result;
+use crate::graph::Operand;
+use crate::ops::CrossEntropy;
+use crate::tensor::{DType, Layout, Shape};
+
+const SOURCE: Source = Source::new("cross_entropy", include_str!("kernels/cross_entropy.metal"));
+
+/// The most bytes of logits at a time, if that is more than [`LEAST_ROWS`].
+const LOGITS: usize = 24 << 20;
+const LEAST_ROWS: usize = 24;
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Sizes {
+    n: u32,
+    stride: u32,
+    store_dx: u32,
+}
+
+fn chunk_rows(m: usize, classes: usize) -> usize {
+    (LOGITS / (4 * classes.max(1))).max(LEAST_ROWS).min(m)
+}
+
+fn losses_bytes(m: usize) -> usize {
+    (4 * m).next_multiple_of(256)
+}
+
+/// Bytes for losses that nothing reads, and for logits.
+pub(super) fn scratch(op: &CrossEntropy, inputs: &[Operand]) -> usize {
+    let m = inputs[0].layout.shape[0];
+    let classes = if op.head { inputs[1].layout.shape[0] } else { 0 };
+    losses_bytes(m) + 4 * chunk_rows(m, classes) * classes
+}
+
+/// f32 working memory as a matrix.
+fn matrix(address: &Address, rows: usize, columns: usize) -> Tensor {
+    Tensor {
+        address: address.clone(),
+        dtype: DType::F32,
+        layout: Layout::contiguous(&Shape::from([rows, columns])),
+    }
+}
+
+/// Rows of a tensor.
+fn rows_of(tensor: &Tensor, start: usize, len: usize) -> Tensor {
+    Tensor { layout: tensor.layout.sliced(0, start, len), ..tensor.clone() }
+}
+
+/// Adds the launches.
+pub(super) fn compile(op: &CrossEntropy, site: &mut Site<'_>) -> Result<()> {
+    let head = usize::from(op.head);
+    let (x, targets, weights) =
+        (site.inputs[0].clone(), site.inputs[1 + head].clone(), site.inputs[2 + head].clone());
+    let (loss, dx) = (site.output(0), site.output(2));
+    let (m, scratch) = (x.layout.shape[0], site.scratch.clone());
+    let losses = site.output(1).unwrap_or_else(|| Tensor {
+        address: scratch.clone(),
+        dtype: DType::F32,
+        layout: Layout::contiguous(&Shape::from([m])),
+    });
+    let classes = if op.head { site.inputs[1].layout.shape[0] } else { x.last() };
+    site.check_indices(&targets, classes, "target")?;
+    if op.head {
+        let w = site.inputs[1].clone();
+        let chunk = chunk_rows(m, classes).max(1);
+        for start in (0..m).step_by(chunk) {
+            let rows = chunk.min(m - start);
+            let logits = matrix(&scratch.plus(losses_bytes(m)), rows, classes);
+            let from = rows_of(&x, start, rows);
+            product(&Matrix::new(&from, false), &Matrix::new(&w, true), None, &logits, (1.0, 0.0), site)?;
+            let parts = [&targets, &weights, &losses].map(|tensor| rows_of(tensor, start, rows));
+            let store = dx.as_ref().map(|_| &logits);
+            rows_launch(&logits, &parts, store, site)?;
+            if let Some(dx) = &dx {
+                let to = rows_of(dx, start, rows);
+                product(&Matrix::new(&logits, false), &Matrix::new(&w, false), None, &to, (1.0, 0.0), site)?;
+            }
+        }
+    } else {
+        rows_launch(&x, &[targets, weights.clone(), losses.clone()], dx.as_ref(), site)?;
+    }
+    if let Some(loss) = &loss {
+        let launch = site.kernel(SOURCE, "weighted_loss")?.read(&losses).read(&weights).write(loss);
+        site.push(launch.constants(&small(m)), [1, 1, 1], [256, 1, 1]);
+    }
+    Ok(())
+}
+
+/// Adds the launch for rows of logits: targets, weights and losses of theirs, and where the gradient goes.
+fn rows_launch(logits: &Tensor, parts: &[Tensor; 3], dx: Option<&Tensor>, site: &mut Site<'_>) -> Result<()> {
+    let [targets, weights, losses] = parts;
+    let launch = site.kernel(SOURCE, &format!("cross_entropy_{}", logits.type_name()))?;
+    let launch = launch.read(logits).read(targets).read(weights).write(losses).write_or(dx, &logits.first());
+    let (n, stride) = (small(logits.last()), small(logits.row_stride()));
+    let sizes = Sizes { n, stride, store_dx: u32::from(dx.is_some()) };
+    let threads = logits.last().div_ceil(4).next_multiple_of(32).clamp(32, 1024);
+    site.push(launch.constants(&sizes), [logits.rows(), 1, 1], [threads, 1, 1]);
+    Ok(())
+}

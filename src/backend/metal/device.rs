@@ -1,0 +1,38 @@
+//! The GPU: device, queue, and what it can do.
+
+use objc2::rc::{Retained, autoreleasepool};
+use objc2::runtime::ProtocolObject;
+use objc2_metal::{MTLCommandQueue, MTLCreateSystemDefaultDevice, MTLDevice, MTLSharedEvent};
+
+use super::fault::failed;
+use super::pipeline::Pipelines;
+use crate::Result;
+use crate::error::DeviceFault;
+
+/// A GPU with one queue.
+pub(super) struct Gpu {
+    pub(super) device: Retained<ProtocolObject<dyn MTLDevice>>,
+    pub(super) queue: Retained<ProtocolObject<dyn MTLCommandQueue>>,
+    /// Its value is the number of the last run that is over.
+    pub(super) event: Retained<ProtocolObject<dyn MTLSharedEvent>>,
+    pub(super) pipelines: Pipelines,
+}
+
+// SAFETY: devices, queues and shared events may be used from any thread; command buffers are made and encoded under
+// the arena's lock.
+unsafe impl Send for Gpu {}
+// SAFETY: as above.
+unsafe impl Sync for Gpu {}
+
+impl Gpu {
+    pub(super) fn new() -> Result<Self> {
+        autoreleasepool(|_| {
+            let missing = |what: &str| failed(what, DeviceFault::Unavailable, "the system gives none");
+            let device = MTLCreateSystemDefaultDevice().ok_or_else(|| missing("a GPU"))?;
+            let queue = device.newCommandQueue().ok_or_else(|| missing("a command queue"))?;
+            let event = device.newSharedEvent().ok_or_else(|| missing("a shared event"))?;
+            let pipelines = Pipelines::new(&device);
+            Ok(Self { device, queue, event, pipelines })
+        })
+    }
+}

@@ -1,0 +1,34 @@
+//! Dropout. See [`crate::ops::Dropout`].
+
+use bytemuck::NoUninit;
+
+use super::pipeline::Source;
+use super::site::{Site, small};
+use crate::Result;
+use crate::ops::Dropout;
+
+const SOURCE: Source = Source::new("dropout", include_str!("kernels/dropout.metal"));
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Sizes {
+    count: u32,
+    stream: u32,
+    threshold: u32,
+    scale: f32,
+}
+
+/// Adds the launch.
+pub(super) fn compile(op: &Dropout, site: &mut Site<'_>) -> Result<()> {
+    let Some(y) = site.output(0) else { return Ok(()) };
+    let (x, seed) = (site.inputs[0].clone(), site.inputs[1].clone());
+    let launch = site.kernel(SOURCE, &format!("dropout_{}", x.type_name()))?;
+    let sizes = Sizes {
+        count: small(x.elements()),
+        stream: op.stream,
+        threshold: op.threshold(),
+        scale: (1.0 / (1.0 - f64::from(op.p.0))) as f32,
+    };
+    site.push_elements(launch.read(&x).read(&seed).write(&y).constants(&sizes), x.elements().div_ceil(4));
+    Ok(())
+}

@@ -1,0 +1,332 @@
+//! From a plan to launches with barriers between them, and their replay.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use objc2::rc::autoreleasepool;
+use objc2_metal::MTLBuffer;
+
+use super::buffer::{Arena, MetalBuffer, Raw};
+use super::commands::{Bound, Commands, Failed, Idle, Load};
+use super::device::Gpu;
+use super::launch::{Address, Launch, Span, Touches};
+use super::site::{IndexCheck, Site, Tensor};
+use super::{
+    attention, attention_grad, cross_entropy, dropout, elementwise, embedding, kv_write, layer_norm, layout,
+    lora, many, matmul, reduce, rms_norm, rope, silu_mul, softmax, top_k,
+};
+use crate::backend::{Executable, Io};
+use crate::error::DeviceFault;
+use crate::graph::{Operand, Place, Plan, Step};
+use crate::ops::Op;
+use crate::tensor::{Parameter, TensorSpec};
+use crate::{Error, Result};
+
+/// How often a run is tried again with smaller command buffers after the system stopped it for taking too long.
+const RETRIES: usize = 6;
+
+/// A call that opens its own encoders.
+pub(super) trait Shaders: Send + Sync {
+    /// Encodes it into a command buffer without an open encoder.
+    fn encode(&self, idle: Idle<'_>, arena: &Raw) -> Result<()>;
+}
+
+/// What is encoded.
+enum Work {
+    Launch(Launch),
+    Shaders(Box<dyn Shaders>),
+}
+
+/// One piece of work of a plan.
+pub(super) struct Item {
+    work: Work,
+    touches: Touches,
+    op: &'static str,
+    load: Load,
+    /// Doing it twice gives another result than doing it once.
+    once: bool,
+}
+
+impl Item {
+    /// Whether it writes any of these bytes.
+    pub(super) fn writes(&self, span: &Span) -> bool {
+        self.touches.writes.iter().any(|other| other.meets(span))
+    }
+
+    pub(super) fn launch(launch: Launch, touches: Touches) -> Self {
+        Self { op: launch.op, work: Work::Launch(launch), touches, load: Load::default(), once: false }
+    }
+
+    pub(super) fn shaders(op: &'static str, shaders: Box<dyn Shaders>, touches: Touches) -> Self {
+        Self { op, work: Work::Shaders(shaders), touches, load: Load::default(), once: false }
+    }
+}
+
+/// Working memory that a step wants, in bytes.
+pub(super) fn scratch(op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
+    let _ = outputs;
+    match op {
+        Op::Attention(_) => attention::scratch(inputs),
+        Op::AttentionGrad(_) => attention_grad::scratch(inputs),
+        Op::CrossEntropy(op) => cross_entropy::scratch(op, inputs),
+        Op::GlobalNorm(_) => many::norm_scratch(inputs),
+        Op::LayerNormGrad(_) => layer_norm::grad_scratch(inputs),
+        Op::Lora(op) => lora::scratch(op, inputs),
+        Op::LoraGrad(op) => lora::grad_scratch(op, inputs),
+        Op::RmsNormGrad(_) => rms_norm::grad_scratch(inputs),
+        _ => 0,
+    }
+}
+
+/// Adds the launches of one step.
+fn compile_step(site: &mut Site<'_>) -> Result<()> {
+    match &site.step.op {
+        Op::Accumulate(_) => many::accumulate(site),
+        Op::AdamW(op) => many::adamw(op, site),
+        Op::Affine(_) | Op::Binary(_) | Op::Fill(_) | Op::Scale(_) | Op::Unary(_) | Op::UnaryGrad(_) => {
+            elementwise::compile(site)
+        }
+        Op::ArgMax(_) => top_k::compile_arg_max(site),
+        Op::Attention(op) => attention::compile(op, site),
+        Op::AttentionGrad(op) => attention_grad::compile(op, site),
+        Op::Cast(_) | Op::Copy(_) => layout::compile_copy(site),
+        Op::Concat(op) => layout::compile_concat(op, site),
+        Op::CrossEntropy(op) => cross_entropy::compile(op, site),
+        Op::Dropout(op) => dropout::compile(op, site),
+        Op::Embedding(_) => embedding::compile(site),
+        Op::EmbeddingGrad(_) => embedding::compile_grad(site),
+        Op::GlobalNorm(_) => many::global_norm(site),
+        Op::KvWrite(_) => kv_write::compile(site),
+        Op::LayerNorm(op) => layer_norm::compile(op, site),
+        Op::LayerNormGrad(op) => layer_norm::compile_grad(op, site),
+        Op::LogSoftmax(op) => softmax::compile(op.axis, true, site),
+        Op::LogSoftmaxGrad(op) => softmax::compile_grad(op.axis, true, site),
+        Op::Lora(op) => lora::compile(op, site),
+        Op::LoraGrad(op) => lora::compile_grad(op, site),
+        Op::MatMul(op) => matmul::compile(op, site),
+        Op::Reduce(op) => reduce::compile(op, site),
+        Op::RmsNorm(op) => rms_norm::compile(op, site),
+        Op::RmsNormGrad(op) => rms_norm::compile_grad(op, site),
+        Op::Rope(op) => rope::compile(op, site),
+        Op::SiluMul(_) => silu_mul::compile(site),
+        Op::SiluMulGrad(_) => silu_mul::compile_grad(site),
+        Op::Softmax(op) => softmax::compile(op.axis, false, site),
+        Op::SoftmaxGrad(op) => softmax::compile_grad(op.axis, false, site),
+        Op::TopK(op) => top_k::compile(op, site),
+        Op::Unslice(op) => layout::compile_unslice(op, site),
+        Op::Broadcast(_) | Op::Permute(_) | Op::Reshape(_) | Op::Slice(_) => {
+            Err(Error::invalid(site.step.op.name(), "is a view, which a plan has no step for"))
+        }
+        _ => {
+            let dtype = site.inputs.first().map_or(crate::tensor::DType::F32, |tensor| tensor.dtype);
+            Err(site.unsupported(dtype, "use the cpu"))
+        }
+    }
+}
+
+/// Turns a plan into launches.
+pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<dyn Executable>> {
+    let mut parameters = Vec::with_capacity(plan.parameters.len());
+    for parameter in &plan.parameters {
+        let (buffer, offset) = parameter.location();
+        let Some(buffer) = buffer.as_any().downcast_ref::<MetalBuffer>() else {
+            return Err(Error::invalid(parameter.name(), "lives on another device than metal"));
+        };
+        let (raw, start) = buffer.location();
+        parameters.push((Address::Fixed(raw.clone(), start + offset), buffer.writable()));
+    }
+    let tensor = |operand: &Operand| Tensor {
+        address: match operand.place {
+            Place::Arena(offset) => Address::Arena(offset),
+            Place::Parameter(index) => parameters[index].0.clone(),
+        },
+        dtype: operand.dtype,
+        layout: operand.layout.clone(),
+    };
+    let mut items = Vec::with_capacity(plan.steps.len());
+    let given: Vec<Tensor> = plan.inputs.iter().map(|input| tensor(&input.operand)).collect();
+    let mut checks = Vec::new();
+    for step in &plan.steps {
+        check_sizes(step)?;
+        for output in step.outputs.iter().flatten() {
+            if let Place::Parameter(index) = output.place
+                && !parameters[index].1
+            {
+                let message = format!("is updated by {}, but is frozen host memory", step.op.name());
+                return Err(Error::invalid(plan.parameters[index].name(), message));
+            }
+        }
+    }
+    let mut index = 0;
+    while let Some(step) = plan.steps.get(index) {
+        let first = items.len();
+        let mut site = Site {
+            gpu,
+            arena,
+            step,
+            inputs: step.inputs.iter().map(tensor).collect(),
+            outputs: step.outputs.iter().map(|output| output.as_ref().map(tensor)).collect(),
+            scratch: Address::Arena(step.scratch.0),
+            rest: &plan.steps[index + 1..],
+            done: 0,
+            tensor: &tensor,
+            given: &given,
+            checks: &mut checks,
+            items: &mut items,
+        };
+        compile_step(&mut site)?;
+        index += 1 + site.done;
+        let added = &mut items[first..];
+        let load = load(step, added.len());
+        let once =
+            !step.op.contract().updates(step.inputs.len()).is_empty() && !matches!(step.op, Op::KvWrite(_));
+        for item in added {
+            (item.load, item.once) = (load, once);
+        }
+    }
+    place_barriers(&mut items);
+    Ok(Box::new(Replay {
+        gpu: Arc::clone(gpu),
+        arena: arena.clone(),
+        items,
+        checks,
+        inputs: given,
+        outputs: plan.outputs.iter().map(tensor).collect(),
+        bound: Mutex::new(Bound { dispatches: 64, milliseconds: 50.0, bytes: 512 << 20 }),
+        _parameters: plan.parameters.clone(),
+    }))
+}
+
+/// Kernels count in 32 bits.
+fn check_sizes(step: &Step) -> Result<()> {
+    for operand in step.inputs.iter().chain(step.outputs.iter().flatten()) {
+        let dims = operand.layout.shape.dims();
+        let last: usize = dims.iter().zip(&operand.layout.strides).map(|(dim, stride)| dim * stride).sum();
+        if u32::try_from(last.max(operand.layout.shape.elements())).is_err() {
+            let message = "has 2^32 elements or more, which Metal kernels do not count; use smaller batches";
+            return Err(Error::shape(step.op.name(), message, &[&operand.layout.shape]));
+        }
+    }
+    Ok(())
+}
+
+/// What each of a step's launches costs, on the slowest chip of the table: the bound is to hold everywhere.
+fn load(step: &Step, launches: usize) -> Load {
+    let cost = step.cost();
+    let (bytes, share) = (cost.read + cost.written, launches.max(1) as u64);
+    // M1: 68 GB/s and 2.6 TFLOP/s.
+    let seconds = (bytes as f64 / 68e9).max(cost.flops as f64 / 2.6e12);
+    Load { milliseconds: 1e3 * seconds / share as f64, bytes: bytes / share }
+}
+
+/// A launch waits for those since the last barrier that touch the same bytes. Calls that open their own encoders order
+/// everything.
+fn place_barriers(items: &mut [Item]) {
+    let mut since = Touches::default();
+    for item in items {
+        match &mut item.work {
+            Work::Launch(launch) => {
+                launch.barrier = since.conflicts(&item.touches);
+                if launch.barrier {
+                    since = Touches::default();
+                }
+                since.extend(&item.touches);
+            }
+            Work::Shaders(_) => since = Touches::default(),
+        }
+    }
+}
+
+struct Replay {
+    gpu: Arc<Gpu>,
+    arena: Arena,
+    items: Vec<Item>,
+    checks: Vec<IndexCheck>,
+    inputs: Vec<Tensor>,
+    outputs: Vec<Tensor>,
+    bound: Mutex<Bound>,
+    /// Keeps the buffers that launches point into.
+    _parameters: Vec<Parameter>,
+}
+
+impl Replay {
+    fn bound(&self) -> Bound {
+        *self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The operations of a failed command buffer.
+    fn names(&self, failed: &Failed) -> String {
+        let mut names: Vec<&str> = self.items[failed.first..failed.end].iter().map(|item| item.op).collect();
+        names.dedup();
+        let more = names.len().saturating_sub(6);
+        names.truncate(6);
+        let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!(
+            "{}{rest} (dispatches {}..{} of {})",
+            names.join(", "),
+            failed.first,
+            failed.end,
+            self.items.len()
+        )
+    }
+
+    /// Whether the run may be done again from its inputs: nothing that adds to a state can have run.
+    fn repeatable(&self, failed: &Failed) -> bool {
+        failed.fault == DeviceFault::Timeout && !self.items.iter().any(|item| item.once)
+    }
+}
+
+impl Executable for Replay {
+    fn run(&self, io: &mut dyn Io) -> Result<()> {
+        for check in &self.checks {
+            check.before(io)?;
+        }
+        autoreleasepool(|_| {
+            let mut state = self.arena.lock();
+            let memory = state.memory();
+            let start: *mut u8 = memory.contents().as_ptr().cast();
+            let at = |tensor: &Tensor| match tensor.first() {
+                // SAFETY: the planner's offsets lie within the arena.
+                Address::Arena(offset) => unsafe { start.add(offset) },
+                // SAFETY: the parameter lies within its buffer, which is shared.
+                Address::Fixed(raw, offset) => unsafe { raw.contents().as_ptr().cast::<u8>().add(offset) },
+            };
+            for attempt in 0.. {
+                for (index, input) in self.inputs.iter().enumerate() {
+                    let bytes = io.input(index);
+                    // SAFETY: the planner gave the input these bytes of the arena, and the lock is held.
+                    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at(input), bytes.len()) };
+                }
+                if self.items.is_empty() {
+                    break;
+                }
+                state.runs += 1;
+                let (run, bound) = (state.runs, self.bound());
+                let mut commands = Commands::new(&self.gpu, &memory, bound, &mut state.committed);
+                for item in &self.items {
+                    match &item.work {
+                        Work::Launch(launch) => commands.launch(launch, item.load)?,
+                        Work::Shaders(call) => {
+                            commands.idle(item.load, |idle, arena| call.encode(idle, arena))?;
+                        }
+                    }
+                }
+                let Err(failed) = commands.finish(run, "metal-candle")? else { break };
+                if attempt >= RETRIES || !self.repeatable(&failed) {
+                    let what = self.names(&failed);
+                    return Err(failed.into_error(what));
+                }
+                *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound.halved();
+                tracing::warn!(attempt, "the GPU's time limit stopped a command buffer; trying smaller ones");
+            }
+            for check in &self.checks {
+                check.after()?;
+            }
+            for (index, output) in self.outputs.iter().enumerate() {
+                let bytes = output.elements() * output.dtype.size();
+                // SAFETY: the output is contiguous, and the lock is held.
+                io.output(index, unsafe { std::slice::from_raw_parts(at(output), bytes) });
+            }
+            Ok(())
+        })
+    }
+}

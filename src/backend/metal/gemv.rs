@@ -1,0 +1,140 @@
+//! Products of few rows with a weight stored `[n, k]`: decode steps. W is read once, and adapters are added on the way.
+
+use bytemuck::NoUninit;
+
+use super::launch::Span;
+use super::lora::{Part, SLOTS};
+use super::pipeline::Source;
+use super::site::{Site, Tensor, small};
+use crate::Result;
+use crate::ops::Op;
+
+const SOURCE: Source = Source::new("gemv", include_str!("kernels/gemv.metal"));
+
+/// From so many rows on the tiles of a matrix product are better filled.
+const MOST_ROWS: usize = 8;
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Sizes {
+    m: u32,
+    n: u32,
+    k: u32,
+    x_stride: u32,
+    w_stride: u32,
+    y_stride: u32,
+    slots: u32,
+    total: u32,
+    halves: u32,
+    gated_stride: u32,
+    start: [u32; SLOTS],
+    len: [u32; SLOTS],
+    rank: [u32; SLOTS],
+    first: [u32; SLOTS],
+    scale: [f32; SLOTS],
+}
+
+/// The low-rank part.
+pub(super) struct Adapters<'a> {
+    pub(super) part: &'a Part<'a>,
+    /// x·Aᵀ of all slots, `[m, total]`.
+    pub(super) h: &'a Tensor,
+    pub(super) total: usize,
+    /// B of each slot, in f32.
+    pub(super) b: &'a [Tensor],
+}
+
+/// Whether x `[m, k]` and W `[n, k]` are for this kernel.
+pub(super) fn takes(x: &Tensor, w: &Tensor, m: usize) -> bool {
+    m <= MOST_ROWS
+        && x.layout.row_stride().is_some()
+        && w.layout.shape.rank() == 2
+        && w.layout.row_stride().is_some()
+}
+
+/// Adds the launch of y = x·Wᵀ, with adapters if there are any.
+pub(super) fn push(
+    x: &Tensor,
+    w: &Tensor,
+    y: &Tensor,
+    adapters: Option<Adapters<'_>>,
+    site: &mut Site<'_>,
+) -> Result<()> {
+    let (m, k, n) = (x.rows(), x.last(), w.layout.shape[0]);
+    let rows = if m == 1 { 1 } else { 4 };
+    let launch = site.kernel(SOURCE, &format!("gemv_{}_{}_{rows}", x.type_name(), w.type_name()))?;
+    let mut launch = launch.read(x).read(w);
+    let mut sizes = Sizes {
+        m: small(m),
+        n: small(n),
+        k: small(k),
+        x_stride: small(x.row_stride()),
+        w_stride: small(w.row_stride()),
+        y_stride: small(y.row_stride()),
+        slots: 0,
+        total: 0,
+        halves: 0,
+        gated_stride: 0,
+        start: [0; SLOTS],
+        len: [0; SLOTS],
+        rank: [0; SLOTS],
+        first: [0; SLOTS],
+        scale: [0.0; SLOTS],
+    };
+    match &adapters {
+        Some(Adapters { part, h, total, b }) => {
+            (sizes.slots, sizes.total) = (small(part.slots.len()), small(*total));
+            launch = launch.read(h);
+            for slot in 0..SLOTS {
+                launch = match b.get(slot) {
+                    Some(b) => launch.read(b),
+                    None => launch.unused(&h.first()),
+                };
+            }
+            for (i, slot) in part.slots.iter().enumerate() {
+                sizes.start[i] = small(slot.start);
+                sizes.len[i] = small(slot.len);
+                sizes.rank[i] = small(slot.rank);
+                sizes.first[i] = small(part.first[i]);
+                sizes.scale[i] = slot.scale.0;
+            }
+        }
+        None => launch = (0..=SLOTS).fold(launch, |launch, _| launch.unused(&x.first())),
+    }
+    launch = launch.write(y);
+    let gated = gated(y, site);
+    launch = match &gated {
+        Some(gated) => {
+            (sizes.halves, sizes.gated_stride) = (small(n / 2), small(gated.row_stride()));
+            site.done = 1;
+            launch.write(gated)
+        }
+        None => launch.unused(&x.first()),
+    };
+    site.push(launch.constants(&sizes), [n.div_ceil(16), m.div_ceil(rows), 1], [128, 1, 1]);
+    Ok(())
+}
+
+/// Where the next step's result goes, if that is silu(gate)·up of the two halves of y. It may be y's memory, if it lies
+/// exactly over one of the halves: the thread that writes there has both.
+fn gated(y: &Tensor, site: &Site<'_>) -> Option<Tensor> {
+    let next = site.rest.first().filter(|step| matches!(step.op, Op::SiluMul(_)))?;
+    let [gate, up] = [0, 1].map(|input| (site.tensor)(&next.inputs[input]));
+    let gated = (site.tensor)(next.outputs[0].as_ref()?);
+    let (rows, half) = (y.rows(), y.last() / 2);
+    let is_half = |tensor: &Tensor, offset: usize| {
+        tensor.dtype == y.dtype
+            && tensor.layout.shape.dims() == [rows, half]
+            && (rows == 1 || tensor.layout.strides[0] == y.row_stride())
+            && tensor.address.identity() == y.address.identity()
+            && tensor.first().byte() == y.first().byte() + offset * y.dtype.size()
+    };
+    let halves = y.last().is_multiple_of(2) && is_half(&gate, 0) && is_half(&up, half);
+    let span = |tensor: &Tensor| Span::new(&tensor.first(), tensor.extent());
+    let place = span(&gated);
+    let apart = !place.meets(&span(y)) || rows == 1 && (place == span(&gate) || place == span(&up));
+    // What is read must not be overwritten by another SIMD group: inputs, and h in working memory.
+    let scratch = Span::new(&site.scratch, site.step.scratch.1);
+    let inputs = site.inputs.iter().all(|input| !place.meets(&span(input))) && !place.meets(&scratch);
+    (halves && apart && inputs).then_some(gated)
+}

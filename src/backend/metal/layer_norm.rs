@@ -1,0 +1,87 @@
+//! Layer norm and its gradient. See [`crate::ops::LayerNorm`].
+
+use bytemuck::NoUninit;
+
+use super::pipeline::Source;
+use super::site::{IN_REGISTERS, Site, Tensor, row_threads, small};
+use crate::Result;
+use crate::graph::Operand;
+use crate::ops::{LayerNorm, LayerNormGrad};
+
+const SOURCE: Source = Source::new("layer_norm", include_str!("kernels/layer_norm.metal"));
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Sizes {
+    n: u32,
+    x_stride: u32,
+    bias: u32,
+    eps: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct GradSizes {
+    n: u32,
+    dy_stride: u32,
+    x_stride: u32,
+    store_dx: u32,
+    eps: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct ColumnSizes {
+    rows: u32,
+    n: u32,
+    dy_stride: u32,
+    x_stride: u32,
+    store_dw: u32,
+    store_db: u32,
+}
+
+/// Adds the launch of a norm.
+pub(super) fn compile(op: &LayerNorm, site: &mut Site<'_>) -> Result<()> {
+    let Some(y) = site.output(0) else { return Ok(()) };
+    let (x, w) = (site.inputs[0].clone(), site.inputs[1].clone());
+    let b = if op.bias { site.inputs[2].clone() } else { w.clone() };
+    site.expect(&b, w.dtype)?;
+    let n = x.last();
+    let form = if n <= IN_REGISTERS { "row" } else { "long" };
+    let launch = site.kernel(SOURCE, &format!("layer_norm_{form}_{}_{}", x.type_name(), w.type_name()))?;
+    let launch = launch.read(&x).read(&w).read(&b).write(&y);
+    let x_stride = small(x.row_stride());
+    let sizes = Sizes { n: small(n), x_stride, bias: u32::from(op.bias), eps: op.eps.0 };
+    site.push(launch.constants(&sizes), [x.rows(), 1, 1], [row_threads(n), 1, 1]);
+    Ok(())
+}
+
+/// Bytes for mean and scale of every row.
+pub(super) fn grad_scratch(inputs: &[Operand]) -> usize {
+    8 * inputs[1].layout.shape.rows()
+}
+
+/// Adds the launches of a gradient.
+pub(super) fn compile_grad(op: &LayerNormGrad, site: &mut Site<'_>) -> Result<()> {
+    let (dy, x, w) = (site.inputs[0].clone(), site.inputs[1].clone(), site.inputs[2].clone());
+    site.expect(&dy, x.dtype)?;
+    let (dx, dw, db) = (site.output(0), site.output(1), site.output(2));
+    let (rows, n, scratch) = (x.rows(), x.last(), site.scratch.clone());
+    let (dy_stride, x_stride) = (small(dy.row_stride()), small(x.row_stride()));
+    let launch = site.kernel(SOURCE, &format!("layer_norm_grad_{}_{}", x.type_name(), w.type_name()))?;
+    let launch = launch.read(&dy).read(&x).read(&w);
+    let launch = launch.write_or(dx.as_ref(), &x.first()).write_bytes(&scratch, 8 * rows);
+    let store_dx = u32::from(dx.is_some());
+    let sizes = GradSizes { n: small(n), dy_stride, x_stride, store_dx, eps: op.eps.0 };
+    site.push(launch.constants(&sizes), [rows, 1, 1], [row_threads(n), 1, 1]);
+    if dw.is_some() || db.is_some() {
+        let launch = site.kernel(SOURCE, &format!("layer_norm_weight_{}", x.type_name()))?;
+        let launch = launch.read(&dy).read(&x).read_bytes(&scratch, 8 * rows);
+        let store = |tensor: &Option<Tensor>| u32::from(tensor.is_some());
+        let (store_dw, store_db) = (store(&dw), store(&db));
+        let launch = launch.write_or(dw.as_ref(), &scratch).write_or(db.as_ref(), &scratch);
+        let sizes = ColumnSizes { rows: small(rows), n: small(n), dy_stride, x_stride, store_dw, store_db };
+        site.push(launch.constants(&sizes), [n.div_ceil(32), 1, 1], [32, 8, 1]);
+    }
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! Matrix product. See [`crate::ops::MatMul`].
+//!
+//! Matrices of one type with adjacent elements along a row or a column go to the product of candle's Metal kernels
+//! (MLX's steel GEMM), as launches of our own; all others to a kernel that takes any strides and types.
+
+use bytemuck::NoUninit;
+
+use super::gemv;
+use super::pipeline::{Constant, Source};
+use super::site::{Builder, Site, Tensor, small, type_name};
+use crate::Result;
+use crate::ops::MatMul;
+use crate::tensor::DType;
+use crate::tensor::layout::collapse;
+
+const SOURCE: Source = Source::new("matmul", include_str!("kernels/matmul.metal"));
+const STEEL: Source = Source::foreign("mlx_gemm", candle_metal_kernels::source::MLX_GEMM);
+
+/// A batch of matrices as a product sees them.
+#[derive(Clone)]
+pub(super) struct Matrix {
+    tensor: Tensor,
+    batch: usize,
+    rows: usize,
+    columns: usize,
+    /// Elements from row to row, from column to column, and from matrix to matrix.
+    row: usize,
+    column: usize,
+    step: usize,
+}
+
+impl Matrix {
+    /// The last two axes of a tensor, transposed if asked for.
+    pub(super) fn new(tensor: &Tensor, transposed: bool) -> Self {
+        let layout = &tensor.layout;
+        let rank = layout.shape.rank();
+        let (dims, strides) = (layout.shape.dims(), &layout.strides);
+        let step =
+            collapse(&dims[..rank - 2], &strides[..rank - 2]).expect("the operation accepts no other layout");
+        let (mut a, mut b) = ((dims[rank - 2], strides[rank - 2]), (dims[rank - 1], strides[rank - 1]));
+        if transposed {
+            std::mem::swap(&mut a, &mut b);
+        }
+        let batch = dims[..rank - 2].iter().product();
+        Self { tensor: tensor.clone(), batch, rows: a.0, columns: b.0, row: a.1, column: b.1, step }
+    }
+
+    /// The step that the library's product takes between rows, or columns if the matrix is stored transposed.
+    fn leading(&self) -> Option<(bool, usize)> {
+        if self.column == 1 || self.columns == 1 {
+            Some((false, if self.rows == 1 { self.columns } else { self.row }))
+        } else if self.row == 1 || self.rows == 1 {
+            Some((true, if self.columns == 1 { self.rows } else { self.column }))
+        } else {
+            None
+        }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Sizes {
+    m: u32,
+    n: u32,
+    k: u32,
+    a_row: u32,
+    a_column: u32,
+    b_row: u32,
+    b_column: u32,
+    d_row: u32,
+    a_batch: u32,
+    b_batch: u32,
+    d_batch: u32,
+    alpha: f32,
+    beta: f32,
+}
+
+/// `GEMMParams` of the library.
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct SteelSizes {
+    m: i32,
+    n: i32,
+    k: i32,
+    lda: i32,
+    ldb: i32,
+    ldd: i32,
+    tiles_n: i32,
+    tiles_m: i32,
+    a_batch: i64,
+    b_batch: i64,
+    d_batch: i64,
+    swizzle: i32,
+    whole_depths: i32,
+    batch_axes: i32,
+    padding: i32,
+}
+
+/// `GEMMAddMMParams` of the library.
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct SteelAddend {
+    ldc: i32,
+    fdc: i32,
+    c_batch: i64,
+    alpha: f32,
+    beta: f32,
+}
+
+/// Adds the launch of a product.
+pub(super) fn compile(op: &MatMul, site: &mut Site<'_>) -> Result<()> {
+    let Some(d) = site.output(0) else { return Ok(()) };
+    let (x, w) = (site.inputs[0].clone(), site.inputs[1].clone());
+    let plain = !op.transpose_a && op.transpose_b && op.alpha.0 == 1.0 && site.inputs.len() == 2;
+    if plain && x.last() > 0 && gemv::takes(&x, &w, x.rows()) && x.dtype == d.dtype {
+        return gemv::push(&x, &w, &d, None, site);
+    }
+    let a = Matrix::new(&site.inputs[0], op.transpose_a);
+    let b = Matrix::new(&site.inputs[1], op.transpose_b);
+    let c = site.inputs.get(2).cloned();
+    product(&a, &b, c.as_ref(), &d, (op.alpha.0, op.beta.0), site)
+}
+
+/// Adds `d = factors.0 · a·b + factors.1 · c`. c and d are row-major matrices of one type and the same strides; c may
+/// be d.
+pub(super) fn product(
+    a: &Matrix,
+    b: &Matrix,
+    c: Option<&Tensor>,
+    d: &Tensor,
+    factors: (f32, f32),
+    site: &mut Site<'_>,
+) -> Result<()> {
+    let d = Matrix::new(d, false);
+    let (mut a, mut d) = (a.clone(), d);
+    // One matrix for the whole batch: its rows are those of one tall matrix, if they lie so.
+    if b.batch == 1 && a.batch > 1 && a.step == a.rows * a.row && d.step == d.rows * d.row {
+        for matrix in [&mut a, &mut d] {
+            matrix.rows *= matrix.batch;
+            matrix.batch = 1;
+        }
+    }
+    if d.batch * d.rows * d.columns == 0 {
+        return Ok(());
+    }
+    if let Some(launch) = steel(&a, b, c, &d, factors, site)? {
+        let (launch, groups, threads) = launch;
+        site.push(launch, groups, threads);
+        return Ok(());
+    }
+    let [left, right, to] = [&a, b, &d].map(|matrix| type_name(matrix.tensor.dtype));
+    let launch = site.kernel(SOURCE, &format!("matmul_{left}_{right}_{to}"))?.read(&a.tensor).read(&b.tensor);
+    let launch = match c {
+        Some(c) => launch.read(c),
+        None => launch.unused(&d.tensor.first()),
+    };
+    let sizes = Sizes {
+        m: small(d.rows),
+        n: small(d.columns),
+        k: small(a.columns),
+        a_row: small(a.row),
+        a_column: small(a.column),
+        b_row: small(b.row),
+        b_column: small(b.column),
+        d_row: small(d.row),
+        a_batch: small(a.step),
+        b_batch: if b.batch == 1 { 0 } else { small(b.step) },
+        d_batch: small(d.step),
+        alpha: factors.0,
+        beta: if c.is_some() { factors.1 } else { 0.0 },
+    };
+    let groups = [d.columns.div_ceil(32), d.rows.div_ceil(32), d.batch];
+    site.push(launch.write(&d.tensor).constants(&sizes), groups, [16, 16, 1]);
+    Ok(())
+}
+
+/// Tiles of a threadgroup: rows, columns, depth, and SIMD groups along rows and columns. MLX's choice for chips without
+/// a letter of their own.
+fn tiles(
+    m: usize,
+    n: usize,
+    batch: usize,
+    dtype: DType,
+    a_transposed: bool,
+    b_transposed: bool,
+) -> [usize; 5] {
+    let large = batch * m * n >= 1 << 20;
+    let nt = !a_transposed && b_transposed;
+    match (dtype, large) {
+        _ if m < 16 => [32, 32, 16, 2, 2],
+        (DType::F32, true) => [64, 64, 16, 2, 2],
+        (DType::F32, false) if nt => [32, 64, 16, 1, 2],
+        (DType::F32, false) => [64, 32, 32, 2, 2],
+        (_, true) => [64, 64, 16, 1, 2],
+        (_, false) if nt => [64, 32, 32, 2, 2],
+        (_, false) => [64, 64, 16, 1, 2],
+    }
+}
+
+type Prepared = (Builder, [usize; 3], [usize; 3]);
+
+/// The launch of the library's product, if it takes these matrices.
+fn steel(
+    a: &Matrix,
+    b: &Matrix,
+    c: Option<&Tensor>,
+    d: &Matrix,
+    (alpha, beta): (f32, f32),
+    site: &Site<'_>,
+) -> Result<Option<Prepared>> {
+    let dtype = d.tensor.dtype;
+    let name = match dtype {
+        DType::F32 => "f32",
+        DType::F16 => "f16",
+        DType::BF16 => "bf16",
+        DType::U32 => return Ok(None),
+    };
+    let (m, n, k, batch) = (d.rows, d.columns, a.columns, d.batch);
+    let (Some((a_transposed, lda)), Some((b_transposed, ldb))) = (a.leading(), b.leading()) else {
+        return Ok(None);
+    };
+    // The kernel with a factor reads C, whatever C's factor is.
+    let factor_alone = alpha != 1.0 && c.is_none();
+    if a.tensor.dtype != dtype || b.tensor.dtype != dtype || k == 0 || factor_alone {
+        return Ok(None);
+    }
+    let [bm, bn, bk, wm, wn] = tiles(m, n, batch, dtype, a_transposed, b_transposed);
+    // Its form with an addend reads rows of C beyond the last of a tile that is not full.
+    if c.is_some() && !m.is_multiple_of(bm) {
+        return Ok(None);
+    }
+    let letter = |transposed: bool| if transposed { "t" } else { "n" };
+    let (left, right) = (letter(a_transposed), letter(b_transposed));
+    let function = format!("gemm_{left}{right}_{name}_{name}_{bm}_{bn}_{bk}_{wm}_{wn}");
+    let addend = c.is_some();
+    let constants = [
+        // Strides of one batch axis are among the sizes.
+        Constant::Bool(10, false),
+        Constant::Bool(100, addend),
+        Constant::Bool(110, addend),
+        Constant::Bool(200, m.is_multiple_of(bm)),
+        Constant::Bool(201, n.is_multiple_of(bn)),
+        Constant::Bool(202, k.is_multiple_of(bk)),
+        Constant::Bool(300, false),
+    ];
+    let int = |size: usize| i32::try_from(size).expect("sizes were checked when the plan was compiled");
+    let long = |size: usize| i64::from(small(size));
+    let ldd = if m == 1 { n } else { d.row };
+    let (tiles_m, tiles_n) = (m.div_ceil(bm), n.div_ceil(bn));
+    let b_step = if b.batch == 1 { 0 } else { b.step };
+    let sizes = SteelSizes {
+        m: int(m),
+        n: int(n),
+        k: int(k),
+        lda: int(lda),
+        ldb: int(ldb),
+        ldd: int(ldd),
+        tiles_n: int(tiles_n),
+        tiles_m: int(tiles_m),
+        a_batch: long(a.step),
+        b_batch: long(b_step),
+        d_batch: long(d.step),
+        swizzle: 0,
+        whole_depths: int(k / bk),
+        batch_axes: 1,
+        padding: 0,
+    };
+    let mut launch = site.kernel_with(STEEL, &function, &constants)?.read(&a.tensor).read(&b.tensor);
+    launch = match c {
+        Some(c) => launch.read(c),
+        None => launch.nothing(),
+    };
+    launch = launch.write(&d.tensor).constants(&sizes);
+    if addend {
+        launch = launch.constants(&SteelAddend { ldc: int(ldd), fdc: 1, c_batch: long(d.step), alpha, beta });
+    }
+    Ok(Some((launch, [tiles_n, tiles_m, batch], [32, wn, wm])))
+}

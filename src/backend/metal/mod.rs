@@ -1,0 +1,91 @@
+//! The Metal backend: a plan becomes a list of dispatches of our own kernels and of calls of Metal Performance
+//! Shaders, encoded anew at every run into as few command buffers as their bound allows, and waited for once.
+//!
+//! One arena of shared storage holds all intermediate results. Buffers are hazard-tracked, so Metal orders encoders of
+//! the queue (Metal Performance Shaders opens encoders of its own); within an encoder, which is concurrent, barriers
+//! are placed when a plan is compiled, where two dispatches touch the same bytes and one of them writes.
+//!
+//! Sources: Apple, "Resource synchronization", MTLCommandBuffer, MTLComputeCommandEncoder, MTLSharedEvent.
+
+mod buffer;
+mod commands;
+mod device;
+mod executor;
+mod fault;
+mod launch;
+mod pipeline;
+mod site;
+mod strided;
+
+mod attention;
+mod attention_grad;
+mod cross_entropy;
+mod dropout;
+mod elementwise;
+mod embedding;
+mod gemv;
+mod kv_write;
+mod layer_norm;
+mod layout;
+mod lora;
+mod many;
+mod matmul;
+mod reduce;
+mod rms_norm;
+mod rope;
+mod silu_mul;
+mod softmax;
+mod top_k;
+
+use std::sync::Arc;
+
+use super::{Backend, Executable};
+use crate::Result;
+use crate::graph::{Operand, Plan};
+use crate::ops::Op;
+use crate::tensor::{Buffer, HostTensor, TensorSpec};
+use buffer::{Arena, MetalBuffer};
+use device::Gpu;
+
+/// The Metal backend.
+pub(super) struct Metal {
+    gpu: Arc<Gpu>,
+    arena: Arena,
+}
+
+impl Metal {
+    /// On the system's default GPU.
+    pub(super) fn new() -> Result<Self> {
+        let gpu = Arc::new(Gpu::new()?);
+        Ok(Self { arena: Arena::new(&gpu), gpu })
+    }
+}
+
+impl Backend for Metal {
+    fn name(&self) -> String {
+        "metal".to_owned()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>> {
+        Ok(Arc::new(MetalBuffer::new(&self.gpu, bytes, "weights and states", &self.arena)?))
+    }
+
+    fn adopt(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
+        Ok(Arc::new(MetalBuffer::adopt(&self.gpu, tensor, &self.arena)?))
+    }
+
+    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
+        executor::scratch(op, inputs, outputs)
+    }
+
+    fn together(&self, first: &Op, second: &Op) -> bool {
+        matches!((first, second), (Op::MatMul(_) | Op::Lora(_), Op::SiluMul(_)))
+    }
+
+    fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {
+        objc2::rc::autoreleasepool(|_| {
+            self.arena.reserve(&self.gpu, plan.arena_bytes)?;
+            executor::compile(&self.gpu, &self.arena, plan)
+        })
+    }
+}

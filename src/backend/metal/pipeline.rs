@@ -1,0 +1,174 @@
+//! Kernels as pipeline states: compiled from source at run time, each library and pipeline once a device.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use objc2::AnyThread;
+use objc2::rc::{Retained, autoreleasepool};
+use objc2::runtime::ProtocolObject;
+use objc2_foundation::NSString;
+use objc2_metal::{
+    MTLCompileOptions, MTLComputePipelineState, MTLDataType, MTLDevice, MTLFunctionConstantValues, MTLLibrary,
+};
+
+use super::fault::failed;
+use crate::Result;
+use crate::error::DeviceFault;
+
+/// What every kernel file of ours begins with.
+const COMMON: &str = include_str!("kernels/common.metal");
+
+/// The text of a library.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source {
+    /// Its name, for messages; one name, one text.
+    pub(super) name: &'static str,
+    text: &'static str,
+    /// Whether `common.metal` stands before it.
+    ours: bool,
+    /// Whether the compiler may reorder and assume that there are no NaNs and infinities.
+    fast_math: bool,
+}
+
+impl Source {
+    /// A kernel file of ours, with exact semantics of NaN and infinity.
+    pub(super) const fn new(name: &'static str, text: &'static str) -> Self {
+        Self { name, text, ours: true, fast_math: false }
+    }
+
+    /// Another crate's file, compiled as it compiles it.
+    pub(super) const fn foreign(name: &'static str, text: &'static str) -> Self {
+        Self { name, text, ours: false, fast_math: true }
+    }
+}
+
+/// A function constant: its index and value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Constant {
+    Bool(usize, bool),
+    Int(usize, i32),
+}
+
+/// A kernel, ready to be dispatched.
+#[derive(Clone)]
+pub(super) struct Pipeline(Arc<State>);
+
+struct State {
+    raw: Retained<ProtocolObject<dyn MTLComputePipelineState>>,
+    name: String,
+}
+
+// SAFETY: a pipeline state is immutable and may be used from any thread.
+unsafe impl Send for Pipeline {}
+// SAFETY: as above.
+unsafe impl Sync for Pipeline {}
+
+impl Pipeline {
+    pub(super) fn raw(&self) -> &ProtocolObject<dyn MTLComputePipelineState> {
+        &self.0.raw
+    }
+
+    /// The kernel's name.
+    pub(super) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The most threads that a threadgroup of this kernel may have.
+    pub(super) fn most_threads(&self) -> usize {
+        self.0.raw.maxTotalThreadsPerThreadgroup()
+    }
+
+    pub(super) fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+type Key = (&'static str, String, Vec<Constant>);
+
+/// Libraries and pipelines of a device.
+pub(super) struct Pipelines {
+    device: Retained<ProtocolObject<dyn MTLDevice>>,
+    made: Mutex<Made>,
+}
+
+#[derive(Default)]
+struct Made {
+    libraries: HashMap<&'static str, Retained<ProtocolObject<dyn MTLLibrary>>>,
+    pipelines: HashMap<Key, Pipeline>,
+}
+
+impl Pipelines {
+    pub(super) fn new(device: &ProtocolObject<dyn MTLDevice>) -> Self {
+        Self { device: objc2::Message::retain(device), made: Mutex::default() }
+    }
+
+    fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pipeline of a function, compiled when it is first asked for.
+    pub(super) fn get(&self, source: Source, function: &str, constants: &[Constant]) -> Result<Pipeline> {
+        let key = (source.name, function.to_owned(), constants.to_vec());
+        if let Some(pipeline) = self.made().pipelines.get(&key) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = autoreleasepool(|_| self.make(source, function, constants))?;
+        self.made().pipelines.insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    fn library(&self, source: Source) -> Result<Retained<ProtocolObject<dyn MTLLibrary>>> {
+        if let Some(library) = self.made().libraries.get(source.name) {
+            return Ok(library.clone());
+        }
+        let text = if source.ours { format!("{COMMON}\n{}", source.text) } else { source.text.to_owned() };
+        let options = MTLCompileOptions::new();
+        #[allow(deprecated, reason = "its successor exists from macOS 15 on only")]
+        options.setFastMathEnabled(source.fast_math);
+        let library = self
+            .device
+            .newLibraryWithSource_options_error(&NSString::from_str(&text), Some(&options))
+            .map_err(|error| {
+                let message = error.localizedDescription().to_string();
+                failed(format!("the kernel file '{}'", source.name), DeviceFault::Kernel, message)
+            })?;
+        self.made().libraries.insert(source.name, library.clone());
+        Ok(library)
+    }
+
+    fn make(&self, source: Source, function: &str, constants: &[Constant]) -> Result<Pipeline> {
+        let library = self.library(source)?;
+        let what = || format!("kernel '{function}' of '{}'", source.name);
+        let name = NSString::from_str(function);
+        let function = if constants.is_empty() {
+            library
+                .newFunctionWithName(&name)
+                .ok_or_else(|| failed(what(), DeviceFault::Kernel, "the library has no such function"))?
+        } else {
+            let values = MTLFunctionConstantValues::init(MTLFunctionConstantValues::alloc());
+            for constant in constants {
+                let (index, dtype, int, bool) = match constant {
+                    Constant::Bool(index, value) => (*index, MTLDataType::Bool, 0, u8::from(*value)),
+                    Constant::Int(index, value) => (*index, MTLDataType::Int, *value, 0),
+                };
+                let pointer: *const std::ffi::c_void = if dtype == MTLDataType::Bool {
+                    (&raw const bool).cast()
+                } else {
+                    (&raw const int).cast()
+                };
+                let pointer =
+                    std::ptr::NonNull::new(pointer.cast_mut()).expect("the address of a local variable");
+                // SAFETY: the pointer is to a value of this type, which is copied.
+                unsafe { values.setConstantValue_type_atIndex(pointer, dtype, index) };
+            }
+            library.newFunctionWithName_constantValues_error(&name, &values).map_err(|error| {
+                failed(what(), DeviceFault::Kernel, error.localizedDescription().to_string())
+            })?
+        };
+        let raw = self
+            .device
+            .newComputePipelineStateWithFunction_error(&function)
+            .map_err(|error| failed(what(), DeviceFault::Kernel, error.localizedDescription().to_string()))?;
+        Ok(Pipeline(Arc::new(State { raw, name: name.to_string() })))
+    }
+}

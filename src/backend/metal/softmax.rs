@@ -1,0 +1,71 @@
+//! Softmax and log-softmax along an axis, and their gradients. See [`crate::ops::Softmax`].
+
+use bytemuck::NoUninit;
+
+use super::pipeline::Source;
+use super::site::{IN_REGISTERS, Site, row_threads, small};
+use crate::Result;
+use crate::ops::split;
+
+const SOURCE: Source = Source::new("softmax", include_str!("kernels/softmax.metal"));
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Sizes {
+    n: u32,
+    x_stride: u32,
+    y_stride: u32,
+    logarithm: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct Axis {
+    slices: u32,
+    axis: u32,
+    inner: u32,
+    logarithm: u32,
+}
+
+/// Adds the launch of a softmax, or of a log-softmax if `log`.
+pub(super) fn compile(axis: usize, log: bool, site: &mut Site<'_>) -> Result<()> {
+    let Some(y) = site.output(0) else { return Ok(()) };
+    let x = site.inputs[0].clone();
+    let logarithm = u32::from(log);
+    let dtype = x.type_name();
+    let (outer, len, inner) = split(&x.layout.shape, axis);
+    if axis + 1 == x.layout.shape.rank() {
+        let n = x.last();
+        let sizes = Sizes { n: small(n), x_stride: small(x.row_stride()), y_stride: 0, logarithm };
+        let form = if n <= IN_REGISTERS { "row" } else { "long" };
+        let launch = site.kernel(SOURCE, &format!("softmax_{form}_{dtype}"))?;
+        site.push(launch.read(&x).write(&y).constants(&sizes), [x.rows(), 1, 1], [row_threads(n), 1, 1]);
+        return Ok(());
+    }
+    let sizes = Axis { slices: small(outer * inner), axis: small(len), inner: small(inner), logarithm };
+    let launch = site.kernel(SOURCE, &format!("softmax_axis_{dtype}"))?;
+    site.push_elements(launch.read(&x).write(&y).constants(&sizes), outer * inner);
+    Ok(())
+}
+
+/// Adds the launch of a gradient.
+pub(super) fn compile_grad(axis: usize, log: bool, site: &mut Site<'_>) -> Result<()> {
+    let Some(dx) = site.output(0) else { return Ok(()) };
+    let (dy, y) = (site.inputs[0].clone(), site.inputs[1].clone());
+    let logarithm = u32::from(log);
+    let dtype = dy.type_name();
+    let (outer, len, inner) = split(&dy.layout.shape, axis);
+    if axis + 1 == dy.layout.shape.rank() {
+        let n = dy.last();
+        let (x_stride, y_stride) = (small(dy.row_stride()), small(y.row_stride()));
+        let launch = site.kernel(SOURCE, &format!("softmax_grad_row_{dtype}"))?;
+        let launch = launch.read(&dy).read(&y).write(&dx);
+        let launch = launch.constants(&Sizes { n: small(n), x_stride, y_stride, logarithm });
+        site.push(launch, [dy.rows(), 1, 1], [row_threads(n), 1, 1]);
+        return Ok(());
+    }
+    let sizes = Axis { slices: small(outer * inner), axis: small(len), inner: small(inner), logarithm };
+    let launch = site.kernel(SOURCE, &format!("softmax_grad_axis_{dtype}"))?;
+    site.push_elements(launch.read(&dy).read(&y).write(&dx).constants(&sizes), outer * inner);
+    Ok(())
+}
