@@ -27,6 +27,7 @@ fn size(width: usize) -> MTLSize {
 
 #[test]
 fn the_device_tells_what_it_is() {
+    let _alone = alone();
     autoreleasepool(|_| {
         let device = Bench::new().device;
         assert_eq!(device.name().to_string(), "softmetal");
@@ -55,6 +56,7 @@ fn the_device_tells_what_it_is() {
 
 #[test]
 fn the_system_tells_its_version() {
+    let _alone = alone();
     autoreleasepool(|_| {
         let process = NSProcessInfo::processInfo();
         let version = |major, minor| NSOperatingSystemVersion {
