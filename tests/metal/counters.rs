@@ -3,13 +3,12 @@
 use metal_candle::backend::Device;
 use metal_candle::inference::Generator;
 
-use crate::model::{adapter, load, smollm2};
+use crate::model::{Subject, adapter, load, subjects};
 
 /// Counts of one decode step, when everything it needs was made by the step before.
-fn decode(with_adapter: bool) -> Option<(softmetal::counters::Counters, usize)> {
-    let files = smollm2()?;
+fn decode(subject: &Subject, with_adapter: bool) -> softmetal::counters::Counters {
     let device = Device::metal().unwrap();
-    let model = load(&files, &device);
+    let model = load(subject, &device);
     let adapter = with_adapter.then(|| adapter(&model).on(&device).unwrap());
     let mut generator = Generator::new(&model, adapter.as_ref()).unwrap();
     generator.next_logits(&[1, 2, 3]).unwrap();
@@ -17,14 +16,15 @@ fn decode(with_adapter: bool) -> Option<(softmetal::counters::Counters, usize)> 
     softmetal::quiesce();
     softmetal::counters::take();
     generator.next_logits(&[1, 2, 3, 4, 5]).unwrap();
-    Some((softmetal::counters::take(), files.config.layers))
+    softmetal::counters::take()
 }
 
 #[test]
 fn a_decode_step_is_one_command_buffer_and_eight_dispatches_a_layer() {
     let _alone = crate::alone();
     for (with_adapter, most) in [(false, 8), (true, 12)] {
-        let Some((counted, layers)) = decode(with_adapter) else { return };
+        let subject = subjects().remove(0);
+        let (counted, layers) = (decode(&subject, with_adapter), subject.config.layers);
         let dispatches: u64 = counted.commands.values().sum();
         // Beside the layers: the embedding, the last norm, the row of the last token and the head.
         let beside = 4;
