@@ -3,8 +3,12 @@
 pub mod cpu;
 #[cfg(metal)]
 mod metal;
+#[path = "metal/chip.rs"]
+pub mod metal_chip;
+pub mod mps;
 mod program;
 pub mod reference;
+pub mod select;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,6 +38,12 @@ pub trait Backend: Send + Sync {
 
     /// Working memory that an operation wants, in bytes.
     fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize;
+
+    /// Whether two operations that follow each other may run at the same time, so that what the first reads must live
+    /// until the second is over.
+    fn together(&self, _first: &Op, _second: &Op) -> bool {
+        false
+    }
 
     /// Chooses kernels for every step. An operation or dtype without a kernel is an error that names it.
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>>;
@@ -84,13 +94,19 @@ impl Device {
 
     /// The system's GPU through Metal. An error where there is none, or where this build does not contain the backend.
     pub fn metal() -> Result<Self> {
+        Self::metal_with(select::Preference::from_env()?)
+    }
+
+    /// [`Device::metal`] with a preference among its implementations, whatever the environment says.
+    pub fn metal_with(preference: select::Preference) -> Result<Self> {
         #[cfg(metal)]
-        return Ok(Self::new(Box::new(metal::Metal::new()?)));
+        return Ok(Self::new(Box::new(metal::Metal::new(preference)?)));
         #[cfg(not(metal))]
-        Err(Error::invalid(
-            "metal",
-            "this build has no Metal backend; on a Mac, build with the feature custom-metal",
-        ))
+        {
+            let _ = preference;
+            let message = "this build has no Metal backend; on a Mac, build with the feature custom-metal";
+            Err(Error::invalid("metal", message))
+        }
     }
 
     /// The operations' scalar definitions in f64: slow, and the measure of every other device.
@@ -138,7 +154,14 @@ impl Device {
 
     /// The plan of a computation on this device, without compiling it.
     pub fn plan(&self, graph: &Graph, outputs: &[LazyTensor], updates: &[LazyTensor]) -> Result<Plan> {
-        Plan::new(graph, outputs, updates, &|op, inputs, specs| self.0.backend.scratch(op, inputs, specs))
+        let backend = &self.0.backend;
+        Plan::new(
+            graph,
+            outputs,
+            updates,
+            &|op, inputs, specs| backend.scratch(op, inputs, specs),
+            &|first, second| backend.together(first, second),
+        )
     }
 
     /// Compiles the computation of `outputs`, and of `updates`, which are computed for their effect on

@@ -90,12 +90,14 @@ impl Plan {
     /// Plans the computation of `outputs`, and of `updates`, which are computed for their effect on parameters.
     ///
     /// `scratch` says how many bytes of working memory the device wants for an operation with these inputs and
-    /// outputs.
+    /// outputs, `together` whether it runs two operations that follow each other at the same time: then what the first
+    /// reads lives until the second is over.
     pub fn new(
         graph: &Graph,
         outputs: &[LazyTensor],
         updates: &[LazyTensor],
         scratch: &dyn Fn(&Op, &[Operand], &[TensorSpec]) -> usize,
+        together: &dyn Fn(&Op, &Op) -> bool,
     ) -> Result<Self> {
         if outputs.iter().chain(updates).any(|tensor| !tensor.graph().is(graph)) {
             return Err(Error::invalid("plan", "an output belongs to another graph"));
@@ -105,7 +107,7 @@ impl Plan {
         let nodes = graph.nodes();
         let mut planner = Planner::new(&nodes, &outputs, &updates);
         planner.lower()?;
-        planner.finish(&outputs, scratch)
+        planner.finish(&outputs, scratch, together)
     }
 
     /// Floating-point operations of one run.
@@ -328,6 +330,7 @@ impl<'a> Planner<'a> {
         mut self,
         outputs: &[Value],
         scratch: &dyn Fn(&Op, &[Operand], &[TensorSpec]) -> usize,
+        together: &dyn Fn(&Op, &Op) -> bool,
     ) -> Result<Plan> {
         let mut output_views = Vec::new();
         for &value in outputs {
@@ -341,6 +344,14 @@ impl<'a> Planner<'a> {
         for view in &output_views {
             self.storages[view.storage].last = end;
             self.pinned.insert(view.storage);
+        }
+        let joined: Vec<bool> =
+            self.drafts.windows(2).map(|pair| together(&pair[0].op, &pair[1].op)).chain([false]).collect();
+        for (step, draft) in self.drafts.iter().enumerate().filter(|(step, _)| joined[*step]) {
+            for view in &draft.inputs {
+                let last = &mut self.storages[view.storage].last;
+                *last = (*last).max(step + 1);
+            }
         }
         let heir = self.donate();
         for view in &mut output_views {
@@ -370,7 +381,7 @@ impl<'a> Planner<'a> {
         intervals.extend(wanted.iter().enumerate().map(|(step, &bytes)| Interval {
             bytes,
             first: step,
-            last: step,
+            last: step + usize::from(joined[step]),
         }));
         let (offsets, arena_bytes) = pack(&intervals);
 

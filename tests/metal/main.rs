@@ -5,15 +5,32 @@
 #[cfg(softmetal)]
 extern crate softmetal;
 
+#[cfg(softmetal)]
+mod counters;
+#[cfg(softmetal)]
+mod faults;
+mod model;
+#[cfg(mps)]
+mod mps;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use metal_candle::backend::Device;
 use metal_candle::graph::Graph;
-use metal_candle::tensor::HostTensor;
+use metal_candle::tensor::{HostTensor, TensorSpec};
+
+/// Counters and faults are the process's: such tests run one at a time, and no other beside them.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[test]
 fn runs_are_repeated_with_new_inputs() {
+    let _alone = alone();
     let device = Device::metal().unwrap();
     let graph = Graph::new();
-    let x = graph.input("x", metal_candle::tensor::TensorSpec::f32([2, 3]));
+    let x = graph.input("x", TensorSpec::f32([2, 3]));
     let y = x.softmax(1).unwrap().softmax(0).unwrap();
     let program = device.compile(&graph, &[y], &[]).unwrap();
     for shift in [0.0_f32, 3.0] {
@@ -21,4 +38,33 @@ fn runs_are_repeated_with_new_inputs() {
         let y = program.run(&[&x]).unwrap().remove(0);
         assert_eq!(y.as_slice::<f32>().unwrap(), [0.5; 6]);
     }
+}
+
+#[test]
+fn buffers_of_any_size_are_read_and_written() {
+    let _alone = alone();
+    let device = Device::metal().unwrap();
+    // Small ones are parts of one buffer, large ones their own.
+    for bytes in [1, 4, 1000, 5 << 20] {
+        let buffer = device.allocate(bytes).unwrap();
+        let pattern: Vec<u8> = (0..bytes).map(|i| (i % 251) as u8).collect();
+        let mut found = vec![1; bytes];
+        buffer.read(0, &mut found).unwrap();
+        assert!(found.iter().all(|&byte| byte == 0), "new memory is zero");
+        buffer.write(0, &pattern).unwrap();
+        buffer.read(0, &mut found).unwrap();
+        assert_eq!(found, pattern);
+        assert!(buffer.write(1, &pattern).unwrap_err().to_string().contains("do not exist"));
+    }
+}
+
+#[test]
+fn a_tensor_of_another_device_is_refused() {
+    let _alone = alone();
+    let (metal, cpu) = (Device::metal().unwrap(), Device::cpu(1).unwrap());
+    let weight = cpu.parameter("w", &HostTensor::zeros(TensorSpec::f32([2, 2])), false).unwrap();
+    let graph = Graph::new();
+    let y = graph.parameter(&weight).silu().unwrap();
+    let error = metal.compile(&graph, &[y], &[]).err().unwrap().to_string();
+    assert_eq!(error, "w: lives on another device than metal");
 }

@@ -7,14 +7,18 @@ use std::process::{Command, ExitCode, Stdio};
 
 const HELP: &str = "cargo xtask test     format, lints, documents, all tests; the default model is fetched for them\n\
                     cargo xtask softmetal  the software Metal device: clang, the crates it patches, its tests;\n\
-                                     with --calibrate [SUITE] candle's own Metal tests on it\n\
+                                     with --full training and the whole model on it too,\n\
+                                     with --calibrate [SUITE] candle's own Metal tests\n\
                     cargo xtask compare  our figures beside candle's and torch's, interleaved (needs compare/requirements.txt)";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
     let result = match task.as_str() {
         "test" => test(),
-        "softmetal" => softmetal::softmetal(),
+        "softmetal" => {
+            let model = std::env::var_os("METAL_CANDLE_MODEL").map(PathBuf::from);
+            softmetal::softmetal(model.as_deref()).map(|counts| println!("{counts}"))
+        }
         "compare" => compare(),
         _ => {
             eprintln!("{HELP}");
@@ -90,14 +94,28 @@ fn model() -> Result<PathBuf, String> {
 }
 
 /// Counts of the lines `test result: ok. 12 passed; 0 failed; 1 ignored; …`, and of tests that said SKIPPED.
-#[derive(Default)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Counts {
     passed: usize,
     failed: usize,
     skipped: usize,
 }
 
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
 impl Counts {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            skipped: self.skipped + other.skipped,
+        }
+    }
+
     fn read(text: &str) -> Self {
         let mut counts = Self::default();
         for line in text.lines() {
@@ -125,21 +143,32 @@ fn test() -> Result<(), String> {
     run("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run("documents", cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     let model = model()?;
-    println!("== tests, with {}", model.display());
-    let output = cargo()
+    let mut tests = cargo();
+    tests
         .args(["test", "--workspace", "--no-fail-fast", "--", "--nocapture", "--test-threads", "2"])
-        .env("METAL_CANDLE_MODEL", &model)
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|e| format!("tests: cannot start: {e}"))?;
+        .env("METAL_CANDLE_MODEL", &model);
+    let here = counted(&format!("tests, with {}", model.display()), &mut tests)?;
+    let device = softmetal::softmetal(Some(&model))?;
+    println!(
+        "here: {here}\nthe software Metal device, and the library on it: {device}\nin all: {}",
+        here.plus(device)
+    );
+    Ok(())
+}
+
+/// Runs tests, shows what they print, and counts them. A failure, and a run without a single test, is an error.
+fn counted(what: &str, command: &mut Command) -> Result<Counts, String> {
+    println!("== {what}");
+    let output =
+        command.stderr(Stdio::inherit()).output().map_err(|e| format!("{what}: cannot start: {e}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     print!("{text}");
     let counts = Counts::read(&text);
-    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
+    println!("{counts}");
     if output.status.success() && counts.failed == 0 && counts.passed > 0 {
-        Ok(())
+        Ok(counts)
     } else {
-        Err("tests failed; see above".into())
+        Err(format!("{what}: failed; see above"))
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
-use super::{cargo, root, run};
+use super::{Counts, cargo, counted, root, run};
 
 /// The framework crates: name, version, SHA-256 of their Rust sources before the edit, how many lines are edited.
 const COPIES: [(&str, &str, &str, usize); 4] = [
@@ -29,12 +29,14 @@ fn folder() -> PathBuf {
 }
 
 /// Sets everything up and runs the tests, or with `--calibrate` candle's own suites.
-pub(crate) fn softmetal() -> Result<(), String> {
+///
+/// `model` is the default model's file, if it is here.
+pub(crate) fn softmetal(model: Option<&Path>) -> Result<Counts, String> {
     clang()?;
     copies()?;
     let mut arguments = std::env::args().skip_while(|argument| argument != "--calibrate");
     if arguments.next().is_some() {
-        return calibrate(arguments.next().as_deref());
+        return calibrate(arguments.next().as_deref()).map(|()| Counts::default());
     }
     let manifest = folder().join("Cargo.toml");
     let with_manifest = |arguments: &[&str]| {
@@ -48,7 +50,22 @@ pub(crate) fn softmetal() -> Result<(), String> {
         "softmetal: lints",
         with_manifest(&["clippy", "--workspace", "--all-targets"]).args(["--", "-D", "warnings"]),
     )?;
-    run("softmetal: tests", &mut with_manifest(&["test", "--workspace"]))
+    let suite = "metal-candle-on-softmetal";
+    let mut tests = with_manifest(&["test", "--workspace", "--exclude", suite]);
+    let device = counted("softmetal: tests", tests.env("RUST_BACKTRACE", "0"))?;
+    // The library's own tests on the device: one thread, as the device has one; those of training and of the whole model
+    // take minutes.
+    let full = std::env::args().any(|argument| argument == "--full");
+    let mut tests =
+        with_manifest(&["test", "-p", suite, "--test", "ops", "--test", "metal", "--test", "models"]);
+    if full {
+        tests.args(["--test", "training"]).env("METAL_CANDLE_FULL", "1");
+    }
+    tests.args(["--", "--test-threads", "2", "--nocapture", "--skip", "smollm2"]).env("RUST_BACKTRACE", "0");
+    if let Some(model) = model {
+        tests.env("METAL_CANDLE_MODEL", model);
+    }
+    Ok(device.plus(counted("metal-candle on softmetal: tests", &mut tests)?))
 }
 
 fn works(program: &str, arguments: &[&str]) -> bool {

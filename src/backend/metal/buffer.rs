@@ -15,7 +15,7 @@ use crate::tensor::{Buffer, HostTensor, MappedFile};
 use crate::{Error, Result};
 
 /// A buffer of Metal.
-pub(super) type Raw = Retained<ProtocolObject<dyn MTLBuffer>>;
+pub(in crate::backend) type Raw = Retained<ProtocolObject<dyn MTLBuffer>>;
 
 /// Shared by host and GPU, with hazards tracked between encoders.
 const SHARED: MTLResourceOptions = MTLResourceOptions(
@@ -29,7 +29,7 @@ const SLABS: (usize, usize) = (1 << 20, 16 << 20);
 /// Parts of a buffer begin at multiples of this.
 const ALIGNMENT: usize = 256;
 
-/// What `vm_page_size` is on Apple GPUs' systems; memory used in place must begin and end at such a boundary.
+/// What `vm_page_size` is on Apple's chips; memory used in place must begin and end at such a boundary.
 const PAGE: usize = 16 * 1024;
 
 fn new_buffer(gpu: &Gpu, bytes: usize, what: &str) -> Result<Raw> {
@@ -139,13 +139,11 @@ impl MetalBuffer {
     pub(super) fn adopt(gpu: &Gpu, tensor: &HostTensor, arena: &Arena) -> Result<Self> {
         let bytes = tensor.bytes();
         if let Some(file) = tensor.mapped_file() {
+            // Metal takes whole pages only. A map covers whole pages of the system, which are as large on Apple's chips.
             let address = bytes.as_ptr() as usize;
-            let first = address / PAGE * PAGE;
-            let end = (address + bytes.len()).next_multiple_of(PAGE);
-            // A map covers whole pages of the system; where those are smaller than Metal's, the ends may lie outside.
+            let (first, end) = (address / PAGE * PAGE, (address + bytes.len()).next_multiple_of(PAGE));
             let map = file.as_ptr() as usize;
-            let system_page = page_size();
-            let inside = first >= map && end <= (map + file.len()).next_multiple_of(system_page);
+            let inside = first >= map && end <= (map + file.len()).next_multiple_of(page_size());
             if inside
                 && bytes.len() >= PAGE
                 && let Some(pointer) = NonNull::new(first as *mut c_void)

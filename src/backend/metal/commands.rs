@@ -22,6 +22,8 @@ use crate::{Error, Result};
 /// How long the host looks for the end of a run before it lets the system wake it: waking takes longer than many
 /// decode steps do.
 const SPIN: Duration = Duration::from_micros(100);
+/// How long the host gives a command buffer whose work is over to say so.
+const SETTLING: Duration = Duration::from_millis(2);
 /// After so long it looks whether a command buffer has failed: a failed one may never signal.
 const PATIENCE_MS: u64 = 100;
 
@@ -81,10 +83,10 @@ impl Failed {
 }
 
 /// No encoder is open: what Metal Performance Shaders needs, which open their own.
-pub(super) struct Idle<'a>(&'a ProtocolObject<dyn MTLCommandBuffer>);
+pub(in crate::backend) struct Idle<'a>(&'a ProtocolObject<dyn MTLCommandBuffer>);
 
 impl Idle<'_> {
-    pub(super) fn commands(&self) -> &ProtocolObject<dyn MTLCommandBuffer> {
+    pub(in crate::backend) fn commands(&self) -> &ProtocolObject<dyn MTLCommandBuffer> {
         self.0
     }
 }
@@ -247,8 +249,8 @@ fn wait(
     for (index, (commands, first)) in buffers.iter().enumerate() {
         // The event is signalled by the GPU; the status follows within microseconds.
         let begun = Instant::now();
-        while !over(commands) && begun.elapsed() < SPIN {
-            spin_loop();
+        while !over(commands) && begun.elapsed() < SETTLING {
+            std::thread::yield_now();
         }
         if !over(commands) {
             commands.waitUntilCompleted();

@@ -25,7 +25,7 @@ use crate::{Error, Result};
 const RETRIES: usize = 6;
 
 /// A call that opens its own encoders.
-pub(super) trait Shaders: Send + Sync {
+pub(in crate::backend) trait Shaders: Send + Sync {
     /// Encodes it into a command buffer without an open encoder.
     fn encode(&self, idle: Idle<'_>, arena: &Raw) -> Result<()>;
 }
@@ -37,7 +37,7 @@ enum Work {
 }
 
 /// One piece of work of a plan.
-pub(super) struct Item {
+pub(in crate::backend) struct Item {
     work: Work,
     touches: Touches,
     op: &'static str,
@@ -56,7 +56,7 @@ impl Item {
         Self { op: launch.op, work: Work::Launch(launch), touches, load: Load::default(), once: false }
     }
 
-    pub(super) fn shaders(op: &'static str, shaders: Box<dyn Shaders>, touches: Touches) -> Self {
+    pub(in crate::backend) fn shaders(op: &'static str, shaders: Box<dyn Shaders>, touches: Touches) -> Self {
         Self { op, work: Work::Shaders(shaders), touches, load: Load::default(), once: false }
     }
 }
@@ -80,14 +80,7 @@ pub(super) fn scratch(op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> us
 /// Adds the launches of one step.
 fn compile_step(site: &mut Site<'_>) -> Result<()> {
     match &site.step.op {
-        Op::Accumulate(_) => {
-            let [sum, gradient, keep] = [0, 1, 2].map(|input| site.inputs[input].clone());
-            let mut list = vec![[sum, gradient]];
-            list.extend(
-                site.following.iter().map(|step| [0, 1].map(|input| (site.tensor)(&step.inputs[input]))),
-            );
-            many::accumulate(list, &keep, site)
-        }
+        Op::Accumulate(_) => many::accumulate(site),
         Op::AdamW(op) => many::adamw(op, site),
         Op::Affine(_) | Op::Binary(_) | Op::Fill(_) | Op::Scale(_) | Op::Unary(_) | Op::UnaryGrad(_) => {
             elementwise::compile(site)
@@ -123,10 +116,6 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
         Op::Broadcast(_) | Op::Permute(_) | Op::Reshape(_) | Op::Slice(_) => {
             Err(Error::invalid(site.step.op.name(), "is a view, which a plan has no step for"))
         }
-        _ => {
-            let dtype = site.inputs.first().map_or(crate::tensor::DType::F32, |tensor| tensor.dtype);
-            Err(site.unsupported(dtype, "use the cpu"))
-        }
     }
 }
 
@@ -152,11 +141,7 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
     let mut items = Vec::with_capacity(plan.steps.len());
     let given: Vec<Tensor> = plan.inputs.iter().map(|input| tensor(&input.operand)).collect();
     let mut checks = Vec::new();
-    let mut rest = &plan.steps[..];
-    while let Some(step) = rest.first() {
-        let together = together(rest);
-        let following = &rest[1..together];
-        rest = &rest[together..];
+    for step in &plan.steps {
         check_sizes(step)?;
         for output in step.outputs.iter().flatten() {
             if let Place::Parameter(index) = output.place
@@ -166,20 +151,26 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
                 return Err(Error::invalid(plan.parameters[index].name(), message));
             }
         }
+    }
+    let mut index = 0;
+    while let Some(step) = plan.steps.get(index) {
         let first = items.len();
-        compile_step(&mut Site {
+        let mut site = Site {
             gpu,
             arena,
             step,
             inputs: step.inputs.iter().map(tensor).collect(),
             outputs: step.outputs.iter().map(|output| output.as_ref().map(tensor)).collect(),
             scratch: Address::Arena(step.scratch.0),
-            following,
+            rest: &plan.steps[index + 1..],
+            done: 0,
             tensor: &tensor,
             given: &given,
             checks: &mut checks,
             items: &mut items,
-        })?;
+        };
+        compile_step(&mut site)?;
+        index += 1 + site.done;
         let added = &mut items[first..];
         let load = load(step, added.len());
         let once =
@@ -196,15 +187,9 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
         checks,
         inputs: given,
         outputs: plan.outputs.iter().map(tensor).collect(),
-        bound: Mutex::new(Bound { dispatches: 64, milliseconds: 50.0, bytes: 64 << 20 }),
+        bound: Mutex::new(Bound { dispatches: 64, milliseconds: 50.0, bytes: 512 << 20 }),
         _parameters: plan.parameters.clone(),
     }))
-}
-
-/// How many steps from the first on are done by the same launches: sums of gradients with one factor.
-fn together(steps: &[Step]) -> usize {
-    let alike = |step: &Step| matches!(step.op, Op::Accumulate(_)) && step.inputs[2] == steps[0].inputs[2];
-    steps.iter().take_while(|step| alike(step)).count().max(1)
 }
 
 /// Kernels count in 32 bits.

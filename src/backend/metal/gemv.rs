@@ -2,10 +2,12 @@
 
 use bytemuck::NoUninit;
 
+use super::launch::Span;
 use super::lora::{Part, SLOTS};
 use super::pipeline::Source;
 use super::site::{Site, Tensor, small};
 use crate::Result;
+use crate::ops::Op;
 
 const SOURCE: Source = Source::new("gemv", include_str!("kernels/gemv.metal"));
 
@@ -23,6 +25,8 @@ struct Sizes {
     y_stride: u32,
     slots: u32,
     total: u32,
+    halves: u32,
+    gated_stride: u32,
     start: [u32; SLOTS],
     len: [u32; SLOTS],
     rank: [u32; SLOTS],
@@ -69,6 +73,8 @@ pub(super) fn push(
         y_stride: small(y.row_stride()),
         slots: 0,
         total: 0,
+        halves: 0,
+        gated_stride: 0,
         start: [0; SLOTS],
         len: [0; SLOTS],
         rank: [0; SLOTS],
@@ -95,7 +101,40 @@ pub(super) fn push(
         }
         None => launch = (0..=SLOTS).fold(launch, |launch, _| launch.unused(&x.first())),
     }
-    let launch = launch.write(y).constants(&sizes);
-    site.push(launch, [n.div_ceil(16), m.div_ceil(rows), 1], [128, 1, 1]);
+    launch = launch.write(y);
+    let gated = gated(y, site);
+    launch = match &gated {
+        Some(gated) => {
+            (sizes.halves, sizes.gated_stride) = (small(n / 2), small(gated.row_stride()));
+            site.done = 1;
+            launch.write(gated)
+        }
+        None => launch.unused(&x.first()),
+    };
+    site.push(launch.constants(&sizes), [n.div_ceil(16), m.div_ceil(rows), 1], [128, 1, 1]);
     Ok(())
+}
+
+/// Where the next step's result goes, if that is silu(gate)·up of the two halves of y. It may be y's memory, if it lies
+/// exactly over one of the halves: the thread that writes there has both.
+fn gated(y: &Tensor, site: &Site<'_>) -> Option<Tensor> {
+    let next = site.rest.first().filter(|step| matches!(step.op, Op::SiluMul(_)))?;
+    let [gate, up] = [0, 1].map(|input| (site.tensor)(&next.inputs[input]));
+    let gated = (site.tensor)(next.outputs[0].as_ref()?);
+    let (rows, half) = (y.rows(), y.last() / 2);
+    let is_half = |tensor: &Tensor, offset: usize| {
+        tensor.dtype == y.dtype
+            && tensor.layout.shape.dims() == [rows, half]
+            && (rows == 1 || tensor.layout.strides[0] == y.row_stride())
+            && tensor.address.identity() == y.address.identity()
+            && tensor.first().byte() == y.first().byte() + offset * y.dtype.size()
+    };
+    let halves = y.last().is_multiple_of(2) && is_half(&gate, 0) && is_half(&up, half);
+    let span = |tensor: &Tensor| Span::new(&tensor.first(), tensor.extent());
+    let place = span(&gated);
+    let apart = !place.meets(&span(y)) || rows == 1 && (place == span(&gate) || place == span(&up));
+    // What is read must not be overwritten by another SIMD group: inputs, and h in working memory.
+    let scratch = Span::new(&site.scratch, site.step.scratch.1);
+    let inputs = site.inputs.iter().all(|input| !place.meets(&span(input))) && !place.meets(&scratch);
+    (halves && apart && inputs).then_some(gated)
 }

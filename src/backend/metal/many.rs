@@ -8,8 +8,8 @@ use super::launch::Address;
 use super::pipeline::Source;
 use super::site::{Builder, Site, Tensor, small};
 use crate::Result;
-use crate::graph::Operand;
-use crate::ops::AdamW;
+use crate::graph::{Operand, Step};
+use crate::ops::{AdamW, Op};
 use crate::tensor::Buffer;
 
 const SOURCE: Source = Source::new("many", include_str!("kernels/many.metal"));
@@ -90,12 +90,20 @@ fn bind<const R: usize>(launch: Builder, part: &[Roles<R>], role: usize, write: 
     launch.unused(&part[0][role].address.start())
 }
 
-/// Adds the launches for sums of gradients: pairs (sum, gradient).
-pub(super) fn accumulate(list: Vec<Roles<2>>, keep: &Tensor, site: &mut Site<'_>) -> Result<()> {
+/// Adds the launches for sums of gradients: of this step, and of those that follow with the same factor.
+pub(super) fn accumulate(site: &mut Site<'_>) -> Result<()> {
+    let [sum, gradient, keep] = [0, 1, 2].map(|input| site.inputs[input].clone());
+    let factor = &site.step.inputs[2];
+    let alike = |step: &&Step| matches!(step.op, Op::Accumulate(_)) && &step.inputs[2] == factor;
+    let mut list = vec![[sum, gradient]];
+    list.extend(
+        site.rest.iter().take_while(alike).map(|step| [0, 1].map(|input| (site.tensor)(&step.inputs[input]))),
+    );
+    site.done = list.len() - 1;
     for part in parts(list) {
         let (table, blocks) = table(&part, site)?;
         let launch = site.kernel(SOURCE, "accumulate")?;
-        let launch = bind(bind(launch, &part, 0, true), &part, 1, false).read(&table).read(keep);
+        let launch = bind(bind(launch, &part, 0, true), &part, 1, false).read(&table).read(&keep);
         site.push(launch.constants(&small(part.len())), [blocks, 1, 1], THREADS);
     }
     Ok(())

@@ -2,10 +2,11 @@
 
 use bytemuck::NoUninit;
 
+use super::launch::Span;
 use super::pipeline::Source;
-use super::site::{Site, small};
+use super::site::{Site, Tensor, small};
 use crate::Result;
-use crate::ops::Rope;
+use crate::ops::{Op, Rope};
 
 const SOURCE: Source = Source::new("rope", include_str!("kernels/rope.metal"));
 
@@ -21,8 +22,25 @@ struct Sizes {
     direction: f32,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct CacheSizes {
+    tokens: u32,
+    half: u32,
+    positions: u32,
+    capacity: u32,
+    q_heads: u32,
+    kv_heads: u32,
+    q: [u32; 2],
+    k: [u32; 2],
+    v: [u32; 2],
+}
+
 /// Adds the launch of a rotation.
 pub(super) fn compile(op: &Rope, site: &mut Site<'_>) -> Result<()> {
+    if !op.inverse && with_cache(site)? {
+        return Ok(());
+    }
     let Some(y) = site.output(0) else { return Ok(()) };
     let [x, cos, sin, positions] = [0, 1, 2, 3].map(|input| site.inputs[input].clone());
     let shape = &x.layout.shape;
@@ -42,4 +60,55 @@ pub(super) fn compile(op: &Rope, site: &mut Site<'_>) -> Result<()> {
     let launch = launch.read(&x).read(&cos).read(&sin).read(&positions).write(&y);
     site.push_elements(launch.constants(&sizes), pairs);
     Ok(())
+}
+
+/// Two rotations and the writing of keys and values to their caches, if that is what follows: one launch. The rotated keys
+/// are written twice, so that nothing depends on who else reads them.
+fn with_cache(site: &mut Site<'_>) -> Result<bool> {
+    let [rope, key_write, value_write, ..] = site.rest else { return Ok(false) };
+    let step = site.step;
+    let fits = matches!(&rope.op, Op::Rope(op) if !op.inverse)
+        && rope.inputs[1..] == step.inputs[1..]
+        && matches!(key_write.op, Op::KvWrite(_))
+        && matches!(value_write.op, Op::KvWrite(_))
+        && key_write.inputs[2] == value_write.inputs[2]
+        && rope.outputs[0].as_ref().is_some_and(|rotated| *rotated == key_write.inputs[1])
+        && key_write.inputs[0].spec() == value_write.inputs[0].spec()
+        && value_write.inputs[1].spec() == key_write.inputs[1].spec();
+    let tensor = |operand| (site.tensor)(operand);
+    let [q, cos, sin, positions] = [0, 1, 2, 3].map(|input| site.inputs[input].clone());
+    let (k, v) = (tensor(&rope.inputs[0]), tensor(&value_write.inputs[1]));
+    let Some(q_out) = site.output(0).filter(|_| fits && k.dtype == q.dtype && v.dtype == q.dtype) else {
+        return Ok(false);
+    };
+    let k_out = tensor(&key_write.inputs[1]);
+    let (k_cache, v_cache, pos) =
+        (tensor(&key_write.inputs[0]), tensor(&value_write.inputs[0]), tensor(&key_write.inputs[2]));
+    // What was written before something else was read must not be written beside it.
+    let span = |tensor: &Tensor| Span::new(&tensor.first(), tensor.extent());
+    let (reads, writes) = ([&q, &k, &v].map(span), [&q_out, &k_out].map(span));
+    if writes.iter().any(|write| reads.iter().any(|read| read.meets(write))) || writes[0].meets(&writes[1]) {
+        return Ok(false);
+    }
+    let (shape, steps) =
+        (&q.layout.shape, |tensor: &Tensor| [0, 1].map(|axis| small(tensor.layout.strides[axis])));
+    let (tokens, q_heads, half, kv_heads) = (shape[0], shape[1], shape[2] / 2, k.layout.shape[1]);
+    let sizes = CacheSizes {
+        tokens: small(tokens),
+        half: small(half),
+        positions: small(cos.layout.shape[0]),
+        capacity: small(k_cache.layout.shape[1]),
+        q_heads: small(q_heads),
+        kv_heads: small(kv_heads),
+        q: steps(&q),
+        k: steps(&k),
+        v: steps(&v),
+    };
+    site.check_indices(&positions, cos.layout.shape[0], "position")?;
+    let launch = site.kernel(SOURCE, &format!("rope_cache_{}_{}", q.type_name(), k_cache.type_name()))?;
+    let launch = launch.read(&q).read(&k).read(&v).read(&cos).read(&sin).read(&positions).read(&pos);
+    let launch = launch.write(&q_out).write(&k_out).write(&k_cache).write(&v_cache).constants(&sizes);
+    site.push_elements(launch, tokens * (q_heads + 2 * kv_heads) * half);
+    site.done = 3;
+    Ok(true)
 }

@@ -1,5 +1,8 @@
 // y = x W^T for few rows of x and W stored [n, k], plus the low-rank part of adapters: y += scale h B^T.
 //
+// With `halves` the columns are those of a gate and, as many on, of what it gates: the SIMD group that has both also
+// writes silu(gate) up.
+//
 // A SIMD group does 4 neighbouring columns of y for ROWS rows of x: a lane takes every 32nd element of the inner length,
 // so that loads of a SIMD group are adjacent, and W is read once. 4 SIMD groups a threadgroup.
 
@@ -15,6 +18,8 @@ struct GemvSizes {
     uint y_stride;
     uint slots;
     uint total;         // the row length of h
+    uint halves;        // n / 2, or 0
+    uint gated_stride;
     uint start[SLOTS];
     uint len[SLOTS];
     uint rank[SLOTS];
@@ -32,16 +37,27 @@ kernel void gemv(
     device const float* b2 [[buffer(5)]],
     device const float* b3 [[buffer(6)]],
     device T* y [[buffer(7)]],
-    constant GemvSizes& sizes [[buffer(8)]],
+    device T* gated [[buffer(8)]],
+    constant GemvSizes& sizes [[buffer(9)]],
     uint2 block [[threadgroup_position_in_grid]],
     uint lane [[thread_index_in_simdgroup]],
     uint group [[simdgroup_index_in_threadgroup]]) {
-    uint column = COLUMNS * (4 * block.x + group);
+    bool paired = sizes.halves > 0;
+    // Column c of a SIMD group is at `column + c`, or with halves at `column + c % 2` of half c / 2.
+    uint width = paired ? COLUMNS / 2 : COLUMNS;
+    uint limit = paired ? sizes.halves : sizes.n;
+    uint column = width * (4 * block.x + group);
     uint row = ROWS * block.y;
-    if (column >= sizes.n) {
+    if (column >= limit) {
         return;
     }
-    uint columns = min(uint(COLUMNS), sizes.n - column);
+    uint at_column[COLUMNS];
+    bool stored[COLUMNS];
+    for (uint c = 0; c < COLUMNS; c++) {
+        uint inner = column + c % width;
+        stored[c] = inner < limit;
+        at_column[c] = min(inner, limit - 1) + c / width * sizes.halves;
+    }
     uint rows = min(ROWS, sizes.m - row);
     float sums[COLUMNS * ROWS];
     for (uint i = 0; i < COLUMNS * ROWS; i++) {
@@ -54,7 +70,7 @@ kernel void gemv(
             from[r] = float(x[ulong(row + min(r, rows - 1)) * sizes.x_stride + i]);
         }
         for (uint c = 0; c < COLUMNS; c++) {
-            float weight = float(w[ulong(column + min(c, columns - 1)) * sizes.w_stride + i]);
+            float weight = float(w[ulong(at_column[c]) * sizes.w_stride + i]);
             for (uint r = 0; r < ROWS; r++) {
                 sums[c * ROWS + r] = fma(weight, from[r], sums[c * ROWS + r]);
             }
@@ -63,8 +79,8 @@ kernel void gemv(
     for (uint slot = 0; slot < sizes.slots; slot++) {
         device const float* b = slot == 0 ? b0 : (slot == 1 ? b1 : (slot == 2 ? b2 : b3));
         uint rank = sizes.rank[slot];
-        for (uint c = 0; c < columns; c++) {
-            uint at = column + c - sizes.start[slot];
+        for (uint c = 0; c < COLUMNS; c++) {
+            uint at = at_column[c] - sizes.start[slot];
             // Below the start it wraps around to a number beyond the length.
             if (at < sizes.len[slot]) {
                 for (uint r = lane; r < rank; r += LANES) {
@@ -77,11 +93,23 @@ kernel void gemv(
             }
         }
     }
-    for (uint c = 0; c < COLUMNS; c++) {
-        for (uint r = 0; r < ROWS; r++) {
-            float sum = simd_sum(sums[c * ROWS + r]);
-            if (lane == 0 && c < columns && r < rows) {
-                y[ulong(row + r) * sizes.y_stride + column + c] = T(sum);
+    for (uint r = 0; r < ROWS; r++) {
+        float results[COLUMNS];
+        for (uint c = 0; c < COLUMNS; c++) {
+            results[c] = simd_sum(sums[c * ROWS + r]);
+            if (lane == 0 && stored[c] && r < rows) {
+                y[ulong(row + r) * sizes.y_stride + at_column[c]] = T(results[c]);
+            }
+        }
+        if (paired && lane == 0 && r < rows) {
+            for (uint c = 0; c < COLUMNS / 2; c++) {
+                if (stored[c]) {
+                    // As if read back from y.
+                    float gate = float(T(results[c]));
+                    float up = float(T(results[c + COLUMNS / 2]));
+                    ulong to = ulong(row + r) * sizes.gated_stride + at_column[c];
+                    gated[to] = T(gate / (1.0f + precise::exp(-gate)) * up);
+                }
             }
         }
     }
@@ -90,7 +118,7 @@ kernel void gemv(
 #define INSTANTIATE_ROWS(T, W, R)                                                                          \
     template [[host_name("gemv_" #T "_" #W "_" #R)]] [[kernel]] void gemv<T, W, R>(                        \
         device const T*, device const W*, device const float*, device const float*, device const float*,   \
-        device const float*, device const float*, device T*, constant GemvSizes&, uint2, uint, uint);
+        device const float*, device const float*, device T*, device T*, constant GemvSizes&, uint2, uint, uint);
 #define INSTANTIATE_PAIR(T, W)  \
     INSTANTIATE_ROWS(T, W, 1)   \
     INSTANTIATE_ROWS(T, W, 4)

@@ -1,0 +1,125 @@
+//! Every fault of the device ends in an error that names it, and the next run works.
+
+use metal_candle::backend::{Device, Program};
+use metal_candle::error::DeviceFault;
+use metal_candle::graph::Graph;
+use metal_candle::tensor::{HostTensor, TensorSpec};
+use metal_candle::{Error, Result};
+use softmetal::faults::{self, CommandBufferError};
+
+fn program(device: &Device, n: usize) -> Result<Program> {
+    let graph = Graph::new();
+    let x = graph.input("x", TensorSpec::f32([n]));
+    let mut y = x.affine(1.0, 1.0)?;
+    // More dispatches than one command buffer holds.
+    for _ in 0..100 {
+        y = y.affine(1.0, 1.0)?.reshape([1, n])?.softmax(0)?.reshape([n])?;
+    }
+    device.compile(&graph, &[y], &[])
+}
+
+fn run(program: &Program, n: usize) -> Result<HostTensor> {
+    Ok(program.run(&[&HostTensor::zeros(TensorSpec::f32([n]))])?.remove(0))
+}
+
+#[test]
+fn every_error_of_a_command_buffer_is_typed_and_the_next_run_works() {
+    let _alone = crate::alone();
+    let device = Device::metal().unwrap();
+    let program = program(&device, 8).unwrap();
+    for (error, expected) in [
+        (CommandBufferError::Internal, DeviceFault::Internal),
+        (CommandBufferError::PageFault, DeviceFault::PageFault),
+        (CommandBufferError::AccessRevoked, DeviceFault::AccessRevoked),
+        (CommandBufferError::NotPermitted, DeviceFault::NotPermitted),
+        (CommandBufferError::OutOfMemory, DeviceFault::OutOfMemory),
+        (CommandBufferError::InvalidResource, DeviceFault::InvalidResource),
+        (CommandBufferError::DeviceRemoved, DeviceFault::DeviceRemoved),
+        (CommandBufferError::StackOverflow, DeviceFault::Unknown(12)),
+    ] {
+        for after in [0, 1] {
+            faults::fail_command_buffer_after(after, error);
+            let failed = run(&program, 8);
+            faults::clear();
+            let Err(Error::Device { what, fault, .. }) = failed else { panic!("{error:?}: {failed:?}") };
+            assert_eq!(fault, expected);
+            assert!(what.contains("affine") && what.contains("dispatches"), "{what}");
+            assert_eq!(run(&program, 8).unwrap().as_slice::<f32>().unwrap(), [1.0; 8], "after {error:?}");
+        }
+    }
+}
+
+#[test]
+fn after_a_timeout_command_buffers_are_smaller_and_the_run_is_done_again() {
+    let _alone = crate::alone();
+    let device = Device::metal().unwrap();
+    let program = program(&device, 8).unwrap();
+    softmetal::counters::take();
+    run(&program, 8).unwrap();
+    let before = softmetal::counters::take().command_buffers;
+    faults::fail_command_buffer_after(1, CommandBufferError::Timeout);
+    assert_eq!(run(&program, 8).unwrap().as_slice::<f32>().unwrap(), [1.0; 8]);
+    faults::clear();
+    softmetal::counters::take();
+    run(&program, 8).unwrap();
+    let after = softmetal::counters::take().command_buffers;
+    assert!(after > before, "{before} command buffers before, {after} after");
+}
+
+/// An update must not be done twice: the run is not repeated, and the error says so.
+#[test]
+fn a_step_with_an_update_is_not_repeated() {
+    let _alone = crate::alone();
+    let device = Device::metal().unwrap();
+    let sum = device.state("sum", TensorSpec::f32([4])).unwrap();
+    let graph = Graph::new();
+    let g = graph.input("g", TensorSpec::f32([4]));
+    let keep = graph.input("keep", TensorSpec::f32([1]));
+    let updated = graph.record(metal_candle::ops::Accumulate, &[&graph.parameter(&sum), &g, &keep]).unwrap();
+    let program = device.compile(&graph, &[], &updated).unwrap();
+    let one = HostTensor::from_slice(&[1.0_f32; 4], [4]).unwrap();
+    let keep = HostTensor::scalar(1.0_f32);
+    program.run(&[&one, &keep]).unwrap();
+    faults::fail_command_buffer_after(0, CommandBufferError::Timeout);
+    let failed = program.run(&[&one, &keep]);
+    faults::clear();
+    assert!(matches!(failed, Err(Error::Device { fault: DeviceFault::Timeout, .. })), "{failed:?}");
+    assert_eq!(sum.read().unwrap().as_slice::<f32>().unwrap(), [1.0; 4], "nothing was added");
+    program.run(&[&one, &keep]).unwrap();
+    assert_eq!(sum.read().unwrap().as_slice::<f32>().unwrap(), [2.0; 4]);
+}
+
+#[test]
+fn memory_and_pipelines_that_cannot_be_had_are_errors() {
+    let _alone = crate::alone();
+    let device = Device::metal().unwrap();
+    faults::fail_allocation_after(0);
+    let failed = device.allocate(64 << 20);
+    faults::clear();
+    assert!(matches!(failed, Err(Error::OutOfMemory { bytes, .. }) if bytes == 64 << 20));
+    faults::fail_allocation_after(0);
+    let failed = program(&device, 1 << 20);
+    faults::clear();
+    assert!(matches!(failed, Err(Error::OutOfMemory { .. })));
+    faults::fail_pipeline_after(0);
+    let failed = program(&device, 16);
+    faults::clear();
+    let Err(Error::Device { what, fault: DeviceFault::Kernel, .. }) = failed else { panic!("no error") };
+    assert!(what.starts_with("kernel '") && what.contains("' of '"), "{what}");
+    assert_eq!(run(&program(&device, 16).unwrap(), 16).unwrap().as_slice::<f32>().unwrap(), [1.0; 16]);
+}
+
+#[test]
+fn late_completion_is_waited_for_and_a_lost_device_is_told() {
+    let _alone = crate::alone();
+    let device = Device::metal().unwrap();
+    let program = program(&device, 8).unwrap();
+    faults::delay_completion(std::time::Duration::from_millis(30));
+    let late = run(&program, 8);
+    faults::clear();
+    assert_eq!(late.unwrap().as_slice::<f32>().unwrap(), [1.0; 8]);
+    faults::lose_device();
+    let lost = run(&program, 8);
+    faults::clear();
+    assert!(matches!(lost, Err(Error::Device { fault: DeviceFault::DeviceRemoved, .. })), "{lost:?}");
+}
