@@ -3,8 +3,12 @@
 pub mod cpu;
 #[cfg(metal)]
 mod metal;
+#[path = "metal/chip.rs"]
+pub mod metal_chip;
+pub mod mps;
 mod program;
 pub mod reference;
+pub mod select;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -90,13 +94,19 @@ impl Device {
 
     /// The system's GPU through Metal. An error where there is none, or where this build does not contain the backend.
     pub fn metal() -> Result<Self> {
+        Self::metal_with(select::Preference::from_env()?)
+    }
+
+    /// [`Device::metal`] with a preference among its implementations, whatever the environment says.
+    pub fn metal_with(preference: select::Preference) -> Result<Self> {
         #[cfg(metal)]
-        return Ok(Self::new(Box::new(metal::Metal::new()?)));
+        return Ok(Self::new(Box::new(metal::Metal::new(preference)?)));
         #[cfg(not(metal))]
-        Err(Error::invalid(
-            "metal",
-            "this build has no Metal backend; on a Mac, build with the feature custom-metal",
-        ))
+        {
+            let _ = preference;
+            let message = "this build has no Metal backend; on a Mac, build with the feature custom-metal";
+            Err(Error::invalid("metal", message))
+        }
     }
 
     /// The operations' scalar definitions in f64: slow, and the measure of every other device.

@@ -30,7 +30,8 @@ fn a_decode_step_is_one_command_buffer_and_eight_dispatches_a_layer() {
         let beside = 4;
         assert!(dispatches <= (most * layers + beside) as u64, "{with_adapter}: {counted:?}");
         assert_eq!((counted.command_buffers, counted.encoders), (1, 1), "{counted:?}");
-        assert_eq!(counted.host_waits, 1, "{counted:?}");
+        // None if the run was over while the host looked.
+        assert!(counted.host_waits <= 1, "{counted:?}");
         assert_eq!((counted.bytes_allocated, counted.pipelines), (0, 0), "{counted:?}");
         println!("with an adapter {with_adapter}: {counted:?}");
     }

@@ -10,6 +10,8 @@ mod counters;
 #[cfg(softmetal)]
 mod faults;
 mod model;
+#[cfg(mps)]
+mod mps;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

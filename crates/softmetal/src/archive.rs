@@ -16,7 +16,7 @@ use objc2_metal::MTLBinaryArchiveError as Code;
 
 use crate::counters::count;
 use crate::device::{SoftDevice, shared};
-use crate::foundation::set_error;
+use crate::foundation::{Label, set_error};
 use crate::pipeline::PipelineDescriptor;
 use crate::url::Url;
 
@@ -62,7 +62,7 @@ define_class!(
 #[derive(Default)]
 pub(crate) struct ArchiveState {
     entries: Mutex<Entries>,
-    label: Mutex<Option<String>>,
+    label: Label,
 }
 
 define_class!(
@@ -85,14 +85,12 @@ define_class!(
 
         #[unsafe(method_id(label))]
         fn label(&self) -> Option<Retained<NSString>> {
-            let label = self.ivars().label.lock().unwrap_or_else(PoisonError::into_inner);
-            label.as_deref().map(NSString::from_str)
+            self.ivars().label.get()
         }
 
         #[unsafe(method(setLabel:))]
         fn set_label(&self, label: Option<&NSString>) {
-            let label = label.map(ToString::to_string);
-            *self.ivars().label.lock().unwrap_or_else(PoisonError::into_inner) = label;
+            self.ivars().label.set(label);
         }
 
         #[unsafe(method_id(device))]

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use objc2::rc::Retained;
+use objc2::runtime::AnyObject;
 use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send};
 use objc2_foundation::{NSObject, NSRange, NSString};
 
@@ -122,6 +123,30 @@ define_class!(
         #[unsafe(method(updateFence:))]
         fn update_fence(&self, fence: &SoftFence) {
             self.ivars().borrow_mut().fence(Entry::UpdateFence(fence.number()));
+        }
+
+        #[unsafe(method(synchronizeResource:))]
+        fn synchronize(&self, _resource: &AnyObject) {
+            // For managed storage, which no Apple GPU has.
+            self.ivars().borrow().is_open("synchronizeResource:");
+        }
+
+        #[unsafe(method(pushDebugGroup:))]
+        fn push_debug_group(&self, _name: &NSString) {
+            self.ivars().borrow_mut().push_group();
+        }
+
+        #[unsafe(method(popDebugGroup))]
+        fn pop_debug_group(&self) {
+            self.ivars().borrow_mut().pop_group();
+        }
+
+        #[unsafe(method(insertDebugSignpost:))]
+        fn insert_debug_signpost(&self, _name: &NSString) {}
+
+        #[unsafe(method_id(label))]
+        fn label(&self) -> Option<Retained<NSString>> {
+            self.ivars().borrow().given_label()
         }
 
         #[unsafe(method(setLabel:))]

@@ -10,7 +10,7 @@ use objc2_foundation::{NSError, NSObject, NSString};
 use objc2_metal::{MTLCaptureDestination as Destination, MTLCaptureError as Code};
 
 use crate::device::{Shared, SoftDevice, shared};
-use crate::foundation::set_error;
+use crate::foundation::{Label, set_error};
 use crate::queue::SoftQueue;
 use crate::url::Url;
 
@@ -111,7 +111,7 @@ fn supported(destination: Destination) -> bool {
 #[derive(Default)]
 pub(crate) struct ScopeState {
     queue: Option<Retained<SoftQueue>>,
-    label: Mutex<Option<String>>,
+    label: Label,
 }
 
 define_class!(
@@ -130,14 +130,12 @@ define_class!(
 
         #[unsafe(method_id(label))]
         fn label(&self) -> Option<Retained<NSString>> {
-            let label = self.ivars().label.lock().unwrap_or_else(PoisonError::into_inner);
-            label.as_deref().map(NSString::from_str)
+            self.ivars().label.get()
         }
 
         #[unsafe(method(setLabel:))]
         fn set_label(&self, label: Option<&NSString>) {
-            let label = label.map(ToString::to_string);
-            *self.ivars().label.lock().unwrap_or_else(PoisonError::into_inner) = label;
+            self.ivars().label.set(label);
         }
 
         #[unsafe(method_id(device))]

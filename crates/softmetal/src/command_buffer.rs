@@ -7,7 +7,7 @@ use block2::{Block, RcBlock};
 use objc2::rc::Retained;
 use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send};
 use objc2_foundation::{NSError, NSObject, NSString};
-use objc2_metal::{MTLCommandBufferStatus as Status, MTLDispatchType};
+use objc2_metal::{MTLCommandBufferErrorOption, MTLCommandBufferStatus as Status, MTLDispatchType};
 
 use crate::blit::SoftBlitEncoder;
 use crate::check::report;
@@ -44,6 +44,9 @@ struct State {
     /// Broken rules that panic in the thread that waits.
     panics: Vec<String>,
     label: String,
+    /// Whether the program gave the label.
+    labelled: bool,
+    groups: usize,
 }
 
 pub(crate) struct CommandBufferState {
@@ -195,14 +198,38 @@ define_class!(
         fn set_label(&self, label: Option<&NSString>) {
             if let Some(label) = label.map(ToString::to_string) {
                 model().label_command_buffer(self.ivars().number, &label);
-                self.state().label = label;
+                let mut state = self.state();
+                (state.label, state.labelled) = (label, true);
             }
         }
 
         #[unsafe(method_id(label))]
         fn label(&self) -> Option<Retained<NSString>> {
-            Some(NSString::from_str(&self.state().label))
+            let state = self.state();
+            state.labelled.then(|| NSString::from_str(&state.label))
         }
+
+        #[unsafe(method(errorOptions))]
+        fn error_options(&self) -> MTLCommandBufferErrorOption {
+            MTLCommandBufferErrorOption::None
+        }
+
+        #[unsafe(method(pushDebugGroup:))]
+        fn push_debug_group(&self, _name: &NSString) {
+            self.state().groups += 1;
+        }
+
+        #[unsafe(method(popDebugGroup))]
+        fn pop_debug_group(&self) {
+            let groups = self.state().groups;
+            if groups == 0 {
+                return report(&rules::DEBUG_GROUP, format!("popDebugGroup on {} without a push", self.name()));
+            }
+            self.state().groups = groups - 1;
+        }
+
+        #[unsafe(method(useResidencySets:count:))]
+        fn use_residency_sets(&self, _sets: *const *const NSObject, _count: usize) {}
 
         #[unsafe(method(useResidencySet:))]
         fn use_residency_set(&self, _set: &NSObject) {}
@@ -250,6 +277,8 @@ impl SoftCommandBuffer {
             handlers_done: false,
             panics: Vec::new(),
             label,
+            labelled: false,
+            groups: 0,
         };
         let state =
             CommandBufferState { queue, number, retained, state: Mutex::new(state), changed: Condvar::new() };

@@ -22,6 +22,7 @@ use crate::ordering::{EncoderKind, Touched};
 use crate::pass::Sampling;
 use crate::pipeline::SoftPipeline;
 use crate::program::{ARGUMENTS, Binding, Launch, LaunchFault};
+use crate::ranges::Ranges;
 use crate::rules;
 use crate::samples::SoftSamples;
 use crate::sync::SoftFence;
@@ -37,6 +38,16 @@ enum Slot {
     Bytes(Vec<u8>),
     Buffer(Retained<SoftBuffer>, usize),
 }
+
+/// How large a dispatch is.
+enum Grid {
+    Threads([usize; 3]),
+    /// Three numbers of threadgroups in a buffer, from a byte on.
+    Indirect(Retained<SoftBuffer>, usize),
+}
+
+/// Bytes of the numbers of an indirect dispatch.
+const INDIRECT: usize = 12;
 
 pub(crate) struct Compute {
     encoder: Encoder,
@@ -134,13 +145,20 @@ define_class!(
         #[unsafe(method(dispatchThreadgroups:threadsPerThreadgroup:))]
         fn dispatch_threadgroups(&self, groups: MTLSize, threads: MTLSize) {
             let [groups, threads] = [groups, threads].map(|size| [size.width, size.height, size.depth]);
-            self.ivars().borrow_mut().dispatch(std::array::from_fn(|i| groups[i] * threads[i]), threads);
+            let grid = std::array::from_fn(|i| groups[i].saturating_mul(threads[i]));
+            self.ivars().borrow_mut().dispatch(Grid::Threads(grid), threads);
         }
 
         #[unsafe(method(dispatchThreads:threadsPerThreadgroup:))]
         fn dispatch_threads(&self, grid: MTLSize, threads: MTLSize) {
             let [grid, threads] = [grid, threads].map(|size| [size.width, size.height, size.depth]);
-            self.ivars().borrow_mut().dispatch(grid, threads);
+            self.ivars().borrow_mut().dispatch(Grid::Threads(grid), threads);
+        }
+
+        #[unsafe(method(dispatchThreadgroupsWithIndirectBuffer:indirectBufferOffset:threadsPerThreadgroup:))]
+        fn dispatch_indirect(&self, groups: &SoftBuffer, offset: usize, threads: MTLSize) {
+            let threads = [threads.width, threads.height, threads.depth];
+            self.ivars().borrow_mut().dispatch(Grid::Indirect(groups.retain(), offset), threads);
         }
 
         #[unsafe(method(memoryBarrierWithScope:))]
@@ -199,6 +217,11 @@ define_class!(
         #[unsafe(method(sampleCountersInBuffer:atSampleIndex:withBarrier:))]
         fn sample_counters(&self, _samples: &SoftSamples, index: usize, _barrier: bool) {
             self.ivars().borrow().encoder.sample(index);
+        }
+
+        #[unsafe(method_id(label))]
+        fn label(&self) -> Option<Retained<NSString>> {
+            self.ivars().borrow().encoder.given_label()
         }
 
         #[unsafe(method(setLabel:))]
@@ -280,14 +303,14 @@ impl Compute {
         self.slots[index] = buffer.map_or(Slot::Unset, |buffer| Slot::Buffer(buffer.retain(), offset));
     }
 
-    fn dispatch(&mut self, grid: [usize; 3], threadgroup: [usize; 3]) {
+    fn dispatch(&mut self, grid: Grid, threadgroup: [usize; 3]) {
         if !self.encoder.is_open("dispatch") {
             return;
         }
         let Some(pipeline) = self.pipeline.clone() else {
             return report(&rules::NO_PIPELINE, self.encoder.label().to_owned());
         };
-        if let Err((rule, message)) = self.check(&pipeline, grid, threadgroup) {
+        if let Err((rule, message)) = self.check(&pipeline, &grid, threadgroup) {
             return report(rule, format!("{}: {message}", pipeline.name()));
         }
         let mut uses = Vec::new();
@@ -306,19 +329,40 @@ impl Compute {
             bindings.push(binding);
             spots.push(spot);
         }
+        let groups = match &grid {
+            Grid::Threads(_) => None,
+            Grid::Indirect(groups, offset) => {
+                uses.push(self.encoder.uses(groups));
+                Some((groups.memory().clone(), groups.spot(), *offset))
+            }
+        };
         let mut launch = Launch {
             name: pipeline.name().to_owned(),
             bindings,
             touched: vec![Default::default(); ARGUMENTS],
-            grid,
+            grid: if let Grid::Threads(grid) = grid { grid } else { [0; 3] },
             threadgroup,
             threadgroup_memory: self.threadgroup_memory.clone(),
             seed: random(),
         };
         let program = pipeline.program().clone();
         let body = Box::new(move || {
-            program.run(&mut launch).map_err(error_of)?;
-            Ok(accesses(&launch, &spots))
+            let mut read = None;
+            if let Some((memory, spot, offset)) = groups {
+                // SAFETY: the numbers lie within the buffer, as was checked.
+                let of =
+                    |i| unsafe { memory.start().add(offset).cast::<u32>().add(i).read_unaligned() } as usize;
+                launch.grid = std::array::from_fn(|i| of(i).saturating_mul(threadgroup[i]));
+                let numbers = Ranges::new(vec![offset..offset + INDIRECT]);
+                read = Some(spot.touched(&numbers, &Ranges::default()));
+            }
+            // The device may well find that there is nothing to do.
+            if !launch.grid.contains(&0) {
+                program.run(&mut launch).map_err(error_of)?;
+            }
+            let mut found = accesses(&launch, &spots);
+            found.extend(read);
+            Ok(found)
         });
         self.encoder.push(Entry::Command(Command { label: pipeline.name().to_owned(), uses, body }));
     }
@@ -326,7 +370,7 @@ impl Compute {
     fn check(
         &self,
         pipeline: &SoftPipeline,
-        grid: [usize; 3],
+        grid: &Grid,
         threadgroup: [usize; 3],
     ) -> Result<(), (&'static Rule, String)> {
         let threads: usize = threadgroup.iter().product();
@@ -337,8 +381,20 @@ impl Compute {
         if !pipeline.takes_width(threads) {
             return Err((&rules::WHOLE_SIMD_GROUPS, format!("{threadgroup:?} threads")));
         }
-        if grid.contains(&0) {
-            return Err((&rules::EMPTY_GRID, format!("a grid of {grid:?}")));
+        match grid {
+            Grid::Threads(grid) if grid.contains(&0) => {
+                return Err((&rules::EMPTY_GRID, format!("a grid of {grid:?}")));
+            }
+            Grid::Indirect(groups, offset) => {
+                let within = offset.checked_add(INDIRECT).is_some_and(|end| end <= groups.len());
+                if !within || !offset.is_multiple_of(4) {
+                    return Err((
+                        &rules::INDIRECT_OFFSET,
+                        format!("offset {offset} in {}", groups.describe()),
+                    ));
+                }
+            }
+            Grid::Threads(_) => {}
         }
         let memory =
             pipeline.program().static_threadgroup_bytes() + self.threadgroup_memory.iter().sum::<usize>();

@@ -10,14 +10,17 @@ use objc2::runtime::{AnyObject, Bool};
 use objc2::{ClassType, Message, define_class, msg_send};
 use objc2_foundation::{NSError, NSObject, NSString};
 use objc2_metal::{
-    MTLCounterSamplingPoint, MTLGPUFamily, MTLPipelineOption, MTLResourceOptions, MTLSize, MTLSizeAndAlign,
+    MTLArgumentBuffersTier, MTLCounterSamplingPoint, MTLDeviceLocation, MTLGPUFamily, MTLPipelineOption,
+    MTLResourceOptions, MTLSize, MTLSizeAndAlign,
 };
 
 use crate::archive::{ArchiveDescriptor, SoftArchive};
 use crate::buffer::SoftBuffer;
 use crate::clock::nanoseconds;
+use crate::descriptors::QueueDescriptor;
 use crate::foundation::{List, list};
-use crate::heap::{self, HeapDescriptor, SoftHeap};
+use crate::heap::{self, SoftHeap};
+use crate::heap_descriptor::HeapDescriptor;
 use crate::library::{SoftFunction, SoftLibrary, Source};
 use crate::memory::allocated;
 use crate::ordering::Model;
@@ -71,6 +74,46 @@ define_class!(
         #[unsafe(method(maxBufferLength))]
         fn max_buffer_length(&self) -> usize {
             MAX_BUFFER_LENGTH
+        }
+
+        #[unsafe(method(isLowPower))]
+        fn is_low_power(&self) -> bool {
+            false
+        }
+
+        #[unsafe(method(isRemovable))]
+        fn is_removable(&self) -> bool {
+            false
+        }
+
+        #[unsafe(method(isHeadless))]
+        fn is_headless(&self) -> bool {
+            false
+        }
+
+        #[unsafe(method(location))]
+        fn location(&self) -> MTLDeviceLocation {
+            MTLDeviceLocation::BuiltIn
+        }
+
+        #[unsafe(method(argumentBuffersSupport))]
+        fn argument_buffers(&self) -> MTLArgumentBuffersTier {
+            MTLArgumentBuffersTier::Tier2
+        }
+
+        #[unsafe(method(supportsDynamicLibraries))]
+        fn supports_dynamic_libraries(&self) -> bool {
+            false
+        }
+
+        #[unsafe(method(supportsFunctionPointers))]
+        fn supports_function_pointers(&self) -> bool {
+            false
+        }
+
+        #[unsafe(method(supportsRaytracing))]
+        fn supports_raytracing(&self) -> bool {
+            false
         }
 
         #[unsafe(method(hasUnifiedMemory))]
@@ -152,6 +195,11 @@ define_class!(
             SoftQueue::create()
         }
 
+        #[unsafe(method_id(newCommandQueueWithDescriptor:))]
+        fn new_queue_with_descriptor(&self, _descriptor: &QueueDescriptor) -> Option<Retained<SoftQueue>> {
+            SoftQueue::create()
+        }
+
         #[unsafe(method_id(newFence))]
         fn new_fence(&self) -> Option<Retained<SoftFence>> {
             Some(SoftFence::create())
@@ -189,6 +237,22 @@ define_class!(
             error: *mut *mut NSError,
         ) -> Option<Retained<SoftLibrary>> {
             SoftLibrary::compile(source, error)
+        }
+
+        #[unsafe(method(newLibraryWithSource:options:completionHandler:))]
+        fn new_library_later(
+            &self,
+            source: &NSString,
+            _options: Option<&NSObject>,
+            handler: &Block<dyn Fn(*mut SoftLibrary, *mut NSError)>,
+        ) {
+            let (source, handler) = (source.retain(), handler.copy());
+            aside(move || {
+                let mut error: *mut NSError = std::ptr::null_mut();
+                let library = SoftLibrary::compile(&source, &mut error);
+                let made = library.as_ref().map_or(std::ptr::null(), Retained::as_ptr);
+                handler.call((made.cast_mut(), error));
+            });
         }
 
         #[unsafe(method_id(newComputePipelineStateWithFunction:error:))]

@@ -17,6 +17,8 @@ pub(crate) struct Encoder {
     commands: Option<Retained<SoftCommandBuffer>>,
     kind: EncoderKind,
     label: String,
+    /// Whether the program gave the label.
+    labelled: bool,
     entries: Vec<Entry>,
     groups: usize,
     sampling: Sampling,
@@ -28,6 +30,7 @@ impl Encoder {
             commands: Some(commands),
             kind,
             label: label.to_owned(),
+            labelled: false,
             entries: Vec::new(),
             groups: 0,
             sampling: Sampling::default(),
@@ -58,8 +61,13 @@ impl Encoder {
 
     pub(crate) fn set_label(&mut self, label: Option<&NSString>) {
         if let Some(label) = label {
-            self.label = label.to_string();
+            (self.label, self.labelled) = (label.to_string(), true);
         }
+    }
+
+    /// The label that the program gave.
+    pub(crate) fn given_label(&self) -> Option<Retained<NSString>> {
+        self.labelled.then(|| NSString::from_str(&self.label))
     }
 
     pub(crate) fn label(&self) -> &str {

@@ -3,6 +3,7 @@
 use std::ffi::{CString, c_char, c_void};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Mutex, PoisonError};
 
 use objc2::rc::{Allocated, Retained};
 use objc2::runtime::AnyObject;
@@ -64,6 +65,20 @@ define_class!(
         }
     }
 );
+
+/// The name that a program gives an object; none until it does.
+#[derive(Default)]
+pub(crate) struct Label(Mutex<Option<String>>);
+
+impl Label {
+    pub(crate) fn get(&self) -> Option<Retained<NSString>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_deref().map(NSString::from_str)
+    }
+
+    pub(crate) fn set(&self, label: Option<&NSString>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = label.map(ToString::to_string);
+    }
+}
 
 /// What an error says.
 pub(crate) struct Failure {

@@ -6,12 +6,11 @@
 //! Between the buffers of a heap there are no guard pages. A kernel that leaves its buffer is still caught, unless it
 //! lands in another buffer that is bound to the same dispatch.
 
-use std::cell::Cell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use objc2::rc::{Allocated, Retained};
+use objc2::rc::Retained;
 use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send};
 use objc2_foundation::{NSObject, NSString};
 use objc2_metal::{
@@ -24,145 +23,13 @@ use crate::check::report;
 use crate::counters::count;
 use crate::device::{MAX_BUFFER_LENGTH, SoftDevice, model, shared};
 use crate::faults;
+use crate::heap_descriptor::{HeapDescriptor, HeapSettings};
 use crate::memory::Memory;
 use crate::ordering::Number;
 use crate::rules;
 
 /// What offsets and sizes of buffers in a heap are multiples of: this device's figure.
 pub(crate) const ALIGNMENT: usize = 256;
-
-/// What a descriptor asks for.
-#[derive(Clone, Copy)]
-pub(crate) struct Settings {
-    size: usize,
-    storage: MTLStorageMode,
-    cache: MTLCPUCacheMode,
-    tracking: MTLHazardTrackingMode,
-    kind: MTLHeapType,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            size: 0,
-            storage: MTLStorageMode::Private,
-            cache: MTLCPUCacheMode::DefaultCache,
-            tracking: MTLHazardTrackingMode::Default,
-            kind: MTLHeapType::Automatic,
-        }
-    }
-}
-
-impl Settings {
-    fn options(&self) -> MTLResourceOptions {
-        MTLResourceOptions(self.cache.0 | self.storage.0 << 4 | self.tracking.0 << 8)
-    }
-
-    /// A heap is untracked unless it asks to be tracked.
-    fn tracked(&self) -> bool {
-        self.tracking == MTLHazardTrackingMode::Tracked
-    }
-}
-
-define_class!(
-    /// How a heap is made.
-    #[unsafe(super(NSObject))]
-    #[name = "MTLHeapDescriptor"]
-    #[ivars = Cell<Settings>]
-    pub(crate) struct HeapDescriptor;
-
-    impl HeapDescriptor {
-        #[unsafe(method_id(init))]
-        fn init(this: Allocated<Self>) -> Retained<Self> {
-            let this = this.set_ivars(Cell::default());
-            // SAFETY: NSObject's init returns the object.
-            unsafe { msg_send![super(this), init] }
-        }
-
-        #[unsafe(method_id(copy))]
-        fn copy(&self) -> Retained<Self> {
-            let copy = Self::alloc().set_ivars(self.ivars().clone());
-            // SAFETY: NSObject's init returns the object.
-            unsafe { msg_send![super(copy), init] }
-        }
-
-        #[unsafe(method(size))]
-        fn size(&self) -> usize {
-            self.settings().size
-        }
-
-        #[unsafe(method(setSize:))]
-        fn set_size(&self, size: usize) {
-            self.change(|settings| settings.size = size);
-        }
-
-        #[unsafe(method(storageMode))]
-        fn storage(&self) -> MTLStorageMode {
-            self.settings().storage
-        }
-
-        #[unsafe(method(setStorageMode:))]
-        fn set_storage(&self, storage: MTLStorageMode) {
-            self.change(|settings| settings.storage = storage);
-        }
-
-        #[unsafe(method(cpuCacheMode))]
-        fn cache(&self) -> MTLCPUCacheMode {
-            self.settings().cache
-        }
-
-        #[unsafe(method(setCpuCacheMode:))]
-        fn set_cache(&self, cache: MTLCPUCacheMode) {
-            self.change(|settings| settings.cache = cache);
-        }
-
-        #[unsafe(method(hazardTrackingMode))]
-        fn tracking(&self) -> MTLHazardTrackingMode {
-            self.settings().tracking
-        }
-
-        #[unsafe(method(setHazardTrackingMode:))]
-        fn set_tracking(&self, tracking: MTLHazardTrackingMode) {
-            self.change(|settings| settings.tracking = tracking);
-        }
-
-        #[unsafe(method(resourceOptions))]
-        fn options(&self) -> MTLResourceOptions {
-            self.settings().options()
-        }
-
-        #[unsafe(method(setResourceOptions:))]
-        fn set_options(&self, options: MTLResourceOptions) {
-            self.change(|settings| {
-                settings.storage = storage_mode(options);
-                settings.cache = cache_mode(options);
-                settings.tracking = hazard_mode(options);
-            });
-        }
-
-        #[unsafe(method(type))]
-        fn kind(&self) -> MTLHeapType {
-            self.settings().kind
-        }
-
-        #[unsafe(method(setType:))]
-        fn set_kind(&self, kind: MTLHeapType) {
-            self.change(|settings| settings.kind = kind);
-        }
-    }
-);
-
-impl HeapDescriptor {
-    fn settings(&self) -> Settings {
-        self.ivars().get()
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Settings)) {
-        let mut settings = self.settings();
-        change(&mut settings);
-        self.ivars().set(settings);
-    }
-}
 
 /// The bytes of a buffer, and whether others may be put on them.
 struct Taken {
@@ -175,7 +42,7 @@ struct Taken {
 pub(crate) struct HeapState {
     memory: Arc<Memory>,
     number: Number,
-    settings: Settings,
+    settings: HeapSettings,
     taken: Mutex<Vec<Taken>>,
     label: Mutex<String>,
 }
@@ -470,7 +337,7 @@ fn gaps(taken: &[Taken], len: usize) -> Vec<Range<usize>> {
 }
 
 pub(crate) fn load() {
-    let _ = (HeapDescriptor::class(), SoftHeap::class());
+    let _ = SoftHeap::class();
 }
 
 #[cfg(test)]

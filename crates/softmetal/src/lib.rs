@@ -16,7 +16,7 @@
 //! - [`native`]: kernels in Rust, for tests that need no Metal source.
 //!
 //! Environment: `SOFTMETAL_VALIDATION` (panic, log, off), `SOFTMETAL_SEED`, `SOFTMETAL_POISON`, `SOFTMETAL_BACKTRACE`,
-//! `SOFTMETAL_ARCHITECTURE`.
+//! `SOFTMETAL_ARCHITECTURE`, `SOFTMETAL_OS_VERSION`, `METAL_CAPTURE_ENABLED`.
 
 mod archive;
 mod blit;
@@ -28,12 +28,14 @@ mod compute;
 pub mod constants;
 pub mod counters;
 mod data;
+mod descriptors;
 mod device;
 mod encoder;
 mod encoder_set;
 pub mod faults;
 mod foundation;
 mod heap;
+mod heap_descriptor;
 mod library;
 mod memory;
 mod metal_program;
@@ -42,6 +44,7 @@ pub mod native;
 pub mod ordering;
 mod pass;
 mod pipeline;
+mod process;
 pub mod program;
 mod queue;
 pub mod ranges;
@@ -66,9 +69,12 @@ pub fn load() {
         foundation::load();
         url::load();
         data::load();
+        process::load();
+        descriptors::load();
         constants::load();
         device::load();
         buffer::load();
+        heap_descriptor::load();
         heap::load();
         library::load();
         pipeline::load();

@@ -10,7 +10,7 @@ use objc2_metal::MTLFunctionType;
 
 use crate::archive::fingerprint;
 use crate::device::{SoftDevice, shared};
-use crate::foundation::{List, list, set_error};
+use crate::foundation::{Label, List, list, set_error};
 use crate::metal_program::MetalProgram;
 use crate::native;
 use crate::program::Program;
@@ -64,17 +64,22 @@ impl Source {
     }
 }
 
+pub(crate) struct LibraryState {
+    source: Arc<Source>,
+    label: Label,
+}
+
 define_class!(
     /// Kernels by name.
     #[unsafe(super(NSObject))]
     #[name = "SoftMTLLibrary"]
-    #[ivars = Arc<Source>]
+    #[ivars = LibraryState]
     pub(crate) struct SoftLibrary;
 
     impl SoftLibrary {
         #[unsafe(method_id(newFunctionWithName:))]
         fn function(&self, name: &NSString) -> Option<Retained<SoftFunction>> {
-            SoftFunction::find(self.ivars(), &name.to_string(), Constants::default())
+            SoftFunction::find(&self.ivars().source, &name.to_string(), Constants::default())
         }
 
         #[unsafe(method_id(newFunctionWithName:constantValues:error:))]
@@ -84,7 +89,7 @@ define_class!(
             constants: &SoftConstants,
             error: *mut *mut NSError,
         ) -> Option<Retained<SoftFunction>> {
-            let found = SoftFunction::find(self.ivars(), &name.to_string(), constants.values());
+            let found = SoftFunction::find(&self.ivars().source, &name.to_string(), constants.values());
             if found.is_none() {
                 let message = format!("there is no function '{name}' in the library");
                 // SAFETY: the pointer is the caller's place for an error.
@@ -99,7 +104,7 @@ define_class!(
                 // SAFETY: a string is an object.
                 unsafe { Retained::cast_unchecked(NSString::from_str(name)) }
             };
-            list(self.ivars().names().iter().map(name).collect())
+            list(self.ivars().source.names().iter().map(name).collect())
         }
 
         #[unsafe(method_id(device))]
@@ -107,19 +112,27 @@ define_class!(
             shared()
         }
 
+        #[unsafe(method_id(label))]
+        fn label(&self) -> Option<Retained<NSString>> {
+            self.ivars().label.get()
+        }
+
         #[unsafe(method(setLabel:))]
-        fn set_label(&self, _label: Option<&NSString>) {}
+        fn set_label(&self, label: Option<&NSString>) {
+            self.ivars().label.set(label);
+        }
     }
 );
 
-// SAFETY: the source is Sync and never changes.
+// SAFETY: the source is Sync and never changes; the label is behind a lock.
 unsafe impl Send for SoftLibrary {}
 // SAFETY: as above.
 unsafe impl Sync for SoftLibrary {}
 
 impl SoftLibrary {
     pub(crate) fn create(source: Source) -> Retained<Self> {
-        let this = Self::alloc().set_ivars(Arc::new(source));
+        let this =
+            Self::alloc().set_ivars(LibraryState { source: Arc::new(source), label: Label::default() });
         // SAFETY: NSObject's init returns the object.
         unsafe { msg_send![super(this), init] }
     }

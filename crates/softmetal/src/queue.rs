@@ -9,7 +9,9 @@ use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send}
 use objc2_foundation::{NSObject, NSString};
 
 use crate::command_buffer::SoftCommandBuffer;
+use crate::descriptors::CommandsDescriptor;
 use crate::device::{SoftDevice, model, shared};
+use crate::foundation::Label;
 use crate::ordering::Number;
 
 /// How many committed command buffers a worker still holds.
@@ -49,11 +51,18 @@ pub(crate) fn aside(body: impl FnOnce() + 'static) {
             (self.0)();
         }
     }
+    /// Counts down also where a handler panics: else whoever waits for it waits for ever.
+    struct Over;
+    impl Drop for Over {
+        fn drop(&mut self) {
+            under_way(-1);
+        }
+    }
     let later = Later(body);
     under_way(1);
     std::thread::spawn(move || {
+        let _over = Over;
         autoreleasepool(|_| later.run());
-        under_way(-1);
     });
 }
 
@@ -68,6 +77,7 @@ pub(crate) struct QueueState {
     jobs: Mutex<Option<Sender<Job>>>,
     worker: Option<JoinHandle<()>>,
     residency_sets: Mutex<Vec<Retained<NSObject>>>,
+    label: Label,
 }
 
 impl Drop for QueueState {
@@ -103,6 +113,11 @@ define_class!(
             Some(SoftCommandBuffer::create(self.retain(), false))
         }
 
+        #[unsafe(method_id(commandBufferWithDescriptor:))]
+        fn command_buffer_of(&self, descriptor: &CommandsDescriptor) -> Option<Retained<SoftCommandBuffer>> {
+            Some(SoftCommandBuffer::create(self.retain(), descriptor.retains()))
+        }
+
         #[unsafe(method(addResidencySet:))]
         fn add_residency_set(&self, set: &NSObject) {
             self.ivars().residency_sets.lock().unwrap_or_else(PoisonError::into_inner).push(set.retain());
@@ -114,8 +129,15 @@ define_class!(
             sets.retain(|known| !std::ptr::eq(&**known, set));
         }
 
+        #[unsafe(method_id(label))]
+        fn label(&self) -> Option<Retained<NSString>> {
+            self.ivars().label.get()
+        }
+
         #[unsafe(method(setLabel:))]
-        fn set_label(&self, _label: Option<&NSString>) {}
+        fn set_label(&self, label: Option<&NSString>) {
+            self.ivars().label.set(label);
+        }
     }
 );
 
@@ -143,6 +165,7 @@ impl SoftQueue {
             jobs: Mutex::new(Some(sender)),
             worker: Some(worker),
             residency_sets: Mutex::default(),
+            label: Label::default(),
         };
         let this = Self::alloc().set_ivars(state);
         // SAFETY: NSObject's init returns the object.

@@ -206,6 +206,7 @@ fn a_file_that_is_no_archive_is_an_error() {
 
 #[test]
 fn a_file_url_tells_its_path() {
+    let _alone = alone();
     let url = url(Path::new("/tmp/a b"));
     assert!(url.isFileURL());
     assert_eq!(url.path().expect("a path").to_string(), "/tmp/a b");

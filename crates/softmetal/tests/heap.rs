@@ -83,6 +83,7 @@ fn a_buffer_keeps_its_heap() {
 
 #[test]
 fn descriptors_begin_with_the_documented_values() {
+    let _alone = alone();
     let descriptor = MTLHeapDescriptor::new();
     assert_eq!((descriptor.size(), descriptor.r#type()), (0, MTLHeapType::Automatic));
     assert_eq!(descriptor.storageMode(), MTLStorageMode::Private);

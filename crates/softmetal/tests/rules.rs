@@ -248,6 +248,7 @@ const CASES: &[Case] = &[
         },
     ),
     ("empty-grid", |bench| threads(bench, 0, 32), |bench| threads(bench, 1, 32)),
+    ("indirect-offset", |bench| indirect(bench, 8), |bench| indirect(bench, 4)),
     ("unset-argument", |bench| double(bench, 64, 1), |bench| double(bench, 64, 2)),
     ("kernel-out-of-range", |bench| double(bench, 65, 2), |bench| double(bench, 64, 2)),
     (
@@ -381,6 +382,24 @@ fn whole_groups(bench: &Bench, threadgroup: usize) {
     in_encoder(bench, |encoder| {
         encoder.setComputePipelineState(&pipeline);
         encoder.dispatchThreads_threadsPerThreadgroup(size(1), size(threadgroup));
+    });
+}
+
+/// A dispatch whose size lies in a buffer of four numbers.
+fn indirect(bench: &Bench, offset: usize) {
+    let numbers = bench.buffer(4, SHARED);
+    // SAFETY: the buffer has so many bytes, and the device does not use it yet.
+    unsafe { numbers.contents().cast::<u8>().write_bytes(0, 16) };
+    in_encoder(bench, |encoder| {
+        encoder.setComputePipelineState(&bench.pipeline("count"));
+        // SAFETY: the device checks the offset.
+        unsafe {
+            encoder.dispatchThreadgroupsWithIndirectBuffer_indirectBufferOffset_threadsPerThreadgroup(
+                &numbers,
+                offset,
+                size(1),
+            );
+        }
     });
 }
 

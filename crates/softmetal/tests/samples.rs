@@ -164,6 +164,7 @@ fn samples_can_be_left_out() {
 
 #[test]
 fn an_apple_gpu_samples_at_stage_boundaries_only() {
+    let _alone = alone();
     let bench = Bench::new();
     for (point, expected) in [
         (MTLCounterSamplingPoint::AtStageBoundary, true),

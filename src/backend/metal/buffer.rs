@@ -15,7 +15,7 @@ use crate::tensor::{Buffer, HostTensor, MappedFile};
 use crate::{Error, Result};
 
 /// A buffer of Metal.
-pub(super) type Raw = Retained<ProtocolObject<dyn MTLBuffer>>;
+pub(in crate::backend) type Raw = Retained<ProtocolObject<dyn MTLBuffer>>;
 
 /// Shared by host and GPU, with hazards tracked between encoders.
 const SHARED: MTLResourceOptions = MTLResourceOptions(

@@ -83,10 +83,10 @@ impl Failed {
 }
 
 /// No encoder is open: what Metal Performance Shaders needs, which open their own.
-pub(super) struct Idle<'a>(&'a ProtocolObject<dyn MTLCommandBuffer>);
+pub(in crate::backend) struct Idle<'a>(&'a ProtocolObject<dyn MTLCommandBuffer>);
 
 impl Idle<'_> {
-    pub(super) fn commands(&self) -> &ProtocolObject<dyn MTLCommandBuffer> {
+    pub(in crate::backend) fn commands(&self) -> &ProtocolObject<dyn MTLCommandBuffer> {
         self.0
     }
 }

@@ -7,15 +7,19 @@ use objc2_metal::{MTLCommandQueue, MTLCreateSystemDefaultDevice, MTLDevice, MTLS
 use super::fault::failed;
 use super::pipeline::Pipelines;
 use crate::Result;
+use crate::backend::metal_chip::Chip;
+use crate::backend::select::Preference;
 use crate::error::DeviceFault;
 
 /// A GPU with one queue.
-pub(super) struct Gpu {
-    pub(super) device: Retained<ProtocolObject<dyn MTLDevice>>,
+pub(in crate::backend) struct Gpu {
+    pub(in crate::backend) device: Retained<ProtocolObject<dyn MTLDevice>>,
     pub(super) queue: Retained<ProtocolObject<dyn MTLCommandQueue>>,
     /// Its value is the number of the last run that is over.
     pub(super) event: Retained<ProtocolObject<dyn MTLSharedEvent>>,
     pub(super) pipelines: Pipelines,
+    pub(in crate::backend) chip: Chip,
+    pub(super) preference: Preference,
 }
 
 // SAFETY: devices, queues and shared events may be used from any thread; command buffers are made and encoded under
@@ -25,14 +29,15 @@ unsafe impl Send for Gpu {}
 unsafe impl Sync for Gpu {}
 
 impl Gpu {
-    pub(super) fn new() -> Result<Self> {
+    pub(super) fn new(preference: Preference) -> Result<Self> {
         autoreleasepool(|_| {
             let missing = |what: &str| failed(what, DeviceFault::Unavailable, "the system gives none");
             let device = MTLCreateSystemDefaultDevice().ok_or_else(|| missing("a GPU"))?;
             let queue = device.newCommandQueue().ok_or_else(|| missing("a command queue"))?;
             let event = device.newSharedEvent().ok_or_else(|| missing("a shared event"))?;
             let pipelines = Pipelines::new(&device);
-            Ok(Self { device, queue, event, pipelines })
+            let chip = Chip::of(&device.name().to_string());
+            Ok(Self { device, queue, event, pipelines, chip, preference })
         })
     }
 }

@@ -25,7 +25,7 @@ use crate::{Error, Result};
 const RETRIES: usize = 6;
 
 /// A call that opens its own encoders.
-pub(super) trait Shaders: Send + Sync {
+pub(in crate::backend) trait Shaders: Send + Sync {
     /// Encodes it into a command buffer without an open encoder.
     fn encode(&self, idle: Idle<'_>, arena: &Raw) -> Result<()>;
 }
@@ -37,7 +37,7 @@ enum Work {
 }
 
 /// One piece of work of a plan.
-pub(super) struct Item {
+pub(in crate::backend) struct Item {
     work: Work,
     touches: Touches,
     op: &'static str,
@@ -56,7 +56,7 @@ impl Item {
         Self { op: launch.op, work: Work::Launch(launch), touches, load: Load::default(), once: false }
     }
 
-    pub(super) fn shaders(op: &'static str, shaders: Box<dyn Shaders>, touches: Touches) -> Self {
+    pub(in crate::backend) fn shaders(op: &'static str, shaders: Box<dyn Shaders>, touches: Touches) -> Self {
         Self { op, work: Work::Shaders(shaders), touches, load: Load::default(), once: false }
     }
 }
@@ -115,10 +115,6 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
         Op::Unslice(op) => layout::compile_unslice(op, site),
         Op::Broadcast(_) | Op::Permute(_) | Op::Reshape(_) | Op::Slice(_) => {
             Err(Error::invalid(site.step.op.name(), "is a view, which a plan has no step for"))
-        }
-        _ => {
-            let dtype = site.inputs.first().map_or(crate::tensor::DType::F32, |tensor| tensor.dtype);
-            Err(site.unsupported(dtype, "use the cpu"))
         }
     }
 }

@@ -12,7 +12,7 @@ use super::pipeline::Pipeline;
 
 /// Where a tensor begins.
 #[derive(Clone)]
-pub(super) enum Address {
+pub(in crate::backend) enum Address {
     /// At a byte of the arena.
     Arena(usize),
     /// At a byte of a parameter's buffer.
@@ -34,7 +34,10 @@ impl Address {
     }
 
     /// The buffer and the byte in it.
-    pub(super) fn resolve<'a>(&'a self, arena: &'a Raw) -> (&'a ProtocolObject<dyn MTLBuffer>, usize) {
+    pub(in crate::backend) fn resolve<'a>(
+        &'a self,
+        arena: &'a Raw,
+    ) -> (&'a ProtocolObject<dyn MTLBuffer>, usize) {
         match self {
             Self::Arena(offset) => (arena, *offset),
             Self::Fixed(raw, offset) => (raw, *offset),
@@ -69,18 +72,18 @@ impl Address {
 
 /// Bytes that a launch touches.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Span {
+pub(in crate::backend) struct Span {
     buffer: usize,
     bytes: Range<usize>,
 }
 
 impl Span {
-    pub(super) fn new(address: &Address, bytes: usize) -> Self {
+    pub(in crate::backend) fn new(address: &Address, bytes: usize) -> Self {
         let start = address.byte();
         Self { buffer: address.identity(), bytes: start..start + bytes }
     }
 
-    pub(super) fn meets(&self, other: &Self) -> bool {
+    pub(in crate::backend) fn meets(&self, other: &Self) -> bool {
         self.buffer == other.buffer
             && self.bytes.start < other.bytes.end
             && other.bytes.start < self.bytes.end
@@ -89,9 +92,9 @@ impl Span {
 
 /// What a launch, or a call of Metal Performance Shaders, reads and writes.
 #[derive(Default, Clone)]
-pub(super) struct Touches {
-    pub(super) reads: Vec<Span>,
-    pub(super) writes: Vec<Span>,
+pub(in crate::backend) struct Touches {
+    pub(in crate::backend) reads: Vec<Span>,
+    pub(in crate::backend) writes: Vec<Span>,
 }
 
 impl Touches {
@@ -125,8 +128,6 @@ pub(super) struct Launch {
     pub(super) op: &'static str,
     pub(super) pipeline: Pipeline,
     pub(super) bindings: Vec<Binding>,
-    /// Bytes of threadgroup memory that the host chooses.
-    pub(super) threadgroup_memory: usize,
     pub(super) groups: [usize; 3],
     pub(super) threads: [usize; 3],
     /// An earlier dispatch must be over before.
@@ -161,10 +162,6 @@ impl Launch {
                 }
                 Binding::Nothing => {}
             }
-        }
-        if self.threadgroup_memory > 0 {
-            // SAFETY: the length is a multiple of 16 and below the device's limit.
-            unsafe { encoder.setThreadgroupMemoryLength_atIndex(self.threadgroup_memory, 0) };
         }
         let size = |[width, height, depth]: [usize; 3]| MTLSize { width, height, depth };
         encoder.dispatchThreadgroups_threadsPerThreadgroup(size(self.groups), size(self.threads));

@@ -112,7 +112,8 @@ pub(super) fn compile(op: &MatMul, site: &mut Site<'_>) -> Result<()> {
     let Some(d) = site.output(0) else { return Ok(()) };
     let (x, w) = (site.inputs[0].clone(), site.inputs[1].clone());
     let plain = !op.transpose_a && op.transpose_b && op.alpha.0 == 1.0 && site.inputs.len() == 2;
-    if plain && x.last() > 0 && gemv::takes(&x, &w, x.rows()) && x.dtype == d.dtype {
+    let few = site.gpu.preference != crate::backend::select::Preference::Mps;
+    if few && plain && x.last() > 0 && gemv::takes(&x, &w, x.rows()) && x.dtype == d.dtype {
         return gemv::push(&x, &w, &d, None, site);
     }
     let a = Matrix::new(&site.inputs[0], op.transpose_a);
@@ -141,6 +142,10 @@ pub(super) fn product(
         }
     }
     if d.batch * d.rows * d.columns == 0 {
+        return Ok(());
+    }
+    #[cfg(mps)]
+    if shaders(&a, b, c, &d, factors, site) {
         return Ok(());
     }
     if let Some(launch) = steel(&a, b, c, &d, factors, site)? {
@@ -172,6 +177,67 @@ pub(super) fn product(
     let groups = [d.columns.div_ceil(32), d.rows.div_ceil(32), d.batch];
     site.push(launch.write(&d.tensor).constants(&sizes), groups, [16, 16, 1]);
     Ok(())
+}
+
+/// Gives a product to Metal Performance Shaders, if they are preferred or faster and may take it.
+#[cfg(mps)]
+fn shaders(
+    a: &Matrix,
+    b: &Matrix,
+    c: Option<&Tensor>,
+    d: &Matrix,
+    factors: (f32, f32),
+    site: &mut Site<'_>,
+) -> bool {
+    use crate::backend::mps;
+    use crate::backend::select::{Implementation, Preference};
+
+    let (m, n, k) = (d.rows, d.columns, a.columns);
+    let wanted = match site.gpu.preference {
+        Preference::Mps => true,
+        Preference::Metal => false,
+        Preference::Automatic => {
+            let chosen = crate::backend::select::product(m, n, k, d.batch, d.tensor.dtype, site.gpu.chip);
+            chosen == Implementation::Mps
+        }
+    };
+    // An addend is the result's own memory.
+    let in_place = c.is_none_or(|c| {
+        c.first().byte() == d.tensor.first().byte() && c.address.identity() == d.tensor.address.identity()
+    });
+    let (Some((a_transposed, a_row)), Some((b_transposed, b_row))) = (a.leading(), b.leading()) else {
+        return false;
+    };
+    if !wanted || !in_place || k == 0 {
+        return false;
+    }
+    let stored = |matrix: &Matrix, transposed: bool, row: usize| {
+        let (rows, columns) =
+            if transposed { (matrix.columns, matrix.rows) } else { (matrix.rows, matrix.columns) };
+        mps::Operand {
+            address: matrix.tensor.first(),
+            dtype: matrix.tensor.dtype,
+            rows,
+            columns,
+            row,
+            batch: matrix.batch,
+            step: matrix.step,
+        }
+    };
+    let result = stored(d, false, if m == 1 { n } else { d.row });
+    let left = (stored(a, a_transposed, a_row), a_transposed);
+    let right = (stored(b, b_transposed, b_row), b_transposed);
+    let factors = (factors.0, if c.is_some() { factors.1 } else { 0.0 });
+    match mps::product(site.gpu, site.step.op.name(), left, right, result, factors) {
+        Ok(item) => {
+            site.items.push(item);
+            true
+        }
+        Err(refusal) => {
+            tracing::debug!(m, n, k, %refusal, "the product stays with our encoder");
+            false
+        }
+    }
 }
 
 /// Tiles of a threadgroup: rows, columns, depth, and SIMD groups along rows and columns. MLX's choice for chips without

@@ -7,12 +7,12 @@
 //!
 //! Sources: Apple, "Resource synchronization", MTLCommandBuffer, MTLComputeCommandEncoder, MTLSharedEvent.
 
-mod buffer;
-mod commands;
-mod device;
-mod executor;
+pub(super) mod buffer;
+pub(super) mod commands;
+pub(super) mod device;
+pub(super) mod executor;
 mod fault;
-mod launch;
+pub(super) mod launch;
 mod pipeline;
 mod site;
 mod strided;
@@ -41,6 +41,7 @@ mod top_k;
 
 use std::sync::Arc;
 
+use super::select::Preference;
 use super::{Backend, Executable};
 use crate::Result;
 use crate::graph::{Operand, Plan};
@@ -57,8 +58,8 @@ pub(super) struct Metal {
 
 impl Metal {
     /// On the system's default GPU.
-    pub(super) fn new() -> Result<Self> {
-        let gpu = Arc::new(Gpu::new()?);
+    pub(super) fn new(preference: Preference) -> Result<Self> {
+        let gpu = Arc::new(Gpu::new(preference)?);
         Ok(Self { arena: Arena::new(&gpu), gpu })
     }
 }

@@ -46,7 +46,6 @@ impl Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Constant {
     Bool(usize, bool),
-    Int(usize, i32),
 }
 
 /// A kernel, ready to be dispatched.
@@ -147,17 +146,9 @@ impl Pipelines {
         } else {
             let values = MTLFunctionConstantValues::init(MTLFunctionConstantValues::alloc());
             for constant in constants {
-                let (index, dtype, int, bool) = match constant {
-                    Constant::Bool(index, value) => (*index, MTLDataType::Bool, 0, u8::from(*value)),
-                    Constant::Int(index, value) => (*index, MTLDataType::Int, *value, 0),
-                };
-                let pointer: *const std::ffi::c_void = if dtype == MTLDataType::Bool {
-                    (&raw const bool).cast()
-                } else {
-                    (&raw const int).cast()
-                };
-                let pointer =
-                    std::ptr::NonNull::new(pointer.cast_mut()).expect("the address of a local variable");
+                let Constant::Bool(index, value) = *constant;
+                let pointer = std::ptr::NonNull::from(&value).cast::<std::ffi::c_void>();
+                let dtype = MTLDataType::Bool;
                 // SAFETY: the pointer is to a value of this type, which is copied.
                 unsafe { values.setConstantValue_type_atIndex(pointer, dtype, index) };
             }

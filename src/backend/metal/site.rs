@@ -56,6 +56,20 @@ impl Tensor {
         self.layout.shape.elements()
     }
 
+    /// Its rows as a matrix of Metal Performance Shaders.
+    #[cfg(mps)]
+    pub(super) fn row_matrix(&self) -> crate::backend::mps::Operand {
+        crate::backend::mps::Operand {
+            address: self.first(),
+            dtype: self.dtype,
+            rows: self.rows(),
+            columns: self.last(),
+            row: if self.rows() == 1 { self.last() } else { self.row_stride() },
+            batch: 1,
+            step: 0,
+        }
+    }
+
     /// The step between rows of the last axis; operations that ask for it accept only such layouts.
     pub(super) fn row_stride(&self) -> usize {
         self.layout.row_stride().expect("the operation accepts row-strided layouts only")
@@ -210,13 +224,31 @@ impl Site<'_> {
         constants: &[Constant],
     ) -> Result<Builder> {
         let pipeline = self.gpu.pipelines.get(source, function, constants)?;
-        Ok(Builder {
-            op: self.step.op.name(),
-            pipeline,
-            bindings: Vec::new(),
-            threadgroup_memory: 0,
-            touches: Touches::default(),
-        })
+        Ok(Builder { op: self.step.op.name(), pipeline, bindings: Vec::new(), touches: Touches::default() })
+    }
+
+    /// Whether Metal Performance Shaders are to be asked first for what a kernel of ours does in one launch.
+    #[cfg(mps)]
+    pub(super) fn prefers_shaders(&self) -> bool {
+        self.gpu.preference == crate::backend::select::Preference::Mps
+    }
+
+    /// Adds a call of Metal Performance Shaders, if the guard has agreed to it.
+    #[cfg(mps)]
+    pub(super) fn take(
+        &mut self,
+        item: std::result::Result<super::executor::Item, crate::backend::mps::guard::Refusal>,
+    ) -> bool {
+        match item {
+            Ok(item) => {
+                self.items.push(item);
+                true
+            }
+            Err(refusal) => {
+                tracing::debug!(op = self.step.op.name(), %refusal, "stays with a kernel of ours");
+                false
+            }
+        }
     }
 
     /// Adds a launch with `groups` threadgroups of `threads` threads each. One without work is left out.
@@ -224,14 +256,14 @@ impl Site<'_> {
         if groups.contains(&0) {
             return;
         }
-        let Builder { op, pipeline, bindings, threadgroup_memory, touches } = builder;
+        let Builder { op, pipeline, bindings, touches } = builder;
         let most = pipeline.most_threads();
         debug_assert!(
             threads.iter().product::<usize>() <= most,
             "{}: {threads:?} of {most}",
             pipeline.name()
         );
-        let launch = Launch { op, pipeline, bindings, threadgroup_memory, groups, threads, barrier: false };
+        let launch = Launch { op, pipeline, bindings, groups, threads, barrier: false };
         self.items.push(super::executor::Item::launch(launch, touches));
     }
 
@@ -246,7 +278,6 @@ pub(super) struct Builder {
     op: &'static str,
     pipeline: Pipeline,
     bindings: Vec<Binding>,
-    threadgroup_memory: usize,
     touches: Touches,
 }
 
@@ -325,12 +356,6 @@ impl Builder {
     /// Leaves an argument out.
     pub(super) fn nothing(mut self) -> Self {
         self.bindings.push(Binding::Nothing);
-        self
-    }
-
-    /// Asks for threadgroup memory.
-    pub(super) fn threadgroup_memory(mut self, bytes: usize) -> Self {
-        self.threadgroup_memory = bytes.next_multiple_of(16);
         self
     }
 }

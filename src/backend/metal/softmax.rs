@@ -3,6 +3,8 @@
 use bytemuck::NoUninit;
 
 use super::pipeline::Source;
+#[cfg(mps)]
+use super::site::Tensor;
 use super::site::{IN_REGISTERS, Site, row_threads, small};
 use crate::Result;
 use crate::ops::split;
@@ -35,6 +37,19 @@ pub(super) fn compile(axis: usize, log: bool, site: &mut Site<'_>) -> Result<()>
     let dtype = x.type_name();
     let (outer, len, inner) = split(&x.layout.shape, axis);
     if axis + 1 == x.layout.shape.rank() {
+        #[cfg(mps)]
+        if site.prefers_shaders() {
+            let item = crate::backend::mps::softmax(
+                site.gpu,
+                site.step.op.name(),
+                x.row_matrix(),
+                y.row_matrix(),
+                log,
+            );
+            if site.take(item) {
+                return Ok(());
+            }
+        }
         let n = x.last();
         let sizes = Sizes { n: small(n), x_stride: small(x.row_stride()), y_stride: 0, logarithm };
         let form = if n <= IN_REGISTERS { "row" } else { "long" };
@@ -56,6 +71,14 @@ pub(super) fn compile_grad(axis: usize, log: bool, site: &mut Site<'_>) -> Resul
     let dtype = dy.type_name();
     let (outer, len, inner) = split(&dy.layout.shape, axis);
     if axis + 1 == dy.layout.shape.rank() {
+        #[cfg(mps)]
+        if site.prefers_shaders() {
+            let (op, rows) = (site.step.op.name(), [&dy, &y, &dx].map(Tensor::row_matrix));
+            let [dy, y, dx] = rows;
+            if site.take(crate::backend::mps::softmax_grad(site.gpu, op, dy, y, dx, log)) {
+                return Ok(());
+            }
+        }
         let n = dy.last();
         let (x_stride, y_stride) = (small(dy.row_stride()), small(y.row_stride()));
         let launch = site.kernel(SOURCE, &format!("softmax_grad_row_{dtype}"))?;

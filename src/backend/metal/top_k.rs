@@ -21,6 +21,16 @@ struct Sizes {
 /// Adds the launch.
 pub(super) fn compile(op: &TopK, site: &mut Site<'_>) -> Result<()> {
     let (values, indices) = (site.output(0), site.output(1));
+    #[cfg(mps)]
+    if site.prefers_shaders()
+        && let (Some(values), Some(indices)) = (&values, &indices)
+    {
+        let [x, values, indices] = [&site.inputs[0], values, indices].map(Tensor::row_matrix);
+        let item = crate::backend::mps::top_k(site.gpu, site.step.op.name(), x, values, indices);
+        if site.take(item) {
+            return Ok(());
+        }
+    }
     greatest(op.k, values, indices, site)
 }
 

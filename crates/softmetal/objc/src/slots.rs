@@ -46,6 +46,7 @@ mod places {
         NSData,
         NSDictionary,
         NSNumber,
+        NSProcessInfo,
         MTLArchitecture,
         MTLBinaryArchiveDescriptor,
         MTLCaptureDescriptor,
