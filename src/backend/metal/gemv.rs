@@ -61,7 +61,11 @@ pub(super) fn push(
     site: &mut Site<'_>,
 ) -> Result<()> {
     let (m, k, n) = (x.rows(), x.last(), w.layout.shape[0]);
-    let rows = if m == 1 { 1 } else { 4 };
+    let rows = match m {
+        1 => 1,
+        2..=4 => 4,
+        _ => MOST_ROWS,
+    };
     let launch = site.kernel(SOURCE, &format!("gemv_{}_{}_{rows}", x.type_name(), w.type_name()))?;
     let mut launch = launch.read(x).read(w);
     let mut sizes = Sizes {

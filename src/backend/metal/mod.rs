@@ -24,6 +24,8 @@ mod dropout;
 mod elementwise;
 mod embedding;
 mod gemv;
+#[cfg(test)]
+mod gemv_quantized;
 mod kv_write;
 mod layer_norm;
 mod layout;

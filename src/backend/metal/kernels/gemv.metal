@@ -3,8 +3,8 @@
 // With `halves` the columns are those of a gate and, as many on, of what it gates: the SIMD group that has both also
 // writes silu(gate) up.
 //
-// A SIMD group does 4 neighbouring columns of y for ROWS rows of x: a lane takes every 32nd element of the inner length,
-// so that loads of a SIMD group are adjacent, and W is read once. 4 SIMD groups a threadgroup.
+// A SIMD group does 4 neighbouring columns of y for ROWS rows of x, and reads W once: a lane takes 4 neighbours of every
+// 128 elements of the inner length, so that a load of the SIMD group is one run of memory. 4 SIMD groups a threadgroup.
 
 #define SLOTS 4
 #define COLUMNS 4
@@ -26,6 +26,36 @@ struct GemvSizes {
     uint first[SLOTS];
     float scale[SLOTS];
 };
+
+// Adds the products of N neighbours of the inner length. Rows beyond the last repeat it; their sums are not stored.
+template <typename T, typename W, uint ROWS, uint N>
+inline void add_products(
+    device const T* x,
+    device const W* w,
+    constant GemvSizes& sizes,
+    uint rows,
+    thread const uint* columns,
+    thread float* sums) {
+    float from[ROWS * N];
+    for (uint r = 0; r < ROWS; r++) {
+        device const T* at = x + ulong(min(r, rows - 1)) * sizes.x_stride;
+        for (uint e = 0; e < N; e++) {
+            from[r * N + e] = float(at[e]);
+        }
+    }
+    for (uint c = 0; c < COLUMNS; c++) {
+        device const W* at = w + ulong(columns[c]) * sizes.w_stride;
+        float weights[N];
+        for (uint e = 0; e < N; e++) {
+            weights[e] = float(at[e]);
+        }
+        for (uint r = 0; r < ROWS; r++) {
+            for (uint e = 0; e < N; e++) {
+                sums[c * ROWS + r] = fma(weights[e], from[r * N + e], sums[c * ROWS + r]);
+            }
+        }
+    }
+}
 
 template <typename T, typename W, uint ROWS>
 kernel void gemv(
@@ -63,18 +93,13 @@ kernel void gemv(
     for (uint i = 0; i < COLUMNS * ROWS; i++) {
         sums[i] = 0.0f;
     }
-    for (uint i = lane; i < sizes.k; i += LANES) {
-        float from[ROWS];
-        for (uint r = 0; r < ROWS; r++) {
-            // Rows beyond the last repeat it; their sums are not stored.
-            from[r] = float(x[ulong(row + min(r, rows - 1)) * sizes.x_stride + i]);
-        }
-        for (uint c = 0; c < COLUMNS; c++) {
-            float weight = float(w[ulong(at_column[c]) * sizes.w_stride + i]);
-            for (uint r = 0; r < ROWS; r++) {
-                sums[c * ROWS + r] = fma(weight, from[r], sums[c * ROWS + r]);
-            }
-        }
+    device const T* from = x + ulong(row) * sizes.x_stride;
+    uint quads = sizes.k / 4;
+    for (uint i = lane; i < quads; i += LANES) {
+        add_products<T, W, ROWS, 4>(from + 4 * i, w + 4 * i, sizes, rows, at_column, sums);
+    }
+    for (uint i = 4 * quads + lane; i < sizes.k; i += LANES) {
+        add_products<T, W, ROWS, 1>(from + i, w + i, sizes, rows, at_column, sums);
     }
     for (uint slot = 0; slot < sizes.slots; slot++) {
         device const float* b = slot == 0 ? b0 : (slot == 1 ? b1 : (slot == 2 ? b2 : b3));
@@ -121,7 +146,8 @@ kernel void gemv(
         device const float*, device const float*, device T*, device T*, constant GemvSizes&, uint2, uint, uint);
 #define INSTANTIATE_PAIR(T, W)  \
     INSTANTIATE_ROWS(T, W, 1)   \
-    INSTANTIATE_ROWS(T, W, 4)
+    INSTANTIATE_ROWS(T, W, 4)   \
+    INSTANTIATE_ROWS(T, W, 8)
 #define INSTANTIATE(T)         \
     INSTANTIATE_PAIR(T, float) \
     INSTANTIATE_PAIR(T, half)  \
