@@ -56,8 +56,9 @@ pub(crate) fn softmetal(model: Option<&Path>) -> Result<Counts, String> {
     // The library's own tests on the device: one thread, as the device has one; those of training and of the whole model
     // take minutes.
     let full = std::env::args().any(|argument| argument == "--full");
-    let mut tests =
-        with_manifest(&["test", "-p", suite, "--test", "ops", "--test", "metal", "--test", "models"]);
+    let mut tests = with_manifest(&[
+        "test", "-p", suite, "--lib", "--test", "ops", "--test", "metal", "--test", "models",
+    ]);
     if full {
         tests.args(["--test", "training"]).env("METAL_CANDLE_FULL", "1");
     }
