@@ -9,7 +9,8 @@ use super::site::{Site, Tensor, small};
 use crate::Result;
 use crate::ops::Op;
 
-const SOURCE: Source = Source::new("gemv", include_str!("kernels/gemv.metal"));
+const SOURCE: Source =
+    Source::new("gemv", concat!(include_str!("kernels/products.metal"), include_str!("kernels/gemv.metal")));
 
 /// From so many rows on the tiles of a matrix product are better filled.
 const MOST_ROWS: usize = 8;
