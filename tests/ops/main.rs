@@ -138,6 +138,8 @@ fn products_of_few_rows_and_mixed_types_give_their_definition() {
                 let w = r.tensor([n, k]).cast(dtype);
                 let inputs = vec![x.clone(), w.clone()];
                 check(&device, &Case { op: MatMul::new(false, true).into(), inputs }, F32);
+                let inputs = vec![x.clone(), r.tensor([k, n]).cast(dtype)];
+                check(&device, &Case { op: MatMul::new(false, false).into(), inputs }, F32);
                 for slots in [1, 2, 5] {
                     let mut inputs = vec![x.clone(), w.clone()];
                     let slots: Vec<LoraSlot> = (0..slots)

@@ -112,10 +112,13 @@ struct SteelAddend {
 pub(super) fn compile(op: &MatMul, site: &mut Site<'_>) -> Result<()> {
     let Some(d) = site.output(0) else { return Ok(()) };
     let (x, w) = (site.inputs[0].clone(), site.inputs[1].clone());
-    let plain = !op.transpose_a && op.transpose_b && op.alpha.0 == 1.0 && site.inputs.len() == 2;
+    let plain = !op.transpose_a && op.alpha.0 == 1.0 && site.inputs.len() == 2;
     let few = site.gpu.preference != crate::backend::select::Preference::Mps;
     if few && plain && x.last() > 0 && gemv::takes(&x, &w, x.rows()) && x.dtype == d.dtype {
-        return gemv::push(&x, &w, &d, None, site);
+        return match op.transpose_b {
+            true => gemv::push(&x, &w, &d, None, site),
+            false => gemv::push_transposed(&x, &w, &d, site),
+        };
     }
     let a = Matrix::new(&site.inputs[0], op.transpose_a);
     let b = Matrix::new(&site.inputs[1], op.transpose_b);

@@ -5,6 +5,8 @@
 //
 // A SIMD group does 4 neighbouring columns of y for ROWS rows of x, and reads W once: a lane takes 4 neighbours of every
 // 128 elements of the inner length, so that a load of the SIMD group is one run of memory. 4 SIMD groups a threadgroup.
+//
+// gemv_t is for W stored [k, n]: see there.
 
 #define SLOTS 4
 #define GEMV_COLUMNS 4
@@ -112,10 +114,85 @@ kernel void gemv(
     }
 }
 
+struct GemvTSizes {
+    uint m;
+    uint n;
+    uint k;
+    uint x_stride;
+    uint w_stride;
+    uint y_stride;
+};
+
+// y = x W for few rows of x and W stored [k, n]: 32 columns a threadgroup of 8 SIMD groups. 8 lanes do 4 neighbouring
+// columns each; the 4 lanes over a column, and the SIMD groups, share the inner length.
+template <typename T, typename W, uint ROWS>
+kernel void gemv_t(
+    device const T* x [[buffer(0)]],
+    device const W* w [[buffer(1)]],
+    device T* y [[buffer(2)]],
+    constant GemvTSizes& sizes [[buffer(3)]],
+    uint2 block [[threadgroup_position_in_grid]],
+    uint lane [[thread_index_in_simdgroup]],
+    uint group [[simdgroup_index_in_threadgroup]]) {
+    threadgroup float shared[8 * LANES * ROWS];
+    uint first = 4 * (lane % 8);
+    uint column = LANES * block.x + first;
+    uint row = ROWS * block.y;
+    uint rows = min(ROWS, sizes.m - row);
+    uint columns = column < sizes.n ? min(4u, sizes.n - column) : 0;
+    float sums[4 * ROWS];
+    for (uint i = 0; i < 4 * ROWS; i++) {
+        sums[i] = 0.0f;
+    }
+    for (uint i = 4 * group + lane / 8; i < sizes.k && columns > 0; i += LANES) {
+        device const W* at = w + ulong(i) * sizes.w_stride + column;
+        float weights[4];
+        if (columns == 4) {
+            for (uint c = 0; c < 4; c++) {
+                weights[c] = float(at[c]);
+            }
+        } else {
+            for (uint c = 0; c < 4; c++) {
+                weights[c] = float(at[min(c, columns - 1)]);
+            }
+        }
+        for (uint r = 0; r < ROWS; r++) {
+            float from = float(x[ulong(row + min(r, rows - 1)) * sizes.x_stride + i]);
+            for (uint c = 0; c < 4; c++) {
+                sums[4 * r + c] = fma(weights[c], from, sums[4 * r + c]);
+            }
+        }
+    }
+    for (uint r = 0; r < ROWS; r++) {
+        for (uint c = 0; c < 4; c++) {
+            float sum = sums[4 * r + c];
+            sum += simd_shuffle_xor(sum, 8);
+            sum += simd_shuffle_xor(sum, 16);
+            if (lane < 8) {
+                shared[(8 * r + group) * LANES + first + c] = sum;
+            }
+        }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    // A SIMD group does every eighth row.
+    uint to = LANES * block.x + lane;
+    for (uint r = group; r < rows; r += 8) {
+        float sum = 0.0f;
+        for (uint share = 0; share < 8; share++) {
+            sum += shared[(8 * r + share) * LANES + lane];
+        }
+        if (to < sizes.n) {
+            y[ulong(row + r) * sizes.y_stride + to] = T(sum);
+        }
+    }
+}
+
 #define INSTANTIATE_ROWS(T, W, R)                                                                          \
     template [[host_name("gemv_" #T "_" #W "_" #R)]] [[kernel]] void gemv<T, W, R>(                        \
         device const T*, device const W*, device const float*, device const float*, device const float*,   \
-        device const float*, device const float*, device T*, device T*, constant GemvSizes&, uint2, uint, uint);
+        device const float*, device const float*, device T*, device T*, constant GemvSizes&, uint2, uint, uint); \
+    template [[host_name("gemv_t_" #T "_" #W "_" #R)]] [[kernel]] void gemv_t<T, W, R>(                    \
+        device const T*, device const W*, device T*, constant GemvTSizes&, uint2, uint, uint);
 #define INSTANTIATE_PAIR(T, W)  \
     INSTANTIATE_ROWS(T, W, 1)   \
     INSTANTIATE_ROWS(T, W, 4)   \
