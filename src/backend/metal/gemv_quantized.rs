@@ -145,7 +145,7 @@ mod tests {
             let view = |raw: &Raw, columns: usize, step: usize| Tensor {
                 address: Address::Fixed(raw.clone(), 0),
                 dtype,
-                layout: Layout { shape: Shape::from([m, columns]), strides: vec![step, 1].into(), offset: 0 },
+                layout: Layout { shape: Shape::from([m, columns]), strides: vec![step, 1], offset: 0 },
             };
             let (x, y) = (view(&from, k, stride), view(&to, n, y_stride));
             let launch = launch(gpu, &x, &Address::Fixed(weights, 0), blocks, &y).unwrap().unwrap();
