@@ -121,6 +121,40 @@ fn every_operation_gives_its_definition() {
     }
 }
 
+/// Decode steps and short prompts: W is stored as 16 bits, x and the adapters as f32.
+#[test]
+fn products_of_few_rows_and_mixed_types_give_their_definition() {
+    use metal_candle::ops::{Lora, LoraSlot, MatMul, Real};
+    use metal_candle::tensor::DType;
+    let r = &mut cases::Random::new(6);
+    for device in devices() {
+        for (m, dtype) in [(1, DType::BF16), (2, DType::F16), (4, DType::BF16), (5, DType::F32)]
+            .into_iter()
+            .chain([(8, DType::BF16), (9, DType::F16), (33, DType::BF16)])
+        {
+            // Inner lengths below, at and beyond what a SIMD group loads at once, and not of whole loads.
+            for k in [3, 128, 261] {
+                let (n, x) = (37, r.tensor([m, k]));
+                let w = r.tensor([n, k]).cast(dtype);
+                let inputs = vec![x.clone(), w.clone()];
+                check(&device, &Case { op: MatMul::new(false, true).into(), inputs }, F32);
+                let inputs = vec![x.clone(), r.tensor([k, n]).cast(dtype)];
+                check(&device, &Case { op: MatMul::new(false, false).into(), inputs }, F32);
+                for slots in [1, 2, 5] {
+                    let mut inputs = vec![x.clone(), w.clone()];
+                    let slots: Vec<LoraSlot> = (0..slots)
+                        .map(|i| LoraSlot { start: 7 * i, len: 6, rank: 1 + 4 * i, scale: Real(0.5) })
+                        .collect();
+                    for slot in &slots {
+                        inputs.extend([r.tensor([slot.rank, k]), r.tensor([slot.len, slot.rank])]);
+                    }
+                    check(&device, &Case { op: Lora { slots, separate: false }.into(), inputs }, F32);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn large_products_and_heads_give_their_definition() {
     // Deeper than one packed block, more rows than one block, and more logits than one chunk.

@@ -1,4 +1,5 @@
-//! Products of few rows with a weight stored `[n, k]`: decode steps. W is read once, and adapters are added on the way.
+//! Products of few rows with a weight: decode steps. W is read once. If it is stored `[n, k]`, adapters are added on the
+//! way.
 
 use bytemuck::NoUninit;
 
@@ -9,7 +10,8 @@ use super::site::{Site, Tensor, small};
 use crate::Result;
 use crate::ops::Op;
 
-const SOURCE: Source = Source::new("gemv", include_str!("kernels/gemv.metal"));
+const SOURCE: Source =
+    Source::new("gemv", concat!(include_str!("kernels/products.metal"), include_str!("kernels/gemv.metal")));
 
 /// From so many rows on the tiles of a matrix product are better filled.
 const MOST_ROWS: usize = 8;
@@ -44,7 +46,27 @@ pub(super) struct Adapters<'a> {
     pub(super) b: &'a [Tensor],
 }
 
-/// Whether x `[m, k]` and W `[n, k]` are for this kernel.
+#[repr(C)]
+#[derive(Clone, Copy, NoUninit)]
+struct TransposedSizes {
+    m: u32,
+    n: u32,
+    k: u32,
+    x_stride: u32,
+    w_stride: u32,
+    y_stride: u32,
+}
+
+/// Rows that a threadgroup does: there are kernels for these numbers.
+fn rows(m: usize) -> usize {
+    match m {
+        1 => 1,
+        2..=4 => 4,
+        _ => MOST_ROWS,
+    }
+}
+
+/// Whether x `[m, k]` and W, either way, are for this kernel.
 pub(super) fn takes(x: &Tensor, w: &Tensor, m: usize) -> bool {
     m <= MOST_ROWS
         && x.layout.row_stride().is_some()
@@ -61,11 +83,7 @@ pub(super) fn push(
     site: &mut Site<'_>,
 ) -> Result<()> {
     let (m, k, n) = (x.rows(), x.last(), w.layout.shape[0]);
-    let rows = match m {
-        1 => 1,
-        2..=4 => 4,
-        _ => MOST_ROWS,
-    };
+    let rows = rows(m);
     let launch = site.kernel(SOURCE, &format!("gemv_{}_{}_{rows}", x.type_name(), w.type_name()))?;
     let mut launch = launch.read(x).read(w);
     let mut sizes = Sizes {
@@ -116,6 +134,24 @@ pub(super) fn push(
         None => launch.unused(&x.first()),
     };
     site.push(launch.constants(&sizes), [n.div_ceil(16), m.div_ceil(rows), 1], [128, 1, 1]);
+    Ok(())
+}
+
+/// Adds the launch of y = x·W for W stored `[k, n]`.
+pub(super) fn push_transposed(x: &Tensor, w: &Tensor, y: &Tensor, site: &mut Site<'_>) -> Result<()> {
+    let (m, n) = (x.rows(), w.last());
+    let rows = rows(m);
+    let launch = site.kernel(SOURCE, &format!("gemv_t_{}_{}_{rows}", x.type_name(), w.type_name()))?;
+    let sizes = TransposedSizes {
+        m: small(m),
+        n: small(n),
+        k: small(x.last()),
+        x_stride: small(x.row_stride()),
+        w_stride: small(w.row_stride()),
+        y_stride: small(y.row_stride()),
+    };
+    let launch = launch.read(x).read(w).write(y).constants(&sizes);
+    site.push(launch, [n.div_ceil(32), m.div_ceil(rows), 1], [256, 1, 1]);
     Ok(())
 }
 

@@ -82,6 +82,7 @@ mod tests {
     use super::super::buffer::Raw;
     use super::super::commands::{Bound, Commands, Committed, Load};
     use super::*;
+    use crate::backend::select::Preference;
     use crate::tensor::{DType, HostTensor, Layout, Shape};
 
     const KINDS: [GgmlDType; 5] =
@@ -209,7 +210,7 @@ mod tests {
 
     #[test]
     fn products_with_blocks_are_those_with_their_elements() {
-        let gpu = Gpu::new(crate::backend::select::Preference::Automatic).unwrap();
+        let gpu = Gpu::new(Preference::Metal).unwrap();
         for (seed, blocks) in KINDS.into_iter().enumerate() {
             let block = blocks.block_size();
             // One block, fewer runs than lanes, and more of both than a whole number of turns.
@@ -223,7 +224,7 @@ mod tests {
 
     #[test]
     fn sixteen_bit_inputs_give_sixteen_bit_results() {
-        let gpu = Gpu::new(crate::backend::select::Preference::Automatic).unwrap();
+        let gpu = Gpu::new(Preference::Metal).unwrap();
         check(&gpu, GgmlDType::Q8_0, DType::F16, (1, 9, 320), 1);
         check(&gpu, GgmlDType::Q6K, DType::BF16, (5, 9, 512), 2);
     }
@@ -231,7 +232,7 @@ mod tests {
     /// A NaN in a row of x is in the whole row of y and in no other.
     #[test]
     fn nan_goes_through_its_row() {
-        let gpu = Gpu::new(crate::backend::select::Preference::Automatic).unwrap();
+        let gpu = Gpu::new(Preference::Metal).unwrap();
         for blocks in KINDS {
             let k = 2 * blocks.block_size();
             let mut values = vec![0.5_f32; 2 * k];
@@ -246,7 +247,7 @@ mod tests {
 
     #[test]
     fn other_blocks_and_parts_of_blocks_are_left_to_others() {
-        let gpu = Gpu::new(crate::backend::select::Preference::Automatic).unwrap();
+        let gpu = Gpu::new(Preference::Metal).unwrap();
         let place = buffer(&gpu, &[0; 16]);
         let tensor = |m: usize, columns: usize| Tensor {
             address: Address::Fixed(place.clone(), 0),

@@ -14,10 +14,14 @@ use crate::graph::Operand;
 use crate::ops::{Lora, LoraGrad, LoraSlot, total_rank};
 use crate::tensor::{DType, Layout, Shape};
 
-const SOURCE: Source = Source::new("lora", include_str!("kernels/lora.metal"));
+const SOURCE: Source =
+    Source::new("lora", concat!(include_str!("kernels/products.metal"), include_str!("kernels/lora.metal")));
 
 /// As many slots as a launch takes.
 pub(super) const SLOTS: usize = 4;
+
+/// Ranks of a tile, and rows that a threadgroup or a thread does at a time.
+const TILE: usize = 4;
 
 /// The struct of the same name in `lora.metal`.
 #[repr(C)]
@@ -29,8 +33,6 @@ struct Slots {
     len: [u32; SLOTS],
     rank: [u32; SLOTS],
     first: [u32; SLOTS],
-    from: u32,
-    ranks: u32,
     scale: [f32; SLOTS],
 }
 
@@ -56,8 +58,9 @@ pub(super) struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn ranks(&self) -> usize {
-        total_rank(self.slots)
+    /// Tiles of ranks; none has ranks of two slots.
+    fn tiles(&self) -> usize {
+        self.slots.iter().map(|slot| slot.rank.div_ceil(TILE)).sum()
     }
 
     fn header(&self, total: usize) -> Slots {
@@ -68,8 +71,6 @@ impl Part<'_> {
             len: [0; SLOTS],
             rank: [0; SLOTS],
             first: [0; SLOTS],
-            from: small(self.first[0]),
-            ranks: small(self.ranks()),
             scale: [0.0; SLOTS],
         };
         for (i, slot) in self.slots.iter().enumerate() {
@@ -149,8 +150,9 @@ pub(super) fn compile(op: &Lora, site: &mut Site<'_>) -> Result<()> {
         site.expect(a(slot), a(0).dtype)?;
         site.expect(b(slot), a(0).dtype)?;
     }
+    let rows = if m == 1 { 1 } else { TILE };
     for part in parts(&op.slots) {
-        let kernel = format!("lora_down_{}_{}", x.type_name(), a(0).type_name());
+        let kernel = format!("lora_down_{}_{}_{rows}", x.type_name(), a(0).type_name());
         let launch = bind(site.kernel(SOURCE, &kernel)?.read(adapter_x), &part, a).write(&h);
         let sizes = Sizes {
             m: small(m),
@@ -161,7 +163,7 @@ pub(super) fn compile(op: &Lora, site: &mut Site<'_>) -> Result<()> {
             add: 0,
             slots: part.header(total),
         };
-        site.push(launch.constants(&sizes), [part.ranks().div_ceil(8), m, 1], [256, 1, 1]);
+        site.push(launch.constants(&sizes), [part.tiles(), m.div_ceil(rows), 1], [256, 1, 1]);
     }
     let Some(y) = site.output(0) else { return Ok(()) };
     let all = parts(&op.slots);
@@ -183,7 +185,7 @@ pub(super) fn compile(op: &Lora, site: &mut Site<'_>) -> Result<()> {
             add: 0,
             slots: part.header(total),
         };
-        site.push_elements(launch.constants(&sizes), m * columns);
+        site.push_elements(launch.constants(&sizes), m.div_ceil(TILE) * columns);
     }
     Ok(())
 }
@@ -234,24 +236,24 @@ pub(super) fn compile_grad(op: &LoraGrad, site: &mut Site<'_>) -> Result<()> {
         if gradients.is_some() || adapter_dx.is_some() {
             let launch = site.kernel(SOURCE, &format!("lora_t_{}_{}", types.0, types.1))?.read(dy);
             let launch = bind(launch, &part, b).write(&t).constants(&sizes);
-            site.push(launch, [part.ranks().div_ceil(8), m, 1], [256, 1, 1]);
+            site.push(launch, [part.tiles(), m.div_ceil(TILE), 1], [256, 1, 1]);
         }
         if let Some(dx) = &adapter_dx {
             let add = u32::from(!op.separate || part.index > 0);
             let launch = site.kernel(SOURCE, &format!("lora_dx_{}_{}", types.0, types.1))?.read(&t);
             let launch = bind(launch, &part, a).update(dx).constants(&Sizes { add, ..sizes });
-            site.push_elements(launch, m * k);
+            site.push_elements(launch, m.div_ceil(TILE) * k);
         }
         if let Some(gradients) = &gradients {
             let (da, db): (Vec<Tensor>, Vec<Tensor>) =
                 gradients.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).unzip();
             let launch = site.kernel(SOURCE, &format!("lora_da_{}", types.0))?.read(&t).read(x);
             let launch = bind_outputs(launch, &part, &da).constants(&sizes);
-            site.push(launch, [k.div_ceil(32), part.ranks(), 1], [32, 8, 1]);
+            site.push(launch, [k.div_ceil(32), part.tiles(), 1], [32, 8, 1]);
             let longest = part.slots.iter().map(|slot| slot.len).max().unwrap_or(0);
             let launch = site.kernel(SOURCE, &format!("lora_db_{}", types.0))?.read(h).read(dy);
             let launch = bind_outputs(launch, &part, &db).constants(&sizes);
-            site.push(launch, [longest.div_ceil(32), part.ranks(), 1], [32, 8, 1]);
+            site.push(launch, [longest.div_ceil(32), part.tiles(), 1], [32, 8, 1]);
         }
     }
     Ok(())

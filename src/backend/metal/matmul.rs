@@ -9,6 +9,7 @@ use super::gemv;
 use super::pipeline::{Constant, Source};
 use super::site::{Builder, Site, Tensor, small, type_name};
 use crate::Result;
+use crate::backend::metal_chip::ChipClass;
 use crate::ops::MatMul;
 use crate::tensor::DType;
 use crate::tensor::layout::collapse;
@@ -111,10 +112,13 @@ struct SteelAddend {
 pub(super) fn compile(op: &MatMul, site: &mut Site<'_>) -> Result<()> {
     let Some(d) = site.output(0) else { return Ok(()) };
     let (x, w) = (site.inputs[0].clone(), site.inputs[1].clone());
-    let plain = !op.transpose_a && op.transpose_b && op.alpha.0 == 1.0 && site.inputs.len() == 2;
+    let plain = !op.transpose_a && op.alpha.0 == 1.0 && site.inputs.len() == 2;
     let few = site.gpu.preference != crate::backend::select::Preference::Mps;
     if few && plain && x.last() > 0 && gemv::takes(&x, &w, x.rows()) && x.dtype == d.dtype {
-        return gemv::push(&x, &w, &d, None, site);
+        return match op.transpose_b {
+            true => gemv::push(&x, &w, &d, None, site),
+            false => gemv::push_transposed(&x, &w, &d, site),
+        };
     }
     let a = Matrix::new(&site.inputs[0], op.transpose_a);
     let b = Matrix::new(&site.inputs[1], op.transpose_b);
@@ -240,26 +244,35 @@ fn shaders(
     }
 }
 
-/// Tiles of a threadgroup: rows, columns, depth, and SIMD groups along rows and columns. MLX's choice for chips without
-/// a letter of their own.
+/// Tiles of a threadgroup: rows, columns, depth, and SIMD groups along rows and columns. MLX's choice (its `matmul.cpp`,
+/// as candle has it); `nt`: only the right matrix is stored transposed.
 fn tiles(
-    m: usize,
-    n: usize,
-    batch: usize,
+    class: ChipClass,
+    (m, n, k, batch): (usize, usize, usize, usize),
     dtype: DType,
-    a_transposed: bool,
-    b_transposed: bool,
+    nt: bool,
 ) -> [usize; 5] {
+    let single = dtype == DType::F32;
+    if m < 16 {
+        return [32, 32, 16, 2, 2];
+    }
+    if matches!(class, ChipClass::Phone | ChipClass::BasePro) {
+        return match (nt, single) {
+            (true, _) => [64, 32, 32, 2, 2],
+            (false, true) => [64, 64, 16, 2, 2],
+            (false, false) => [64, 64, 16, 1, 2],
+        };
+    }
     let large = batch * m * n >= 1 << 20;
-    let nt = !a_transposed && b_transposed;
-    match (dtype, large) {
-        _ if m < 16 => [32, 32, 16, 2, 2],
-        (DType::F32, true) => [64, 64, 16, 2, 2],
-        (DType::F32, false) if nt => [32, 64, 16, 1, 2],
-        (DType::F32, false) => [64, 32, 32, 2, 2],
-        (_, true) => [64, 64, 16, 1, 2],
-        (_, false) if nt => [64, 32, 32, 2, 2],
-        (_, false) => [64, 64, 16, 1, 2],
+    let deep = 2 * m.max(n) <= k;
+    match (single, large, nt) {
+        (true, true, _) => [64, 64, 16, 2, 2],
+        (true, false, true) => [32, 64, 16, 1, 2],
+        (true, false, false) => [64, 32, 32, 2, 2],
+        (false, true, _) if !deep => [64, 64, 16, 1, 2],
+        (false, true, false) => [32, 64, 16, 1, 2],
+        (false, _, true) => [64, 32, 32, 2, 2],
+        (false, false, false) => [64, 64, 16, 1, 2],
     }
 }
 
@@ -290,7 +303,8 @@ fn steel(
     if a.tensor.dtype != dtype || b.tensor.dtype != dtype || k == 0 || factor_alone {
         return Ok(None);
     }
-    let [bm, bn, bk, wm, wn] = tiles(m, n, batch, dtype, a_transposed, b_transposed);
+    let nt = !a_transposed && b_transposed;
+    let [bm, bn, bk, wm, wn] = tiles(site.gpu.chip.class, (m, n, k, batch), dtype, nt);
     // Its form with an addend reads rows of C beyond the last of a tile that is not full.
     if c.is_some() && !m.is_multiple_of(bm) {
         return Ok(None);
@@ -341,4 +355,40 @@ fn steel(
         launch = launch.constants(&SteelAddend { ldc: int(ldd), fdc: 1, c_batch: long(d.step), alpha, beta });
     }
     Ok(Some((launch, [tiles_n, tiles_m, batch], [32, wn, wm])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_are_those_that_mlx_takes_for_the_class_of_the_chip() {
+        use ChipClass::{BasePro, Max, Phone, Ultra};
+        use DType::{BF16, F16, F32};
+        let (small, large) = ((512, 1024, 1024, 1), (1024, 1024, 1024, 1));
+        let deep = (1024, 1024, 2048, 1);
+        for class in [Phone, BasePro] {
+            for sizes in [small, large, deep] {
+                assert_eq!(tiles(class, sizes, F32, true), [64, 32, 32, 2, 2]);
+                assert_eq!(tiles(class, sizes, BF16, true), [64, 32, 32, 2, 2]);
+                assert_eq!(tiles(class, sizes, F32, false), [64, 64, 16, 2, 2]);
+                assert_eq!(tiles(class, sizes, F16, false), [64, 64, 16, 1, 2]);
+            }
+        }
+        for class in [Max, Ultra] {
+            for nt in [true, false] {
+                assert_eq!(tiles(class, large, F32, nt), [64, 64, 16, 2, 2]);
+                assert_eq!(tiles(class, large, F16, nt), [64, 64, 16, 1, 2]);
+                // A batch counts, and few rows take the smallest tiles everywhere.
+                assert_eq!(tiles(class, (512, 1024, 64, 2), BF16, nt), [64, 64, 16, 1, 2]);
+                assert_eq!(tiles(class, (15, 1 << 20, 64, 1), BF16, nt), [32, 32, 16, 2, 2]);
+            }
+            assert_eq!(tiles(class, small, F32, true), [32, 64, 16, 1, 2]);
+            assert_eq!(tiles(class, small, F32, false), [64, 32, 32, 2, 2]);
+            assert_eq!(tiles(class, small, BF16, true), [64, 32, 32, 2, 2]);
+            assert_eq!(tiles(class, small, BF16, false), [64, 64, 16, 1, 2]);
+            assert_eq!(tiles(class, deep, F16, true), [64, 32, 32, 2, 2]);
+            assert_eq!(tiles(class, deep, F16, false), [32, 64, 16, 1, 2]);
+        }
+    }
 }

@@ -5,9 +5,11 @@
 //
 // A SIMD group does 4 neighbouring columns of y for ROWS rows of x, and reads W once: a lane takes 4 neighbours of every
 // 128 elements of the inner length, so that a load of the SIMD group is one run of memory. 4 SIMD groups a threadgroup.
+//
+// gemv_t is for W stored [k, n]: see there.
 
 #define SLOTS 4
-#define COLUMNS 4
+#define GEMV_COLUMNS 4
 
 struct GemvSizes {
     uint m;
@@ -27,36 +29,6 @@ struct GemvSizes {
     float scale[SLOTS];
 };
 
-// Adds the products of N neighbours of the inner length. Rows beyond the last repeat it; their sums are not stored.
-template <typename T, typename W, uint ROWS, uint N>
-inline void add_products(
-    device const T* x,
-    device const W* w,
-    constant GemvSizes& sizes,
-    uint rows,
-    thread const uint* columns,
-    thread float* sums) {
-    float from[ROWS * N];
-    for (uint r = 0; r < ROWS; r++) {
-        device const T* at = x + ulong(min(r, rows - 1)) * sizes.x_stride;
-        for (uint e = 0; e < N; e++) {
-            from[r * N + e] = float(at[e]);
-        }
-    }
-    for (uint c = 0; c < COLUMNS; c++) {
-        device const W* at = w + ulong(columns[c]) * sizes.w_stride;
-        float weights[N];
-        for (uint e = 0; e < N; e++) {
-            weights[e] = float(at[e]);
-        }
-        for (uint r = 0; r < ROWS; r++) {
-            for (uint e = 0; e < N; e++) {
-                sums[c * ROWS + r] = fma(weights[e], from[r * N + e], sums[c * ROWS + r]);
-            }
-        }
-    }
-}
-
 template <typename T, typename W, uint ROWS>
 kernel void gemv(
     device const T* x [[buffer(0)]],
@@ -74,37 +46,39 @@ kernel void gemv(
     uint group [[simdgroup_index_in_threadgroup]]) {
     bool paired = sizes.halves > 0;
     // Column c of a SIMD group is at `column + c`, or with halves at `column + c % 2` of half c / 2.
-    uint width = paired ? COLUMNS / 2 : COLUMNS;
+    uint width = paired ? GEMV_COLUMNS / 2 : GEMV_COLUMNS;
     uint limit = paired ? sizes.halves : sizes.n;
     uint column = width * (4 * block.x + group);
     uint row = ROWS * block.y;
     if (column >= limit) {
         return;
     }
-    uint at_column[COLUMNS];
-    bool stored[COLUMNS];
-    for (uint c = 0; c < COLUMNS; c++) {
+    uint at_column[GEMV_COLUMNS];
+    ulong offsets[GEMV_COLUMNS];
+    bool stored[GEMV_COLUMNS];
+    for (uint c = 0; c < GEMV_COLUMNS; c++) {
         uint inner = column + c % width;
         stored[c] = inner < limit;
         at_column[c] = min(inner, limit - 1) + c / width * sizes.halves;
+        offsets[c] = ulong(at_column[c]) * sizes.w_stride;
     }
     uint rows = min(ROWS, sizes.m - row);
-    float sums[COLUMNS * ROWS];
-    for (uint i = 0; i < COLUMNS * ROWS; i++) {
+    float sums[GEMV_COLUMNS * ROWS];
+    for (uint i = 0; i < GEMV_COLUMNS * ROWS; i++) {
         sums[i] = 0.0f;
     }
     device const T* from = x + ulong(row) * sizes.x_stride;
     uint quads = sizes.k / 4;
     for (uint i = lane; i < quads; i += LANES) {
-        add_products<T, W, ROWS, 4>(from + 4 * i, w + 4 * i, sizes, rows, at_column, sums);
+        add_products<T, W, ROWS, GEMV_COLUMNS, 4>(from + 4 * i, sizes.x_stride, rows, w + 4 * i, offsets, sums);
     }
     for (uint i = 4 * quads + lane; i < sizes.k; i += LANES) {
-        add_products<T, W, ROWS, 1>(from + i, w + i, sizes, rows, at_column, sums);
+        add_products<T, W, ROWS, GEMV_COLUMNS, 1>(from + i, sizes.x_stride, rows, w + i, offsets, sums);
     }
     for (uint slot = 0; slot < sizes.slots; slot++) {
         device const float* b = slot == 0 ? b0 : (slot == 1 ? b1 : (slot == 2 ? b2 : b3));
         uint rank = sizes.rank[slot];
-        for (uint c = 0; c < COLUMNS; c++) {
+        for (uint c = 0; c < GEMV_COLUMNS; c++) {
             uint at = at_column[c] - sizes.start[slot];
             // Below the start it wraps around to a number beyond the length.
             if (at < sizes.len[slot]) {
@@ -119,19 +93,19 @@ kernel void gemv(
         }
     }
     for (uint r = 0; r < ROWS; r++) {
-        float results[COLUMNS];
-        for (uint c = 0; c < COLUMNS; c++) {
+        float results[GEMV_COLUMNS];
+        for (uint c = 0; c < GEMV_COLUMNS; c++) {
             results[c] = simd_sum(sums[c * ROWS + r]);
             if (lane == 0 && stored[c] && r < rows) {
                 y[ulong(row + r) * sizes.y_stride + at_column[c]] = T(results[c]);
             }
         }
         if (paired && lane == 0 && r < rows) {
-            for (uint c = 0; c < COLUMNS / 2; c++) {
+            for (uint c = 0; c < GEMV_COLUMNS / 2; c++) {
                 if (stored[c]) {
                     // As if read back from y.
                     float gate = float(T(results[c]));
-                    float up = float(T(results[c + COLUMNS / 2]));
+                    float up = float(T(results[c + GEMV_COLUMNS / 2]));
                     ulong to = ulong(row + r) * sizes.gated_stride + at_column[c];
                     gated[to] = T(gate / (1.0f + precise::exp(-gate)) * up);
                 }
@@ -140,10 +114,85 @@ kernel void gemv(
     }
 }
 
+struct GemvTSizes {
+    uint m;
+    uint n;
+    uint k;
+    uint x_stride;
+    uint w_stride;
+    uint y_stride;
+};
+
+// y = x W for few rows of x and W stored [k, n]: 32 columns a threadgroup of 8 SIMD groups. 8 lanes do 4 neighbouring
+// columns each; the 4 lanes over a column, and the SIMD groups, share the inner length.
+template <typename T, typename W, uint ROWS>
+kernel void gemv_t(
+    device const T* x [[buffer(0)]],
+    device const W* w [[buffer(1)]],
+    device T* y [[buffer(2)]],
+    constant GemvTSizes& sizes [[buffer(3)]],
+    uint2 block [[threadgroup_position_in_grid]],
+    uint lane [[thread_index_in_simdgroup]],
+    uint group [[simdgroup_index_in_threadgroup]]) {
+    threadgroup float shared[8 * LANES * ROWS];
+    uint first = 4 * (lane % 8);
+    uint column = LANES * block.x + first;
+    uint row = ROWS * block.y;
+    uint rows = min(ROWS, sizes.m - row);
+    uint columns = column < sizes.n ? min(4u, sizes.n - column) : 0;
+    float sums[4 * ROWS];
+    for (uint i = 0; i < 4 * ROWS; i++) {
+        sums[i] = 0.0f;
+    }
+    for (uint i = 4 * group + lane / 8; i < sizes.k && columns > 0; i += LANES) {
+        device const W* at = w + ulong(i) * sizes.w_stride + column;
+        float weights[4];
+        if (columns == 4) {
+            for (uint c = 0; c < 4; c++) {
+                weights[c] = float(at[c]);
+            }
+        } else {
+            for (uint c = 0; c < 4; c++) {
+                weights[c] = float(at[min(c, columns - 1)]);
+            }
+        }
+        for (uint r = 0; r < ROWS; r++) {
+            float from = float(x[ulong(row + min(r, rows - 1)) * sizes.x_stride + i]);
+            for (uint c = 0; c < 4; c++) {
+                sums[4 * r + c] = fma(weights[c], from, sums[4 * r + c]);
+            }
+        }
+    }
+    for (uint r = 0; r < ROWS; r++) {
+        for (uint c = 0; c < 4; c++) {
+            float sum = sums[4 * r + c];
+            sum += simd_shuffle_xor(sum, 8);
+            sum += simd_shuffle_xor(sum, 16);
+            if (lane < 8) {
+                shared[(8 * r + group) * LANES + first + c] = sum;
+            }
+        }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    // A SIMD group does every eighth row.
+    uint to = LANES * block.x + lane;
+    for (uint r = group; r < rows; r += 8) {
+        float sum = 0.0f;
+        for (uint share = 0; share < 8; share++) {
+            sum += shared[(8 * r + share) * LANES + lane];
+        }
+        if (to < sizes.n) {
+            y[ulong(row + r) * sizes.y_stride + to] = T(sum);
+        }
+    }
+}
+
 #define INSTANTIATE_ROWS(T, W, R)                                                                          \
     template [[host_name("gemv_" #T "_" #W "_" #R)]] [[kernel]] void gemv<T, W, R>(                        \
         device const T*, device const W*, device const float*, device const float*, device const float*,   \
-        device const float*, device const float*, device T*, device T*, constant GemvSizes&, uint2, uint, uint);
+        device const float*, device const float*, device T*, device T*, constant GemvSizes&, uint2, uint, uint); \
+    template [[host_name("gemv_t_" #T "_" #W "_" #R)]] [[kernel]] void gemv_t<T, W, R>(                    \
+        device const T*, device const W*, device T*, constant GemvTSizes&, uint2, uint, uint);
 #define INSTANTIATE_PAIR(T, W)  \
     INSTANTIATE_ROWS(T, W, 1)   \
     INSTANTIATE_ROWS(T, W, 4)   \
