@@ -5,6 +5,8 @@ pub mod cpu;
 mod metal;
 #[path = "metal/chip.rs"]
 pub mod metal_chip;
+#[path = "metal/facts.rs"]
+pub mod metal_facts;
 pub mod mps;
 mod program;
 pub mod reference;
@@ -94,16 +96,17 @@ impl Device {
 
     /// The system's GPU through Metal. An error where there is none, or where this build does not contain the backend.
     pub fn metal() -> Result<Self> {
-        Self::metal_with(select::Preference::from_env()?)
+        Self::metal_with(select::Choices::from_env()?)
     }
 
-    /// [`Device::metal`] with a preference among its implementations, whatever the environment says.
-    pub fn metal_with(preference: select::Preference) -> Result<Self> {
+    /// [`Device::metal`] with a choice among its implementations, whatever the environment says.
+    pub fn metal_with(choices: impl Into<select::Choices>) -> Result<Self> {
+        let choices = choices.into();
         #[cfg(metal)]
-        return Ok(Self::new(Box::new(metal::Metal::new(preference)?)));
+        return Ok(Self::new(Box::new(metal::Metal::new(choices)?)));
         #[cfg(not(metal))]
         {
-            let _ = preference;
+            let _ = choices;
             let message = "this build has no Metal backend; on a Mac, build with the feature custom-metal";
             Err(Error::invalid("metal", message))
         }

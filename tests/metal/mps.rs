@@ -2,9 +2,9 @@
 
 use candle_core::{D, Device as CandleDevice, Tensor};
 use metal_candle::backend::Device;
-use metal_candle::backend::select::Preference;
+use metal_candle::backend::select::{Choices, Measured, Preference, Table};
 use metal_candle::graph::{Graph, LazyTensor};
-use metal_candle::ops::{LogSoftmax, MatMul, Op, Real, Softmax, SoftmaxGrad, TopK};
+use metal_candle::ops::{Attention, LogSoftmax, MatMul, Op, Real, Softmax, SoftmaxGrad, TopK};
 use metal_candle::tensor::{DType, HostTensor, Shape};
 use proptest::prelude::*;
 
@@ -306,20 +306,139 @@ fn up_to_sixteen_greatest_elements_are_found() {
     }
 }
 
+/// On M1 and M2 the framework sums long inner lengths wrongly: they go in parts, each added to the one before.
+#[test]
+fn long_inner_lengths_go_in_parts() {
+    let _alone = crate::alone();
+    let k = 32_000 + 48;
+    for (ta, tb) in [(false, false), (true, true)] {
+        #[cfg(softmetal)]
+        softmetal::counters::take();
+        product(1, [2, 3, k], (ta, tb), DType::F32, 21);
+    }
+    let r = &mut Random::new(22);
+    let inputs = [r.tensor([2, k]), r.tensor([k, 3])];
+    let (_, used) = run(&shaders(), MatMul::new(false, false), &inputs.map(|x| x.cast(DType::F16)));
+    assert!(used.is_empty(), "f16 would be rounded at every part: {used:?}");
+}
+
+/// bf16 is not a type of the matrix classes; arrays take it from macOS 15 on, in an encoder of ours.
+#[test]
+fn bf16_products_go_to_arrays() {
+    let _alone = crate::alone();
+    let r = &mut Random::new(23);
+    for (ta, tb) in [(false, false), (false, true), (true, false)] {
+        let side = |r: &mut Random, rows: usize, columns: usize, transposed: bool| {
+            r.tensor(if transposed { [columns, rows] } else { [rows, columns] }).cast(DType::BF16)
+        };
+        let (a, b) = (side(r, 9, 14, ta), side(r, 14, 11, tb));
+        let (found, used) = run(&shaders(), MatMul::new(ta, tb), &[a.clone(), b.clone()]);
+        assert_used(&used, "MPSNDArrayMatrixMultiplication");
+        let turned = |tensor: &HostTensor, transposed: bool| {
+            let tensor = candle(tensor);
+            if transposed { tensor.t().unwrap().contiguous().unwrap() } else { tensor }
+        };
+        let expected = turned(&a, ta).matmul(&turned(&b, tb)).unwrap();
+        // Results are rounded once to eight bits.
+        close(&floats(&found[0]), &numbers(&expected), 4e-3);
+    }
+}
+
+#[test]
+fn a_bf16_addend_is_the_third_array() {
+    let _alone = crate::alone();
+    let r = &mut Random::new(24);
+    let [a, b, c] = [[6, 5], [5, 4], [6, 4]].map(|shape| r.tensor(shape).cast(DType::BF16));
+    let graph = Graph::new();
+    let [a_, b_, c_] = [&a, &b, &c].map(|tensor| graph.constant(tensor.clone()));
+    let addend = c_.affine(1.0, 0.0).unwrap();
+    let op = MatMul { alpha: Real(2.0), beta: Real(3.0), ..MatMul::new(false, false) };
+    let y = graph.record(op, &[&a_, &b_, &addend]).unwrap();
+    #[cfg(softmetal)]
+    softmetal::counters::take();
+    let found = shaders().eval(&y).unwrap().remove(0);
+    #[cfg(softmetal)]
+    assert!(softmetal::counters::take().commands.keys().any(|name| name.contains("NDArray")));
+    let product = (candle(&a).matmul(&candle(&b)).unwrap() * 2.0).unwrap();
+    let expected = (product + (candle(&c) * 3.0).unwrap()).unwrap();
+    close(&floats(&found), &numbers(&expected), 4e-3);
+}
+
+/// The chain of two products with a softmax between them, against the definition: causal or not, with grouped heads.
+#[test]
+fn attention_by_a_chain_of_calls_is_the_definition() {
+    let _alone = crate::alone();
+    for (causal, dtype, tolerance) in
+        [(false, DType::F32, 1e-5), (true, DType::F32, 1e-5), (true, DType::F16, 2e-3)]
+    {
+        let r = &mut Random::new(25);
+        let (q, k, v) = (r.tensor([2, 12, 4, 8]), r.tensor([2, 14, 2, 8]), r.tensor([2, 14, 2, 8]));
+        let op = Attention { scale: Real(0.35), causal, window: None, cached: false, segmented: false };
+        let attend = |device: &Device| {
+            let graph = Graph::new();
+            let [q, k, v] = [&q, &k, &v].map(|tensor| graph.constant(tensor.cast(dtype)));
+            let out = q.attention(&k, &v, op.clone(), &[]).unwrap();
+            let program = device.compile(&graph, &[out], &[]).unwrap();
+            #[cfg(softmetal)]
+            softmetal::counters::take();
+            floats(&program.run(&[]).unwrap()[0])
+        };
+        let found = attend(&shaders());
+        #[cfg(softmetal)]
+        {
+            let counted = softmetal::counters::take().commands;
+            let softmaxes: u64 =
+                counted.iter().filter(|(name, _)| name.contains("SoftMax")).map(|(_, count)| count).sum();
+            assert_eq!(softmaxes, 8, "one a head: {counted:?}");
+        }
+        close(&found, &attend(&Device::reference()), tolerance);
+    }
+}
+
+/// A mask that the chain does not know leaves attention with the fused kernel.
+#[test]
+fn attention_with_a_window_stays_with_a_kernel_of_ours() {
+    let _alone = crate::alone();
+    let r = &mut Random::new(26);
+    let q = r.tensor([1, 12, 2, 8]);
+    let op = Attention { scale: Real(0.35), causal: true, window: Some(4), cached: false, segmented: false };
+    let (found, used) = run(&shaders(), op.clone(), &[q.clone(), q.clone(), q.clone()]);
+    assert!(used.is_empty(), "{used:?}");
+    let (expected, _) = run(&Device::reference(), op, &[q.clone(), q.clone(), q]);
+    close(&floats(&found[0]), &floats(&expected[0]), 1e-5);
+}
+
+/// What was measured decides, beside the estimate: a table that praises the framework sends a product there.
+#[test]
+fn a_table_of_measurements_chooses() {
+    let _alone = crate::alone();
+    let r = &mut Random::new(27);
+    let inputs = [r.tensor([32, 48]), r.tensor([48, 40])];
+    let name = metal_candle::backend::metal_facts::read().unwrap().name;
+    for (mps, metal, expected) in [(1.0, 2.0, true), (2.0, 1.0, false)] {
+        let products = vec![Measured { dtype: "f32".into(), m: 32, n: 40, k: 48, mps, metal }];
+        let table = Table { device: name.clone(), version: "0".into(), products };
+        let choices = Choices { preference: Preference::Balanced, table: Some(table) };
+        let (_, used) = run(&Device::metal_with(choices).unwrap(), MatMul::new(false, false), &inputs);
+        if cfg!(softmetal) {
+            assert_eq!(used.iter().any(|name| name.contains("MPS")), expected, "{used:?}");
+        }
+    }
+}
+
 #[test]
 fn what_the_guard_refuses_stays_with_kernels_of_ours() {
     let _alone = crate::alone();
     let r = &mut Random::new(11);
-    let (a, b) = (r.tensor([4, 6]), r.tensor([6, 5]));
-    let (found, used) =
-        run(&shaders(), MatMul::new(false, false), &[a.cast(DType::BF16), b.cast(DType::BF16)]);
-    assert!(used.is_empty(), "bf16 ends the process: {used:?}");
-    let expected = candle(&a.cast(DType::BF16)).matmul(&candle(&b.cast(DType::BF16))).unwrap();
-    close(&floats(&found[0]), &numbers(&expected), 1e-2);
     let (_, used) = run(&shaders(), TopK { k: 17 }, &[r.tensor([2, 40])]);
     assert!(used.is_empty(), "17 are undefined: {used:?}");
     let (_, used) = run(&shaders(), Softmax { axis: 0 }, &[r.tensor([3, 8])]);
     assert!(used.is_empty(), "the framework knows the last axis only: {used:?}");
+    let batch = [r.tensor([2, 4, 5]), r.tensor([2, 5, 3])].map(|x| x.cast(DType::BF16));
+    let (found, used) = run(&shaders(), MatMul::new(false, false), &batch);
+    assert!(used.is_empty(), "arrays of three axes differ from run to run on M5: {used:?}");
+    let expected = candle(&batch[0]).matmul(&candle(&batch[1])).unwrap();
+    close(&floats(&found[0]), &numbers(&expected), 1e-2);
 }
 
 proptest! {

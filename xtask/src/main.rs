@@ -1,5 +1,6 @@
 //! Tasks of the repository: `cargo xtask test` is the one command that says whether everything is right.
 
+mod apple_check;
 mod softmetal;
 
 use std::path::{Path, PathBuf};
@@ -8,7 +9,9 @@ use std::process::{Command, ExitCode, Stdio};
 const HELP: &str = "cargo xtask test     format, lints, documents, all tests; the default model is fetched for them\n\
                     cargo xtask softmetal  the software Metal device: clang, the crates it patches, its tests;\n\
                                      with --full training and the whole model on it too,\n\
+                                     with --encode the host's time for a dispatch,\n\
                                      with --calibrate [SUITE] candle's own Metal tests\n\
+                    cargo xtask apple-check  everything compiled, linted, documented and linked for macOS, on Debian\n\
                     cargo xtask compare  our figures beside candle's and torch's, interleaved (needs compare/requirements.txt)";
 
 fn main() -> ExitCode {
@@ -19,6 +22,7 @@ fn main() -> ExitCode {
             let model = std::env::var_os("METAL_CANDLE_MODEL").map(PathBuf::from);
             softmetal::softmetal(model.as_deref()).map(|counts| println!("{counts}"))
         }
+        "apple-check" => apple_check::apple_check(),
         "compare" => compare(),
         _ => {
             eprintln!("{HELP}");

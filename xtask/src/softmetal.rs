@@ -45,12 +45,17 @@ pub(crate) fn softmetal(model: Option<&Path>) -> Result<Counts, String> {
         command.arg("--target-dir").arg(root().join("target/softmetal/build"));
         command
     };
+    let suite = "metal-candle-on-softmetal";
+    if std::env::args().any(|argument| argument == "--encode") {
+        let mut measure = with_manifest(&["test", "--release", "-p", suite, "--test", "metal", "encode"]);
+        measure.args(["--", "--ignored", "--nocapture"]).env("METAL_CANDLE_MODEL", super::model()?);
+        return counted("time to encode", &mut measure);
+    }
     run("softmetal: format", cargo().args(["fmt", "--all", "--check", "--manifest-path"]).arg(&manifest))?;
     run(
         "softmetal: lints",
         with_manifest(&["clippy", "--workspace", "--all-targets"]).args(["--", "-D", "warnings"]),
     )?;
-    let suite = "metal-candle-on-softmetal";
     let mut tests = with_manifest(&["test", "--workspace", "--exclude", suite]);
     let device = counted("softmetal: tests", tests.env("RUST_BACKTRACE", "0"))?;
     // The library's own tests on the device: one thread, as the device has one; those of training and of the whole model
@@ -62,7 +67,9 @@ pub(crate) fn softmetal(model: Option<&Path>) -> Result<Counts, String> {
     if full {
         tests.args(["--test", "training"]).env("METAL_CANDLE_FULL", "1");
     }
-    tests.args(["--", "--test-threads", "2", "--nocapture", "--skip", "smollm2"]).env("RUST_BACKTRACE", "0");
+    tests
+        .args(["--", "--test-threads", "2", "--nocapture", "--skip", "smollm2", "--skip", "backend::cpu"])
+        .env("RUST_BACKTRACE", "0");
     if let Some(model) = model {
         tests.env("METAL_CANDLE_MODEL", model);
     }

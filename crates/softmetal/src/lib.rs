@@ -104,6 +104,12 @@ static AT_START: extern "C" fn() = {
 /// Classes whose objects live as long as the process.
 pub const IMMORTAL: &[&str] = &["SoftMTLDevice", "MTLArchitecture", "MTLCaptureManager"];
 
+/// Runs `body` while compute encoders take every call and do nothing, so that the time which remains is the caller's own.
+/// Nothing is computed, checked or counted meanwhile.
+pub fn without_encoding<R>(body: impl FnOnce() -> R) -> R {
+    softmetal_objc::silenced(c"SoftMTLComputeCommandEncoder", c"endEncoding", body)
+}
+
 /// Runs `body` within an autorelease pool and tells which objects made by it are still alive afterwards.
 pub fn leaks<R>(body: impl FnOnce() -> R) -> (R, Vec<ledger::Leak>) {
     let mark = ledger::mark();

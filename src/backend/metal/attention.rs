@@ -2,6 +2,7 @@
 
 use bytemuck::NoUninit;
 
+use super::device::Gpu;
 use super::pipeline::Source;
 use super::site::{Site, Tensor, small};
 use crate::Result;
@@ -50,8 +51,13 @@ fn parts(queries: usize, keys: usize) -> usize {
     if queries <= FEW { (keys / PART).clamp(1, MOST_PARTS) } else { 1 }
 }
 
-/// Bytes for the results of parts.
-pub(super) fn scratch(inputs: &[Operand]) -> usize {
+/// Bytes for the results of parts, or for the scores of a head.
+pub(super) fn scratch(gpu: &Gpu, op: &Attention, inputs: &[Operand]) -> usize {
+    #[cfg(mps)]
+    if chain::chosen(gpu, op, inputs[0].dtype, &inputs[0].layout, &inputs[1].layout) {
+        return 2 * chain::matrix_bytes(inputs[0].dtype, &inputs[0].layout, &inputs[1].layout);
+    }
+    let _ = (gpu, op);
     let (q, k) = (&inputs[0].layout.shape, &inputs[1].layout.shape);
     match parts(q[1], k[1]) {
         1 => 0,
@@ -72,6 +78,10 @@ pub(super) fn compile(op: &Attention, site: &mut Site<'_>) -> Result<()> {
         );
     }
     let Some(out) = out else { return Ok(()) };
+    #[cfg(mps)]
+    if lse.is_none() && chain::compile(op, [q, k, v, &out], site)? {
+        return Ok(());
+    }
     let s = k.layout.shape[1];
     let kv_heads = k.layout.shape[2];
     let parts = parts(t, s);
@@ -125,6 +135,98 @@ pub(super) fn compile(op: &Attention, site: &mut Site<'_>) -> Result<()> {
         site.push(launch, [batch * t * heads, 1, 1], [64, 1, 1]);
     }
     Ok(())
+}
+
+/// The chain of Metal Performance Shaders.
+#[cfg(mps)]
+mod chain {
+    use super::{Attention, FEW, Gpu, Layout, SOURCE, Site, Tensor, small, strides};
+    use crate::Result;
+    use crate::backend::mps;
+    use crate::backend::select::Implementation;
+    use crate::tensor::DType;
+
+    /// Where buffers of the framework begin.
+    const ALIGNMENT: usize = 256;
+
+    /// Whether the chain computes this: it knows no mask but a causal one.
+    pub(super) fn chosen(gpu: &Gpu, op: &Attention, dtype: DType, q: &Layout, k: &Layout) -> bool {
+        let (q, s) = (q.shape.dims(), k.shape[1]);
+        if op.cached || op.segmented || op.window.is_some() || q[1] <= FEW || dtype == DType::BF16 {
+            return false;
+        }
+        let choice = gpu.choices.attention(q[0] * q[2], [q[1], s, q[3]], dtype, gpu.chip);
+        choice == Implementation::Mps
+    }
+
+    /// Bytes of a head's scores.
+    pub(super) fn matrix_bytes(dtype: DType, q: &Layout, k: &Layout) -> usize {
+        (q.shape[1] * k.shape[1] * dtype.size()).next_multiple_of(ALIGNMENT)
+    }
+
+    /// The matrix of one head.
+    fn head(tensor: &Tensor, batch: usize, head: usize) -> mps::Operand {
+        let [by_batch, by_token, by_head] = strides(&tensor.layout).map(|stride| stride as usize);
+        let elements = batch * by_batch + head * by_head;
+        mps::Operand {
+            address: tensor.first().plus(elements * tensor.dtype.size()),
+            dtype: tensor.dtype,
+            rows: tensor.layout.shape[1],
+            columns: tensor.layout.shape[3],
+            row: by_token,
+            batch: 1,
+            step: 0,
+        }
+    }
+
+    /// Adds the calls of all heads. False, and nothing is added, if they are refused.
+    pub(super) fn compile(op: &Attention, [q, k, v, out]: [&Tensor; 4], site: &mut Site<'_>) -> Result<bool> {
+        let dtype = q.dtype;
+        let alike = [k, v, out].iter().all(|tensor| tensor.dtype == dtype);
+        if !alike || !chosen(site.gpu, op, dtype, &q.layout, &k.layout) {
+            return Ok(false);
+        }
+        let (t, s) = (q.layout.shape[1], k.layout.shape[1]);
+        let (heads, group) = (q.layout.shape[2], q.layout.shape[2] / k.layout.shape[2]);
+        let bytes = matrix_bytes(dtype, &q.layout, &k.layout);
+        let matrix = |index: usize| mps::Operand {
+            address: site.scratch.plus(index * bytes),
+            dtype,
+            rows: t,
+            columns: s,
+            row: s,
+            batch: 1,
+            step: 0,
+        };
+        let (scores, weights) = (matrix(0), matrix(1));
+        let before = site.items.len();
+        for index in 0..q.layout.shape[0] * heads {
+            let (batch, of) = (index / heads, index % heads);
+            if op.causal {
+                let launch = site.kernel(SOURCE, &format!("causal_mask_{}", q.type_name()))?;
+                let launch = launch.write_bytes(&scores.address, t * s * dtype.size());
+                site.push_elements(launch.constants(&[small(t), small(s)]), t * s);
+            }
+            let operands = mps::Head {
+                q: head(q, batch, of),
+                k: head(k, batch, of / group),
+                v: head(v, batch, of / group),
+                out: head(out, batch, of),
+            };
+            let scale = op.scale.0;
+            let op_name = site.step.op.name();
+            let calls = mps::attention(site.gpu, op_name, &operands, (&scores, &weights), scale, op.causal);
+            match calls {
+                Ok(items) => site.items.extend(items),
+                Err(refusal) => {
+                    tracing::debug!(t, s, %refusal, "attention stays with the fused kernel");
+                    site.items.truncate(before);
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::fault::failed;
 use super::pipeline::Pipelines;
 use crate::Result;
 use crate::backend::metal_chip::Chip;
-use crate::backend::select::Preference;
+use crate::backend::select::{Choices, Preference};
 use crate::error::DeviceFault;
 
 /// A GPU with one queue.
@@ -19,7 +19,12 @@ pub(in crate::backend) struct Gpu {
     pub(super) event: Retained<ProtocolObject<dyn MTLSharedEvent>>,
     pub(super) pipelines: Pipelines,
     pub(in crate::backend) chip: Chip,
-    pub(super) preference: Preference,
+    pub(super) choices: Choices,
+    /// Major version of the system.
+    #[cfg(mps)]
+    pub(in crate::backend) system: usize,
+    #[cfg(mps)]
+    pub(in crate::backend) kernels: crate::backend::mps::Kernels,
 }
 
 // SAFETY: devices, queues and shared events may be used from any thread; command buffers are made and encoded under
@@ -29,15 +34,34 @@ unsafe impl Send for Gpu {}
 unsafe impl Sync for Gpu {}
 
 impl Gpu {
-    pub(super) fn new(preference: Preference) -> Result<Self> {
+    pub(super) fn new(choices: impl Into<Choices>) -> Result<Self> {
+        let choices = choices.into();
         autoreleasepool(|_| {
             let missing = |what: &str| failed(what, DeviceFault::Unavailable, "the system gives none");
             let device = MTLCreateSystemDefaultDevice().ok_or_else(|| missing("a GPU"))?;
             let queue = device.newCommandQueue().ok_or_else(|| missing("a command queue"))?;
             let event = device.newSharedEvent().ok_or_else(|| missing("a shared event"))?;
             let pipelines = Pipelines::new(&device);
-            let chip = Chip::of(&device.name().to_string());
-            Ok(Self { device, queue, event, pipelines, chip, preference })
+            let name = device.name().to_string();
+            Ok(Self {
+                chip: Chip::of(&name),
+                choices: choices.on(&name),
+                #[cfg(mps)]
+                system: {
+                    let version = objc2_foundation::NSProcessInfo::processInfo().operatingSystemVersion();
+                    usize::try_from(version.majorVersion).unwrap_or(0)
+                },
+                #[cfg(mps)]
+                kernels: crate::backend::mps::Kernels::default(),
+                device,
+                queue,
+                event,
+                pipelines,
+            })
         })
+    }
+
+    pub(super) fn preference(&self) -> Preference {
+        self.choices.preference
     }
 }

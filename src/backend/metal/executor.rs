@@ -14,6 +14,7 @@ use super::{
     attention, attention_grad, cross_entropy, dropout, elementwise, embedding, kv_write, layer_norm, layout,
     lora, many, matmul, reduce, rms_norm, rope, silu_mul, softmax, top_k,
 };
+use crate::backend::metal_chip::Chip;
 use crate::backend::{Executable, Io};
 use crate::error::DeviceFault;
 use crate::graph::{Operand, Place, Plan, Step};
@@ -29,6 +30,11 @@ pub(in crate::backend) trait Shaders: Send + Sync {
     /// Encodes it into a command buffer without an open encoder.
     fn encode(&self, idle: Idle<'_>, arena: &Raw) -> Result<()>;
 }
+
+/// Estimated GPU time of a command buffer: far below the display's watchdog, since estimates err.
+const MILLISECONDS: f64 = 50.0;
+/// Bytes that a command buffer may touch, each dispatch counted for itself.
+const BYTES: u64 = 512 << 20;
 
 /// What is encoded.
 enum Work {
@@ -62,10 +68,10 @@ impl Item {
 }
 
 /// Working memory that a step wants, in bytes.
-pub(super) fn scratch(op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
+pub(super) fn scratch(gpu: &Gpu, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
     let _ = outputs;
     match op {
-        Op::Attention(_) => attention::scratch(inputs),
+        Op::Attention(op) => attention::scratch(gpu, op, inputs),
         Op::AttentionGrad(_) => attention_grad::scratch(inputs),
         Op::CrossEntropy(op) => cross_entropy::scratch(op, inputs),
         Op::GlobalNorm(_) => many::norm_scratch(inputs),
@@ -172,7 +178,7 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
         compile_step(&mut site)?;
         index += 1 + site.done;
         let added = &mut items[first..];
-        let load = load(step, added.len());
+        let load = load(gpu.chip, step, added.len());
         let once =
             !step.op.contract().updates(step.inputs.len()).is_empty() && !matches!(step.op, Op::KvWrite(_));
         for item in added {
@@ -187,7 +193,11 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
         checks,
         inputs: given,
         outputs: plan.outputs.iter().map(tensor).collect(),
-        bound: Mutex::new(Bound { dispatches: 64, milliseconds: 50.0, bytes: 512 << 20 }),
+        bound: Mutex::new(Bound {
+            dispatches: gpu.chip.dispatches(),
+            milliseconds: MILLISECONDS,
+            bytes: BYTES,
+        }),
         _parameters: plan.parameters.clone(),
     }))
 }
@@ -205,13 +215,11 @@ fn check_sizes(step: &Step) -> Result<()> {
     Ok(())
 }
 
-/// What each of a step's launches costs, on the slowest chip of the table: the bound is to hold everywhere.
-fn load(step: &Step, launches: usize) -> Load {
+/// What each of a step's launches costs, by the estimate for the chip; an unknown one is taken for the slowest.
+fn load(chip: Chip, step: &Step, launches: usize) -> Load {
     let cost = step.cost();
     let (bytes, share) = (cost.read + cost.written, launches.max(1) as u64);
-    // M1: 68 GB/s and 2.6 TFLOP/s.
-    let seconds = (bytes as f64 / 68e9).max(cost.flops as f64 / 2.6e12);
-    Load { milliseconds: 1e3 * seconds / share as f64, bytes: bytes / share }
+    Load { milliseconds: 1e3 * chip.seconds(cost.flops, bytes) / share as f64, bytes: bytes / share }
 }
 
 /// A launch waits for those since the last barrier that touch the same bytes. Calls that open their own encoders order

@@ -29,6 +29,10 @@ pub(super) fn kind(error: Option<&NSError>) -> DeviceFault {
 }
 
 /// The error of work that failed on the device.
-pub(super) fn failed(what: impl Into<String>, fault: DeviceFault, message: impl Into<String>) -> Error {
+pub(in crate::backend) fn failed(
+    what: impl Into<String>,
+    fault: DeviceFault,
+    message: impl Into<String>,
+) -> Error {
     Error::Device { device: DEVICE.to_owned(), what: what.into(), fault, message: message.into() }
 }

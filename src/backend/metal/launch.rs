@@ -26,7 +26,7 @@ unsafe impl Sync for Address {}
 
 impl Address {
     /// So many bytes on.
-    pub(super) fn plus(&self, bytes: usize) -> Self {
+    pub(in crate::backend) fn plus(&self, bytes: usize) -> Self {
         match self {
             Self::Arena(offset) => Self::Arena(offset + bytes),
             Self::Fixed(raw, offset) => Self::Fixed(raw.clone(), offset + bytes),

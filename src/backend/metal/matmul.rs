@@ -113,7 +113,7 @@ pub(super) fn compile(op: &MatMul, site: &mut Site<'_>) -> Result<()> {
     let Some(d) = site.output(0) else { return Ok(()) };
     let (x, w) = (site.inputs[0].clone(), site.inputs[1].clone());
     let plain = !op.transpose_a && op.alpha.0 == 1.0 && site.inputs.len() == 2;
-    let few = site.gpu.preference != crate::backend::select::Preference::Mps;
+    let few = site.gpu.preference() != crate::backend::select::Preference::Mps;
     if few && plain && x.last() > 0 && gemv::takes(&x, &w, x.rows()) && x.dtype == d.dtype {
         return match op.transpose_b {
             true => gemv::push(&x, &w, &d, None, site),
@@ -194,17 +194,11 @@ fn shaders(
     site: &mut Site<'_>,
 ) -> bool {
     use crate::backend::mps;
-    use crate::backend::select::{Implementation, Preference};
+    use crate::backend::select::Implementation;
 
     let (m, n, k) = (d.rows, d.columns, a.columns);
-    let wanted = match site.gpu.preference {
-        Preference::Mps => true,
-        Preference::Metal => false,
-        Preference::Automatic => {
-            let chosen = crate::backend::select::product(m, n, k, d.batch, d.tensor.dtype, site.gpu.chip);
-            chosen == Implementation::Mps
-        }
-    };
+    let chosen = site.gpu.choices.product([m, n, k], d.batch, d.tensor.dtype, site.gpu.chip);
+    let wanted = chosen == Implementation::Mps;
     // An addend is the result's own memory.
     let in_place = c.is_none_or(|c| {
         c.first().byte() == d.tensor.first().byte() && c.address.identity() == d.tensor.address.identity()
@@ -232,7 +226,7 @@ fn shaders(
     let left = (stored(a, a_transposed, a_row), a_transposed);
     let right = (stored(b, b_transposed, b_row), b_transposed);
     let factors = (factors.0, if c.is_some() { factors.1 } else { 0.0 });
-    match mps::product(site.gpu, site.step.op.name(), left, right, result, factors) {
+    match mps::product(site.gpu, site.step.op.name(), left, right, &result, factors) {
         Ok(item) => {
             site.items.push(item);
             true

@@ -11,7 +11,7 @@ pub(super) mod buffer;
 pub(super) mod commands;
 pub(super) mod device;
 pub(super) mod executor;
-mod fault;
+pub(super) mod fault;
 pub(super) mod launch;
 mod pipeline;
 mod site;
@@ -41,7 +41,7 @@ mod top_k;
 
 use std::sync::Arc;
 
-use super::select::Preference;
+use super::select::Choices;
 use super::{Backend, Executable};
 use crate::Result;
 use crate::graph::{Operand, Plan};
@@ -58,8 +58,8 @@ pub(super) struct Metal {
 
 impl Metal {
     /// On the system's default GPU.
-    pub(super) fn new(preference: Preference) -> Result<Self> {
-        let gpu = Arc::new(Gpu::new(preference)?);
+    pub(super) fn new(choices: Choices) -> Result<Self> {
+        let gpu = Arc::new(Gpu::new(choices)?);
         Ok(Self { arena: Arena::new(&gpu), gpu })
     }
 }
@@ -78,7 +78,7 @@ impl Backend for Metal {
     }
 
     fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
-        executor::scratch(op, inputs, outputs)
+        executor::scratch(&self.gpu, op, inputs, outputs)
     }
 
     fn together(&self, first: &Op, second: &Op) -> bool {

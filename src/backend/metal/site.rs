@@ -230,7 +230,7 @@ impl Site<'_> {
     /// Whether Metal Performance Shaders are to be asked first for what a kernel of ours does in one launch.
     #[cfg(mps)]
     pub(super) fn prefers_shaders(&self) -> bool {
-        self.gpu.preference == crate::backend::select::Preference::Mps
+        self.gpu.preference() == crate::backend::select::Preference::Mps
     }
 
     /// Adds a call of Metal Performance Shaders, if the guard has agreed to it.

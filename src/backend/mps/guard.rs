@@ -37,7 +37,19 @@ pub enum Refusal {
     /// The addend of a product is its result's own memory.
     #[error("the addend lies elsewhere than the result")]
     Addend,
+    /// Arrays over a buffer, and their encoding into an encoder of the caller's, exist from macOS 15 on.
+    #[error("arrays over a buffer need macOS 15")]
+    System,
+    /// A transposed view of bf16 ends the process on macOS 27 (pytorch 197796).
+    #[error("a transposed bf16 matrix ends the process from macOS 27 on")]
+    Transposed,
+    /// Attention with a window, segments or a cache has scores that the chain of products does not mask.
+    #[error("the mask is more than a causal one")]
+    Mask,
 }
+
+/// The greatest inner length that M1 and M2 sum rightly, as far as reports go.
+pub const INTERIOR: usize = 32_000;
 
 /// A product as the guard sees it.
 #[derive(Debug, Clone, Copy)]
@@ -83,13 +95,33 @@ pub fn product(shape: &ProductShape, generation: u32) -> Result<(), Refusal> {
     if (m + 2 * k).checked_mul(n).and_then(|x| x.checked_mul(left.size())).is_none_or(|b| b >= LIMIT) {
         return Err(Refusal::Overflow);
     }
-    if k > 32_000 && generation < 3 {
+    if k > INTERIOR && generation < 3 {
         return Err(Refusal::Interior);
     }
     if batch > 65_535 {
         return Err(Refusal::Batch);
     }
     Ok(())
+}
+
+/// Whether MPSNDArrayMatrixMultiplication may take a product of bf16 matrices on a system of this major version.
+/// `transposed`: one of them is stored transposed. More than one matrix is refused: arrays of three axes give results
+/// that differ from run to run on M5 (pytorch 180776, 181466).
+pub fn array_product(shape: &ProductShape, transposed: bool, system: usize) -> Result<(), Refusal> {
+    if [shape.left, shape.right, shape.result] != [DType::BF16; 3] {
+        return Err(Refusal::DType);
+    }
+    if system < 15 {
+        return Err(Refusal::System);
+    }
+    if transposed && system >= 27 {
+        return Err(Refusal::Transposed);
+    }
+    if shape.batch > 1 {
+        return Err(Refusal::Batch);
+    }
+    // The bounds of size are no laxer than those of the matrix classes; the chips' faults are not theirs.
+    product(&ProductShape { left: DType::F16, right: DType::F16, result: DType::F16, ..*shape }, u32::MAX)
 }
 
 /// Whether MPSMatrixSoftMax and its kin may take rows of this type.
@@ -160,6 +192,25 @@ mod tests {
         assert_eq!(product(&ProductShape { batch: 65_535, ..shape(1, 1, 1) }, 1), Ok(()));
         assert_eq!(product(&ProductShape { batch: 65_536, ..shape(1, 1, 1) }, 1), Err(Refusal::Batch));
         assert_eq!(product(&shape(usize::MAX, 2, 2), 5), Err(Refusal::Bytes));
+    }
+
+    #[test]
+    fn arrays_are_refused_by_type_system_and_rank() {
+        let bf16 = |batch| ProductShape {
+            left: DType::BF16,
+            right: DType::BF16,
+            result: DType::BF16,
+            batch,
+            ..shape(8, 8, 8)
+        };
+        assert_eq!(array_product(&bf16(1), true, 15), Ok(()));
+        assert_eq!(array_product(&bf16(1), true, 26), Ok(()));
+        assert_eq!(array_product(&bf16(1), true, 27), Err(Refusal::Transposed));
+        assert_eq!(array_product(&bf16(1), false, 27), Ok(()));
+        assert_eq!(array_product(&bf16(1), false, 14), Err(Refusal::System));
+        assert_eq!(array_product(&bf16(2), false, 15), Err(Refusal::Batch));
+        assert_eq!(array_product(&shape(8, 8, 8), false, 15), Err(Refusal::DType));
+        assert_eq!(array_product(&ProductShape { k: 0, ..bf16(1) }, false, 15), Err(Refusal::Empty));
     }
 
     #[test]

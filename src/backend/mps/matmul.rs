@@ -1,92 +1,117 @@
 //! `MPSMatrixMultiplication`: C = alpha·op(A)·op(B) + beta·C.
 
-use objc2::AnyThread;
 use objc2::rc::Retained;
 use objc2_metal_performance_shaders::MPSMatrixMultiplication;
 
 use super::guard::{self, ProductShape, Refusal};
+use super::kernels::ProductKey;
 use super::matrix::Operand;
+use super::ndarray;
 use crate::Result;
 use crate::backend::metal::buffer::Raw;
 use crate::backend::metal::commands::Idle;
 use crate::backend::metal::device::Gpu;
 use crate::backend::metal::executor::{Item, Shaders};
 use crate::backend::metal::launch::Touches;
+use crate::tensor::DType;
 
-/// A product, ready to be encoded.
+/// A product, ready to be encoded: one call, or one for each part of a long inner length.
 struct Product {
-    /// Made once; it remembers shape, factors and transposes, nothing of the matrices.
-    kernel: Retained<MPSMatrixMultiplication>,
-    left: Operand,
-    right: Operand,
+    parts: Vec<Part>,
     result: Operand,
 }
 
-// SAFETY: the object is used by one thread at a time: calls are encoded under the arena's lock.
+struct Part {
+    kernel: Retained<MPSMatrixMultiplication>,
+    left: Operand,
+    right: Operand,
+}
+
+// SAFETY: the objects are used by one thread at a time: calls are encoded under the arena's lock.
 unsafe impl Send for Product {}
 // SAFETY: as above.
 unsafe impl Sync for Product {}
 
 impl Shaders for Product {
     fn encode(&self, idle: Idle<'_>, arena: &Raw) -> Result<()> {
-        let [left, right, result] =
-            [&self.left, &self.right, &self.result].map(|operand| operand.matrix(arena));
-        // SAFETY: no encoder is open, says `Idle`; the guard has agreed to shapes and types; the command buffer retains
-        // the buffers.
-        unsafe {
-            self.kernel.encodeToCommandBuffer_leftMatrix_rightMatrix_resultMatrix(
-                idle.commands(),
-                &left,
-                &right,
-                &result,
-            );
+        let result = self.result.matrix(arena);
+        for Part { kernel, left, right } in &self.parts {
+            let (left, right) = (left.matrix(arena), right.matrix(arena));
+            // SAFETY: no encoder is open, says `Idle`; the guard has agreed to shapes and types; the command buffer
+            // retains the buffers, which are tracked, so that the parts run one after the other.
+            unsafe {
+                kernel.encodeToCommandBuffer_leftMatrix_rightMatrix_resultMatrix(
+                    idle.commands(),
+                    &left,
+                    &right,
+                    &result,
+                );
+            }
         }
         Ok(())
     }
 }
 
-/// The item of `result = factors.0 · op(left)·op(right) + factors.1 · result`. `left` and `right` are as stored; an
-/// operand with one matrix for a larger batch is refused, as the framework does not repeat it.
+/// A product's left and right matrices as they are stored, each with whether it is used transposed.
+pub(in crate::backend) type Sides<'a> = [(&'a Operand, bool); 2];
+
+/// The inner length of two sides.
+pub(super) fn inner([(left, transposed), _]: Sides<'_>) -> usize {
+    if transposed { left.rows } else { left.columns }
+}
+
+/// What a product reads and writes.
+pub(super) fn touches([(left, _), (right, _)]: Sides<'_>, result: &Operand, beta: f32) -> Touches {
+    let mut touches = Touches { reads: vec![left.span(), right.span()], writes: vec![result.span()] };
+    if beta != 0.0 {
+        touches.reads.push(result.span());
+    }
+    touches
+}
+
+/// The item of `result = factors.0 · op(left)·op(right) + factors.1 · result`. An operand with one matrix for a larger
+/// batch is refused, as the framework does not repeat it. bf16 goes to `MPSNDArrayMatrixMultiplication`.
 pub(in crate::backend) fn product(
     gpu: &Gpu,
     op: &'static str,
     (left, transpose_left): (Operand, bool),
     (right, transpose_right): (Operand, bool),
-    result: Operand,
+    result: &Operand,
     factors: (f32, f32),
 ) -> std::result::Result<Item, Refusal> {
-    let k = if transpose_left { left.rows } else { left.columns };
+    let sides = [(&left, transpose_left), (&right, transpose_right)];
+    if result.dtype == DType::BF16 {
+        return ndarray::product(gpu, op, sides, result, factors);
+    }
     let shape = ProductShape {
         left: left.dtype,
         right: right.dtype,
         result: result.dtype,
         m: result.rows,
         n: result.columns,
-        k,
+        k: inner(sides),
         batch: result.batch,
     };
-    guard::product(&shape, gpu.chip.generation)?;
+    let part = match guard::product(&shape, gpu.chip.generation) {
+        // Rounded once a part, f16 would lose what f32 keeps.
+        Err(Refusal::Interior) if result.dtype == DType::F32 => guard::INTERIOR,
+        other => other.map(|()| shape.k)?,
+    };
     let alike = left.batch == result.batch && right.batch == result.batch;
-    if !alike || ![&left, &right, &result].iter().all(|operand| operand.fits()) {
+    if !alike || ![&left, &right, result].iter().all(|operand| operand.fits()) {
         return Err(Refusal::Layout);
     }
-    let mut touches = Touches { reads: vec![left.span(), right.span()], writes: vec![result.span()] };
-    if factors.1 != 0.0 {
-        touches.reads.push(result.span());
-    }
-    // SAFETY: the guard has agreed to the sizes.
-    let kernel = unsafe {
-        MPSMatrixMultiplication::initWithDevice_transposeLeft_transposeRight_resultRows_resultColumns_interiorColumns_alpha_beta(
-            MPSMatrixMultiplication::alloc(),
-            &gpu.device,
-            transpose_left,
-            transpose_right,
-            shape.m,
-            shape.n,
-            shape.k,
-            f64::from(factors.0),
-            f64::from(factors.1),
-        )
-    };
-    Ok(Item::shaders(op, Box::new(Product { kernel, left, right, result }), touches))
+    let parts = (0..shape.k).step_by(part).map(|first| {
+        let length = part.min(shape.k - first);
+        let beta = if first == 0 { factors.1 } else { 1.0 };
+        let key =
+            ProductKey::new((transpose_left, transpose_right), [shape.m, shape.n, length], (factors.0, beta));
+        Part {
+            kernel: gpu.kernels.product(gpu, key),
+            left: left.part(transpose_left, first, length),
+            right: right.part(!transpose_right, first, length),
+        }
+    });
+    let touches = touches(sides, result, factors.1);
+    Ok(Item::shaders(op, Box::new(Product { parts: parts.collect(), result: result.clone() }), touches))
 }

@@ -29,6 +29,19 @@ impl Operand {
             && (self.batch == 1 || self.step >= self.rows * self.row && self.step.is_multiple_of(self.row))
     }
 
+    /// Some of its rows, or of its columns.
+    pub(super) fn part(&self, of_rows: bool, first: usize, length: usize) -> Self {
+        let elements = if of_rows { first * self.row } else { first };
+        let mut part = self.clone();
+        part.address = self.address.plus(elements * self.dtype.size());
+        if of_rows {
+            part.rows = length;
+        } else {
+            part.columns = length;
+        }
+        part
+    }
+
     /// The bytes that it covers.
     pub(super) fn span(&self) -> Span {
         let elements = (self.batch - 1) * self.step + (self.rows - 1) * self.row + self.columns;
@@ -58,7 +71,7 @@ impl Operand {
 }
 
 /// The framework's name of an element type.
-fn data_type(dtype: DType) -> MPSDataType {
+pub(super) fn data_type(dtype: DType) -> MPSDataType {
     match dtype {
         DType::F32 => MPSDataType::Float32,
         DType::F16 => MPSDataType::Float16,

@@ -9,14 +9,24 @@
 pub mod guard;
 
 #[cfg(mps)]
+mod attention;
+#[cfg(mps)]
+mod kernels;
+#[cfg(mps)]
 mod matmul;
 #[cfg(mps)]
 mod matrix;
+#[cfg(mps)]
+mod ndarray;
 #[cfg(mps)]
 mod softmax;
 #[cfg(mps)]
 mod top_k;
 
+#[cfg(mps)]
+pub(super) use attention::{Head, attention};
+#[cfg(mps)]
+pub(super) use kernels::Kernels;
 #[cfg(mps)]
 pub(super) use matmul::product;
 #[cfg(mps)]

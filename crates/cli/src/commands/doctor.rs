@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use metal_candle::backend::metal_facts::{self, Facts};
 use serde_json::{Value, json};
 
 use crate::args::DoctorArgs;
@@ -96,10 +97,19 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     if cfg!(target_arch = "x86_64") && !features().contains(&"avx2") {
         missing.push(json!({"what": "AVX2 and FMA", "advice": "it works without, but many times slower"}));
     }
+    let mut devices = vec![json!({"name": "cpu", "threads": threads, "features": features()})];
+    match metal_facts::read() {
+        Ok(facts) => devices.push(gpu(&facts)),
+        Err(error) if cfg!(target_os = "macos") => {
+            let advice = "build with the default features, on a Mac with Metal";
+            missing.push(json!({"what": format!("the GPU: {error}"), "advice": advice}));
+        }
+        Err(_) => {}
+    }
     let report = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        "devices": [{"name": "cpu", "threads": threads, "features": features()}],
+        "devices": devices,
         "memory": memory().map(|(total, free)| json!({"total": total, "available": free})),
         "cache": cache_folder.as_ref().ok(),
         "offline": cache::offline(),
@@ -114,10 +124,71 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     if args.json { print_line(&report.to_string()) } else { print_line(&text(&report)) }
 }
 
+/// What there is to say of a GPU.
+fn gpu(facts: &Facts) -> Value {
+    let (major, minor, patch) = facts.system;
+    let gates: Vec<Value> = facts
+        .gates()
+        .into_iter()
+        .map(|(what, version, met)| json!({"what": what, "macos": version, "met": met}))
+        .collect();
+    json!({
+        "name": "metal",
+        "gpu": facts.name,
+        "chip": if facts.chip_is_known { json!(facts.chip.name) } else { Value::Null },
+        "families": facts.families,
+        "unified_memory": facts.unified_memory,
+        "working_set": facts.working_set,
+        "largest_buffer": facts.largest_buffer,
+        "threadgroup_memory": facts.threadgroup_memory,
+        "macos": format!("{major}.{minor}.{patch}"),
+        "gates": gates,
+        "paths": if facts.mps { json!(["metal", "mps"]) } else { json!(["metal"]) },
+        "preference": std::env::var("METAL_CANDLE_BACKEND").unwrap_or_else(|_| "auto".into()),
+    })
+}
+
+/// The lines on a GPU.
+fn gpu_lines(device: &Value) -> Vec<String> {
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let words =
+        |value: &Value| value.as_array().into_iter().flatten().map(word).collect::<Vec<_>>().join(" ");
+    let bytes = |key: &str| size(device[key].as_u64().unwrap_or(0));
+    let chip = match device["chip"].as_str() {
+        Some(chip) => format!("estimates as for {chip}"),
+        None => "not in the table of chips, taken for an M1".to_owned(),
+    };
+    let memory = if device["unified_memory"] == true { "shared with the processor" } else { "its own" };
+    let mut lines = vec![
+        format!("device   metal: {}, families {}; {chip}", word(&device["gpu"]), words(&device["families"])),
+        format!(
+            "         memory {memory}: {} in use at most, {} a buffer, {} a threadgroup",
+            bytes("working_set"),
+            bytes("largest_buffer"),
+            bytes("threadgroup_memory")
+        ),
+        format!(
+            "         macOS {}; paths {}; METAL_CANDLE_BACKEND {}",
+            word(&device["macos"]),
+            words(&device["paths"]),
+            word(&device["preference"])
+        ),
+    ];
+    for gate in device["gates"].as_array().into_iter().flatten() {
+        let met = if gate["met"] == true { "yes" } else { "no" };
+        lines.push(format!("         {}: {met} (macOS {} or later)", word(&gate["what"]), gate["macos"]));
+    }
+    lines
+}
+
 fn text(report: &Value) -> String {
     let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut lines = vec![format!("metal-candle {} on {}", word(&report["version"]), word(&report["system"]))];
     for device in report["devices"].as_array().into_iter().flatten() {
+        if device["name"] == "metal" {
+            lines.extend(gpu_lines(device));
+            continue;
+        }
         let features: Vec<String> = device["features"].as_array().into_iter().flatten().map(word).collect();
         lines.push(format!(
             "device   {}: {} threads, {}",
@@ -173,5 +244,28 @@ mod tests {
         let text = text(&report);
         assert!(text.contains("device   cpu: 2 threads, avx2"));
         assert!(text.ends_with("missing  a model in the cache: metal-candle pull"));
+    }
+
+    #[test]
+    fn a_gpu_says_its_chip_its_limits_and_what_its_system_allows() {
+        let facts = Facts {
+            name: "Apple M3 Max".into(),
+            chip: metal_candle::backend::metal_chip::Chip::of("Apple M3 Max"),
+            chip_is_known: true,
+            families: vec!["Apple9", "Metal3"],
+            unified_memory: true,
+            working_set: 48 << 30,
+            largest_buffer: 36 << 30,
+            threadgroup_memory: 32 << 10,
+            system: (14, 5, 0),
+            mps: true,
+        };
+        let lines = gpu_lines(&gpu(&facts));
+        assert_eq!(lines[0], "device   metal: Apple M3 Max, families Apple9 Metal3; estimates as for M3 Max");
+        assert!(lines[2].starts_with("         macOS 14.5.0; paths metal mps; "), "{}", lines[2]);
+        assert!(lines[4].ends_with("yes (macOS 14 or later)"), "{}", lines[4]);
+        assert!(lines[5].ends_with("no (macOS 15 or later)"), "{}", lines[5]);
+        let unknown = Facts { chip_is_known: false, ..facts };
+        assert!(gpu_lines(&gpu(&unknown))[0].ends_with("not in the table of chips, taken for an M1"));
     }
 }

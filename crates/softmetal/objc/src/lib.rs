@@ -21,6 +21,7 @@ mod root;
 mod slots;
 
 pub use class::{Class, Sel};
+pub use message::silenced;
 pub use pool::pending;
 
 /// An Objective-C object: what begins with a pointer to its class.

@@ -322,6 +322,20 @@ kernel void attention_merge(
     }
 }
 
+// What a causal mask adds to scores [t, s]: 0 for keys up to the query, -infinity after it.
+template <typename T>
+kernel void causal_mask(
+    device T* mask [[buffer(0)]],
+    constant uint2& sizes [[buffer(1)]],
+    uint at [[thread_position_in_grid]]) {
+    uint t = sizes.x;
+    uint s = sizes.y;
+    if (at >= t * s) {
+        return;
+    }
+    mask[at] = T(at % s <= at / s ? 0.0f : -INFINITY);
+}
+
 #define INSTANTIATE_PAIR(T, K)                                                                                   \
     template [[host_name("attention_rows_" #T "_" #K)]] [[kernel]] void attention_rows<T, K>(                    \
         device const T*, device const K*, device const K*, device const uint*, device const uint*, device T*,    \
@@ -334,5 +348,6 @@ kernel void attention_merge(
     INSTANTIATE_PAIR(T, half)  \
     INSTANTIATE_PAIR(T, bfloat) \
     template [[host_name("attention_merge_" #T)]] [[kernel]] void attention_merge<T>(                            \
-        device const float*, device T*, device float*, constant AttentionSizes&, uint, uint, uint);
+        device const float*, device T*, device float*, constant AttentionSizes&, uint, uint, uint);              \
+    template [[host_name("causal_mask_" #T)]] [[kernel]] void causal_mask<T>(device T*, constant uint2&, uint);
 FOR_FLOATS(INSTANTIATE)

@@ -1,0 +1,90 @@
+//! What a Mac's GPU and system say of themselves, for people who ask what runs where.
+
+use super::metal_chip::Chip;
+use crate::{Error, Result};
+
+/// A GPU, as it describes itself, and what follows for this library.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    /// `MTLDevice.name`.
+    pub name: String,
+    /// The chip that times are estimated with.
+    pub chip: Chip,
+    /// Whether the name is in the table; if not, `chip` is its smallest.
+    pub chip_is_known: bool,
+    /// The GPU families that the device supports, such as `Apple8` and `Metal3`.
+    pub families: Vec<&'static str>,
+    /// Whether the processor and the GPU share memory, which buffers without copies need.
+    pub unified_memory: bool,
+    /// Bytes that a process can use without slowing down.
+    pub working_set: u64,
+    /// Bytes of the largest buffer.
+    pub largest_buffer: u64,
+    /// Bytes of memory that the threads of a threadgroup share.
+    pub threadgroup_memory: u64,
+    /// Version of the system: major, minor, patch.
+    pub system: (usize, usize, usize),
+    /// Whether this build contains Metal Performance Shaders.
+    pub mps: bool,
+}
+
+impl Facts {
+    /// What depends on the version of the system: what, the version that it needs, and whether it is there.
+    pub fn gates(&self) -> [(&'static str, usize, bool); 3] {
+        [
+            ("Metal kernels and Metal Performance Shaders", 11),
+            ("bf16 in kernels without emulation", 14),
+            ("bf16 products through MPSNDArray in an open encoder", 15),
+        ]
+        .map(|(what, major)| (what, major, self.system.0 >= major))
+    }
+}
+
+/// The facts of the system's GPU.
+///
+/// # Errors
+/// There is no GPU, or this build does not contain the Metal backend.
+pub fn read() -> Result<Facts> {
+    #[cfg(metal)]
+    return metal();
+    #[cfg(not(metal))]
+    Err(Error::invalid(
+        "metal",
+        "this build has no Metal backend; on a Mac, build with the feature custom-metal",
+    ))
+}
+
+#[cfg(metal)]
+fn metal() -> Result<Facts> {
+    use objc2_foundation::NSProcessInfo;
+    use objc2_metal::{MTLCreateSystemDefaultDevice, MTLDevice, MTLGPUFamily};
+
+    objc2::rc::autoreleasepool(|_| {
+        let device = MTLCreateSystemDefaultDevice()
+            .ok_or_else(|| Error::invalid("metal", "the system gives no GPU"))?;
+        let name = device.name().to_string();
+        let chip = Chip::of(&name);
+        let families = [
+            ("Apple7", MTLGPUFamily::Apple7),
+            ("Apple8", MTLGPUFamily::Apple8),
+            ("Apple9", MTLGPUFamily::Apple9),
+            ("Apple10", MTLGPUFamily(1010)),
+            ("Metal3", MTLGPUFamily::Metal3),
+        ];
+        let families = families.into_iter().filter(|(_, family)| device.supportsFamily(*family));
+        let system = NSProcessInfo::processInfo().operatingSystemVersion();
+        let part = |number: isize| usize::try_from(number).unwrap_or(0);
+        Ok(Facts {
+            chip_is_known: chip.name == name.strip_prefix("Apple ").unwrap_or(&name),
+            chip,
+            families: families.map(|(name, _)| name).collect(),
+            unified_memory: device.hasUnifiedMemory(),
+            working_set: device.recommendedMaxWorkingSetSize(),
+            largest_buffer: device.maxBufferLength() as u64,
+            threadgroup_memory: device.maxThreadgroupMemoryLength() as u64,
+            system: (part(system.majorVersion), part(system.minorVersion), part(system.patchVersion)),
+            mps: cfg!(mps),
+            name,
+        })
+    })
+}
