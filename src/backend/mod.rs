@@ -11,6 +11,7 @@ pub mod mps;
 mod program;
 pub mod reference;
 pub mod select;
+pub mod tune;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -7,7 +7,7 @@
 //! which nothing else here reaches. Of bf16 products there (MPSNDArray) nothing is known, so only a measurement chooses
 //! them. Where both would take equally long the one without a cost wins.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -131,26 +131,31 @@ pub struct Choices {
     pub preference: Preference,
     /// What was measured on this chip.
     pub table: Option<Table>,
+    /// The folder in which compiled kernels are kept between runs, a file for each GPU and version of the system; `None`
+    /// keeps none.
+    pub kernels: Option<PathBuf>,
 }
 
 impl From<Preference> for Choices {
     fn from(preference: Preference) -> Self {
-        Self { preference, table: None }
+        Self { preference, ..Self::default() }
     }
 }
 
 impl Choices {
-    /// By METAL_CANDLE_BACKEND ([`Preference::from_env`]) and METAL_CANDLE_TABLE, the path of a [`Table`].
+    /// By METAL_CANDLE_BACKEND ([`Preference::from_env`]), METAL_CANDLE_TABLE, the path of a [`Table`], and
+    /// METAL_CANDLE_KERNELS, the folder of compiled kernels.
     ///
     /// # Errors
     /// Either is set to what is none.
     pub fn from_env() -> Result<Self> {
-        let table = std::env::var_os("METAL_CANDLE_TABLE").filter(|path| !path.is_empty());
-        let table = table.map(|path| Table::load(Path::new(&path))).transpose()?;
-        Ok(Self { preference: Preference::from_env()?, table })
+        let path = |name| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let table = path("METAL_CANDLE_TABLE").map(|path| Table::load(&path)).transpose()?;
+        Ok(Self { preference: Preference::from_env()?, table, kernels: path("METAL_CANDLE_KERNELS") })
     }
 
     /// What remains of them on a device: another device's table is left out.
+    #[cfg_attr(not(metal), allow(dead_code, reason = "asked by the Metal backend only"))]
     pub(super) fn on(mut self, device_name: &str) -> Self {
         if let Some(table) = self.table.take_if(|table| table.device != device_name) {
             tracing::warn!(

@@ -80,3 +80,40 @@ fn the_gpu_says_what_it_is() {
     assert!(facts.working_set >= 1 << 30 && facts.largest_buffer >= 256 << 20, "{facts:?}");
     assert!(facts.threadgroup_memory >= 32 << 10, "{facts:?}");
 }
+
+/// Compiled kernels are kept in a folder, read by the next device, and compiled again if the file is damaged.
+#[test]
+fn compiled_kernels_are_kept_between_runs() {
+    use metal_candle::backend::select::{Choices, Preference};
+
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let run = || {
+        let choices = Choices {
+            preference: Preference::Metal,
+            kernels: Some(folder.path().join("kernels")),
+            ..Choices::default()
+        };
+        let device = Device::metal_with(choices).unwrap();
+        let graph = Graph::new();
+        let x = graph.input("x", TensorSpec::f32([2, 3]));
+        let program = device.compile(&graph, &[x.softmax(1).unwrap().silu().unwrap()], &[]).unwrap();
+        let y = program.run(&[&HostTensor::zeros(TensorSpec::f32([2, 3]))]).unwrap().remove(0);
+        assert!((y.as_slice::<f32>().unwrap()[5] - 0.194_19).abs() < 1e-5);
+    };
+    let files = || -> Vec<_> {
+        let entries = std::fs::read_dir(folder.path().join("kernels")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    run();
+    let stored = files();
+    assert_eq!(stored.len(), 1, "one file and nothing half-written: {stored:?}");
+    let first = std::fs::read(&stored[0]).unwrap();
+    let written = std::fs::metadata(&stored[0]).unwrap().modified().unwrap();
+    run();
+    assert_eq!(std::fs::metadata(&stored[0]).unwrap().modified().unwrap(), written, "nothing was missing");
+    std::fs::write(&stored[0], b"damaged").unwrap();
+    run();
+    assert_eq!(files(), stored);
+    assert_eq!(std::fs::read(&stored[0]).unwrap().len(), first.len(), "written anew");
+}

@@ -418,7 +418,7 @@ fn a_table_of_measurements_chooses() {
     for (mps, metal, expected) in [(1.0, 2.0, true), (2.0, 1.0, false)] {
         let products = vec![Measured { dtype: "f32".into(), m: 32, n: 40, k: 48, mps, metal }];
         let table = Table { device: name.clone(), version: "0".into(), products };
-        let choices = Choices { preference: Preference::Balanced, table: Some(table) };
+        let choices = Choices { table: Some(table), ..Choices::default() };
         let (_, used) = run(&Device::metal_with(choices).unwrap(), MatMul::new(false, false), &inputs);
         if cfg!(softmetal) {
             assert_eq!(used.iter().any(|name| name.contains("MPS")), expected, "{used:?}");

@@ -10,6 +10,9 @@ use crate::failure::{Code, Failure};
 use crate::record::Record;
 use crate::session::Session;
 
+/// What `tune` measured, in the cache folder.
+pub(crate) const TABLE: &str = "tune.json";
+
 /// The cache folder.
 pub(crate) fn root() -> Result<PathBuf, Failure> {
     if let Some(folder) = std::env::var_os("METAL_CANDLE_CACHE").filter(|f| !f.is_empty()) {

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use metal_candle::backend::Device;
+use metal_candle::backend::select::{Choices, Table};
 use metal_candle::tensor::DType;
 use metal_candle::training::{
     LoraConfig, OptimizerOptions, Schedule, ScheduleKind, Targets, TrainOn, TrainOptions,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::cache;
 use crate::failure::{Failure, nearest};
 
 /// Every setting, as a flag and as a key of the TOML file.
@@ -357,8 +359,8 @@ pub(crate) fn train_on(text: &str) -> Result<TrainOn, Failure> {
 pub(crate) fn device(name: &str, threads: usize) -> anyhow::Result<Device> {
     match name {
         "cpu" => Ok(Device::cpu(threads)?),
-        "metal" => Ok(Device::metal()?),
-        "auto" if cfg!(target_os = "macos") => match Device::metal() {
+        "metal" => metal(),
+        "auto" if cfg!(target_os = "macos") => match metal() {
             Ok(device) => Ok(device),
             Err(error) => {
                 tracing::warn!(%error, "the GPU cannot be used; the cpu is");
@@ -374,6 +376,19 @@ pub(crate) fn device(name: &str, threads: usize) -> anyhow::Result<Device> {
             Err(Failure::input(format!("device: there is no '{name}'"), advice).into())
         }
     }
+}
+
+/// The GPU, with what was measured of it and the kernels that were compiled for it before.
+fn metal() -> anyhow::Result<Device> {
+    let mut choices = Choices::from_env()?;
+    if let Ok(cache) = cache::root() {
+        let path = cache.join(cache::TABLE);
+        if choices.table.is_none() && path.exists() {
+            choices.table = Some(Table::load(&path)?);
+        }
+        choices.kernels.get_or_insert_with(|| cache.join("kernels"));
+    }
+    Ok(Device::metal_with(choices)?)
 }
 
 /// A storage for weights.

@@ -4,6 +4,7 @@ use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
 use objc2_metal::{MTLCommandQueue, MTLCreateSystemDefaultDevice, MTLDevice, MTLSharedEvent};
 
+use super::archive::Archive;
 use super::fault::failed;
 use super::pipeline::Pipelines;
 use crate::Result;
@@ -41,16 +42,18 @@ impl Gpu {
             let device = MTLCreateSystemDefaultDevice().ok_or_else(|| missing("a GPU"))?;
             let queue = device.newCommandQueue().ok_or_else(|| missing("a command queue"))?;
             let event = device.newSharedEvent().ok_or_else(|| missing("a shared event"))?;
-            let pipelines = Pipelines::new(&device);
+            let version = objc2_foundation::NSProcessInfo::processInfo().operatingSystemVersion();
+            let archive = choices.kernels.as_deref().and_then(|folder| {
+                let system = format!("{}.{}", version.majorVersion, version.minorVersion);
+                Archive::open(&device, folder, &system)
+            });
+            let pipelines = Pipelines::new(&device, archive);
             let name = device.name().to_string();
             Ok(Self {
                 chip: Chip::of(&name),
                 choices: choices.on(&name),
                 #[cfg(mps)]
-                system: {
-                    let version = objc2_foundation::NSProcessInfo::processInfo().operatingSystemVersion();
-                    usize::try_from(version.majorVersion).unwrap_or(0)
-                },
+                system: usize::try_from(version.majorVersion).unwrap_or(0),
                 #[cfg(mps)]
                 kernels: crate::backend::mps::Kernels::default(),
                 device,

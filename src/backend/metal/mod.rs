@@ -7,6 +7,7 @@
 //!
 //! Sources: Apple, "Resource synchronization", MTLCommandBuffer, MTLComputeCommandEncoder, MTLSharedEvent.
 
+mod archive;
 pub(super) mod buffer;
 pub(super) mod commands;
 pub(super) mod device;
@@ -88,7 +89,9 @@ impl Backend for Metal {
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {
         objc2::rc::autoreleasepool(|_| {
             self.arena.reserve(&self.gpu, plan.arena_bytes)?;
-            executor::compile(&self.gpu, &self.arena, plan)
+            let executable = executor::compile(&self.gpu, &self.arena, plan);
+            self.gpu.pipelines.store();
+            executable
         })
     }
 }

@@ -11,6 +11,7 @@ use objc2_metal::{
     MTLCompileOptions, MTLComputePipelineState, MTLDataType, MTLDevice, MTLFunctionConstantValues, MTLLibrary,
 };
 
+use super::archive::Archive;
 use super::fault::failed;
 use crate::Result;
 use crate::error::DeviceFault;
@@ -94,11 +95,20 @@ pub(super) struct Pipelines {
 struct Made {
     libraries: HashMap<&'static str, Retained<ProtocolObject<dyn MTLLibrary>>>,
     pipelines: HashMap<Key, Pipeline>,
+    archive: Option<Archive>,
 }
 
 impl Pipelines {
-    pub(super) fn new(device: &ProtocolObject<dyn MTLDevice>) -> Self {
-        Self { device: objc2::Message::retain(device), made: Mutex::default() }
+    pub(super) fn new(device: &ProtocolObject<dyn MTLDevice>, archive: Option<Archive>) -> Self {
+        let made = Made { archive, ..Made::default() };
+        Self { device: objc2::Message::retain(device), made: Mutex::new(made) }
+    }
+
+    /// Keeps what was compiled for the next process, if there is a place for it.
+    pub(super) fn store(&self) {
+        if let Some(archive) = &mut self.made().archive {
+            archive.store();
+        }
     }
 
     fn made(&self) -> MutexGuard<'_, Made> {
@@ -156,10 +166,14 @@ impl Pipelines {
                 failed(what(), DeviceFault::Kernel, error.localizedDescription().to_string())
             })?
         };
-        let raw = self
-            .device
-            .newComputePipelineStateWithFunction_error(&function)
-            .map_err(|error| failed(what(), DeviceFault::Kernel, error.localizedDescription().to_string()))?;
+        let stored =
+            self.made().archive.as_mut().and_then(|archive| archive.pipeline(&self.device, &function));
+        let raw = match stored {
+            Some(raw) => raw,
+            None => self.device.newComputePipelineStateWithFunction_error(&function).map_err(|error| {
+                failed(what(), DeviceFault::Kernel, error.localizedDescription().to_string())
+            })?,
+        };
         Ok(Pipeline(Arc::new(State { raw, name: name.to_string() })))
     }
 }
