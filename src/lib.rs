@@ -29,6 +29,7 @@
 
 pub mod atomic;
 pub mod backend;
+pub mod bench;
 pub mod error;
 pub mod graph;
 pub mod inference;

@@ -39,6 +39,7 @@ pub(crate) fn apple_check() -> Result<(), String> {
     let sdk = folder.join("sdk");
     write_sdk(&sdk, &libraries(NAMES)?)?;
     control(&folder, &sdk)?;
+    one_version_each()?;
     let everything = ["--workspace", "--all-targets"];
     run(
         "apple: compile and lint",
@@ -48,6 +49,41 @@ pub(crate) fn apple_check() -> Result<(), String> {
     run("apple: link", cargo(&folder, &sdk, "build").args(everything).arg("--keep-going"))?;
     let count = linked(&folder.join(TARGET).join("debug"))?;
     println!("{count} executables for {TARGET} linked, none of them run");
+    Ok(())
+}
+
+/// Two versions of the crates that hold Apple's classes would be two sets of types that do not fit together.
+fn one_version_each() -> Result<(), String> {
+    let output = super::cargo()
+        .args([
+            "tree",
+            "--workspace",
+            "--target",
+            TARGET,
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--locked",
+        ])
+        .output()
+        .map_err(|error| format!("cargo tree: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("cargo tree: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    for name in ["objc2", "objc2-foundation", "objc2-metal", "objc2-metal-performance-shaders", "block2"] {
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        let versions: std::collections::BTreeSet<&str> = lines
+            .filter(|(found, _)| *found == name)
+            .filter_map(|(_, rest)| rest.split_whitespace().next())
+            .collect();
+        match versions.len() {
+            1 => println!("{name}: {}", versions.first().copied().unwrap_or_default()),
+            0 => return Err(format!("{name} is not among the dependencies for {TARGET}")),
+            _ => return Err(format!("{name} is there more than once: {versions:?}")),
+        }
+    }
     Ok(())
 }
 
