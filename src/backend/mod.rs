@@ -56,6 +56,9 @@ pub trait Backend: Send + Sync {
 pub trait Executable: Send + Sync {
     /// Takes the inputs, runs all steps, waits for them and hands over the outputs. Nothing is allocated.
     fn run(&self, io: &mut dyn Io) -> Result<()>;
+
+    /// How many pieces of work a run hands to the device: kernels of a CPU, dispatches of a GPU.
+    fn launches(&self) -> usize;
 }
 
 /// The host's side of a run.

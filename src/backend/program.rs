@@ -61,6 +61,11 @@ impl Program {
         &self.compiled.plan
     }
 
+    /// How many pieces of work a run hands to the device: kernels of a CPU, dispatches of a GPU.
+    pub fn launches(&self) -> usize {
+        self.compiled.executable.launches()
+    }
+
     /// Names and specs of the inputs, in the order in which `run` takes them.
     pub fn inputs(&self) -> Vec<(&str, TensorSpec)> {
         let plan = &self.compiled.plan;

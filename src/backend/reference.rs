@@ -130,6 +130,10 @@ impl Interpreter {
 }
 
 impl Executable for Interpreter {
+    fn launches(&self) -> usize {
+        self.plan.steps.len()
+    }
+
     fn run(&self, io: &mut dyn Io) -> Result<()> {
         let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
         for (index, input) in self.plan.inputs.iter().enumerate() {

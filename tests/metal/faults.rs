@@ -123,3 +123,60 @@ fn late_completion_is_waited_for_and_a_lost_device_is_told() {
     faults::clear();
     assert!(matches!(lost, Err(Error::Device { fault: DeviceFault::DeviceRemoved, .. })), "{lost:?}");
 }
+
+/// A fault in the middle of training: the error is typed, the last checkpoint is whole, and a resumed run ends as one
+/// without a fault does.
+#[test]
+fn training_that_fails_leaves_its_checkpoint_and_resumes() {
+    use metal_candle::training::{Adapter, Example, LoraConfig, TrainOptions, Trainer};
+    use std::sync::atomic::AtomicBool;
+
+    let _alone = crate::alone();
+    let subject = crate::model::subjects().remove(0);
+    let device = Device::metal().unwrap();
+    let model = crate::model::load(&subject, &device);
+    let examples =
+        [Example { tokens: vec![5, 17, 101, 42, 7], supervised: vec![false, false, true, true, true] }];
+    let run = |folder: &std::path::Path, resume: bool, fault: bool| -> Result<Adapter> {
+        let options = TrainOptions { save_every: 1, keep_checkpoints: 2, resume, ..crate::model::options(3) };
+        let config = LoraConfig { rank: 4, alpha: 8.0, seed: 5, ..LoraConfig::default() };
+        let mut trainer = Trainer::new(&model, config, None, options, &examples, &[], folder)?;
+        let mut steps = 0;
+        trainer.run(&AtomicBool::new(false), &mut |event| {
+            if let metal_candle::training::Event::Step { .. } = event {
+                steps += 1;
+                if fault && steps == 2 {
+                    faults::fail_command_buffer_after(0, CommandBufferError::OutOfMemory);
+                }
+            }
+        })?;
+        trainer.adapter_now()
+    };
+    let whole = tempfile::tempdir().unwrap();
+    let expected = run(whole.path(), false, false).unwrap();
+    let broken = tempfile::tempdir().unwrap();
+    let failed = run(broken.path(), false, true);
+    faults::clear();
+    assert!(
+        matches!(failed, Err(Error::Device { fault: DeviceFault::OutOfMemory, .. })),
+        "the third step fails"
+    );
+    let mut open = vec![broken.path().to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            assert!(!name.starts_with(".writing") && !name.ends_with(".tmp"), "half-written: {name}");
+            if path.is_dir() {
+                open.push(path);
+            }
+        }
+    }
+    let resumed = run(broken.path(), true, false).unwrap();
+    assert_eq!(resumed.modules.len(), expected.modules.len());
+    for (found, expected) in resumed.modules.iter().zip(&expected.modules) {
+        for (found, expected) in [(&found.a, &expected.a), (&found.b, &expected.b)] {
+            assert_eq!(found.as_slice::<f32>().unwrap(), expected.as_slice::<f32>().unwrap());
+        }
+    }
+}

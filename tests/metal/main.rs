@@ -10,6 +10,8 @@ mod counters;
 #[cfg(softmetal)]
 mod encode;
 #[cfg(softmetal)]
+mod estimates;
+#[cfg(softmetal)]
 mod faults;
 mod model;
 #[cfg(mps)]

@@ -58,7 +58,7 @@ pub(crate) fn adapter(model: &Decoder) -> Adapter {
     adapter
 }
 
-fn options(steps: usize) -> TrainOptions {
+pub(crate) fn options(steps: usize) -> TrainOptions {
     TrainOptions {
         steps,
         batch_size: 1,

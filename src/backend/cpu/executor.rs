@@ -284,6 +284,10 @@ struct Calls {
 }
 
 impl Executable for Calls {
+    fn launches(&self) -> usize {
+        self.calls.len()
+    }
+
     fn run(&self, io: &mut dyn Io) -> Result<()> {
         let mut memory = self.arena.lock();
         assert!(memory.bytes() >= self.arena_bytes, "the arena never shrinks");

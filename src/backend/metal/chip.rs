@@ -90,9 +90,17 @@ impl Chip {
         }
     }
 
+    /// Estimated seconds of a program: of each step the slower of arithmetic and memory, and 2.5 µs a dispatch, since each
+    /// of a chain waits for the one before (as others measured). What a submission and a wait cost, 0.15 ms and
+    /// more, is not in it.
+    pub fn program_seconds(self, costs: impl IntoIterator<Item = (u64, u64)>, dispatches: usize) -> f64 {
+        let work: f64 = costs.into_iter().map(|(flops, bytes)| self.seconds(flops, bytes)).sum();
+        work + 2.5e-6 * dispatches as f64
+    }
+
     /// Estimated seconds of work that moves so many bytes and does so many operations on the SIMD units.
     pub fn seconds(self, flops: u64, bytes: u64) -> f64 {
-        // Four fifths of either peak is what good kernels reach (mps_facts: 0.75 to 0.85, and 0.79 to 0.9).
+        // Four fifths of either peak is what good kernels reach (others measured 0.75 to 0.85, and 0.79 to 0.9).
         let peak = 0.8;
         (flops as f64 / (1e12 * self.teraflops * peak)).max(bytes as f64 / (1e9 * self.gigabytes * peak))
     }

@@ -280,6 +280,10 @@ impl Replay {
 }
 
 impl Executable for Replay {
+    fn launches(&self) -> usize {
+        self.items.len()
+    }
+
     fn run(&self, io: &mut dyn Io) -> Result<()> {
         for check in &self.checks {
             check.before(io)?;
