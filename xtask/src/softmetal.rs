@@ -53,8 +53,11 @@ pub(crate) fn softmetal(model: Option<&Path>) -> Result<Counts, String> {
         return counted("time to encode", &mut measure);
     }
     run("softmetal: format", cargo().args(["fmt", "--all", "--check", "--manifest-path"]).arg(&manifest))?;
-    let lints = ["clippy", "--workspace", "--all-targets", "--test", "training"];
-    run("softmetal: lints", with_manifest(&lints).args(["--", "-D", "warnings"]))?;
+    // The tests of training are not among all targets, since they are not to run with the others.
+    for targets in [&["--all-targets"][..], &["--test", "training"]] {
+        let mut lints = with_manifest(&["clippy", "--workspace"]);
+        run("softmetal: lints", lints.args(targets).args(["--", "-D", "warnings"]))?;
+    }
     // The device's tests, and the library's own on the device. All packages at once, since features depend on which are
     // chosen, and others would be compiled anew. Those of training and of the whole model take minutes.
     let full = std::env::args().any(|argument| argument == "--full");
