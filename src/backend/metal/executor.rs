@@ -266,7 +266,7 @@ fn place_barriers(items: &mut [Item]) {
 }
 
 /// Runs one call on the device's own queue and waits for it.
-pub(in crate::backend) fn run_alone(gpu: &Gpu, arena: &Arena, item: &Item) -> Result<()> {
+pub(super) fn run_alone(gpu: &Gpu, arena: &Arena, item: &Item) -> Result<()> {
     arena.reserve(gpu, 16)?;
     let mut state = arena.lock();
     let memory = state.memory();
