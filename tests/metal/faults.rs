@@ -35,6 +35,7 @@ fn every_error_of_a_command_buffer_is_typed_and_the_next_run_works() {
         (CommandBufferError::OutOfMemory, DeviceFault::OutOfMemory),
         (CommandBufferError::InvalidResource, DeviceFault::InvalidResource),
         (CommandBufferError::DeviceRemoved, DeviceFault::DeviceRemoved),
+        (CommandBufferError::Memoryless, DeviceFault::Unknown(10)),
         (CommandBufferError::StackOverflow, DeviceFault::Unknown(12)),
     ] {
         for after in [0, 1] {
@@ -132,7 +133,7 @@ fn training_that_fails_leaves_its_checkpoint_and_resumes() {
     use std::sync::atomic::AtomicBool;
 
     let _alone = crate::alone();
-    let subject = crate::model::subjects().remove(0);
+    let subject = crate::model::small();
     let device = Device::metal().unwrap();
     let model = crate::model::load(&subject, &device);
     let examples =

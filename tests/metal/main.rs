@@ -5,6 +5,7 @@
 #[cfg(softmetal)]
 extern crate softmetal;
 
+mod calibration;
 #[cfg(softmetal)]
 mod counters;
 #[cfg(softmetal)]
