@@ -324,11 +324,14 @@ impl Executable for Replay {
                     }
                 }
                 let Err(failed) = commands.finish(run, "metal-candle")? else { break };
+                if failed.fault == DeviceFault::Timeout {
+                    // Also where this run cannot be done again: the next one is to end in time.
+                    *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound.halved();
+                }
                 if attempt >= RETRIES || !self.repeatable(&failed) {
                     let what = self.names(&failed);
                     return Err(failed.into_error(what));
                 }
-                *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound.halved();
                 tracing::warn!(attempt, "the GPU's time limit stopped a command buffer; trying smaller ones");
             }
             for check in &self.checks {

@@ -46,7 +46,7 @@ use super::select::Choices;
 use super::{Backend, Executable};
 use crate::Result;
 use crate::graph::{Operand, Plan};
-use crate::ops::Op;
+use crate::ops::{BinaryFn, Op};
 use crate::tensor::{Buffer, HostTensor, TensorSpec};
 use buffer::{Arena, MetalBuffer};
 use device::Gpu;
@@ -83,7 +83,12 @@ impl Backend for Metal {
     }
 
     fn together(&self, first: &Op, second: &Op) -> bool {
-        matches!((first, second), (Op::MatMul(_) | Op::Lora(_), Op::SiluMul(_)))
+        let follows = match second {
+            Op::SiluMul(_) => true,
+            Op::Binary(op) => op.function == BinaryFn::Add,
+            _ => false,
+        };
+        follows && matches!(first, Op::MatMul(_) | Op::Lora(_))
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {
