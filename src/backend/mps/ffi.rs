@@ -447,3 +447,52 @@ impl TopK {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use objc2_metal::MTLResourceOptions;
+    #[cfg(softmetal)]
+    use softmetal as _;
+
+    use super::*;
+    use crate::backend::metal::buffer::Raw;
+    use crate::backend::metal::device::Gpu;
+    use crate::backend::select::Preference;
+
+    fn buffer(bytes: usize) -> Raw {
+        let gpu = Gpu::new(Preference::Mps).unwrap();
+        gpu.device.newBufferWithLength_options(bytes, MTLResourceOptions::StorageModeShared).unwrap()
+    }
+
+    const LAYOUT: MatrixLayout =
+        MatrixLayout { dtype: DType::F32, rows: 3, columns: 4, row: 6, batch: 2, step: 24 };
+
+    #[test]
+    fn matrices_that_do_not_lie_in_their_buffer_are_refused() {
+        // The last element ends at (24 + 2·6 + 4)·4.
+        assert_eq!(LAYOUT.bytes(), 160);
+        let exact = buffer(160);
+        assert!(Matrix::over(&exact, 0, LAYOUT).is_ok());
+        let error = Matrix::over(&exact, 4, LAYOUT).err().unwrap().to_string();
+        assert!(error.contains("does not lie at byte 4 of 160") && error.contains("report"), "{error}");
+        assert!(Matrix::over(&exact, 2, MatrixLayout { batch: 1, ..LAYOUT }).is_err(), "half an element");
+        for wrong in [
+            MatrixLayout { row: 3, ..LAYOUT },
+            MatrixLayout { rows: 0, ..LAYOUT },
+            MatrixLayout { step: 20, ..LAYOUT },
+            MatrixLayout { step: 12, ..LAYOUT },
+        ] {
+            assert!(Matrix::over(&exact, 0, wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn arrays_have_no_gaps() {
+        let place = buffer(160);
+        let packed = MatrixLayout { row: 4, batch: 1, ..LAYOUT };
+        assert_eq!(Array::over(&place, 0, packed, true).unwrap().shape, (4, 3));
+        let error =
+            Array::over(&place, 0, MatrixLayout { row: 6, ..packed }, false).err().unwrap().to_string();
+        assert!(error.contains("no array without gaps"), "{error}");
+    }
+}
