@@ -181,11 +181,7 @@ impl Case {
     /// so that a chain neither grows nor dies. `((i·7919 + 104729·copy + 1299709·index) mod 2003) / 1001.5 − 1`.
     pub fn values(&self, index: usize, copy: usize) -> HostTensor {
         let shape = &self.inputs()[index];
-        let scale = match self.kind {
-            Kind::MatMul { k, .. } if index == 1 => (3.0 / k as f32).sqrt(),
-            Kind::Lora { d, .. } if index == 1 || index == 2 => (3.0 / d as f32).sqrt(),
-            _ => 1.0,
-        };
+        let scale = self.scale(index);
         let values: Vec<f32> = (0..shape.iter().product())
             .map(|i: usize| {
                 scale * (((i * 7919 + copy * 104_729 + index * 1_299_709) % 2003) as f32 / 1001.5 - 1.0)
@@ -193,6 +189,15 @@ impl Case {
             .collect();
         let tensor = HostTensor::from_slice(&values, shape.as_slice()).expect("as many values as elements");
         tensor.cast(self.dtype)
+    }
+
+    /// What the values of an input are multiplied by.
+    pub fn scale(&self, index: usize) -> f32 {
+        match self.kind {
+            Kind::MatMul { k, .. } if index == 1 => (3.0 / k as f32).sqrt(),
+            Kind::Lora { d, .. } if index == 1 || index == 2 => (3.0 / d as f32).sqrt(),
+            _ => 1.0,
+        }
     }
 
     /// Records the operation.
@@ -311,21 +316,27 @@ impl Subject {
         self.outputs[0].iter().flat_map(HostTensor::to_f64).collect()
     }
 
-    /// Times every form once. A run returns when its outputs are in the host's memory.
-    pub fn read(&mut self) -> Result<Reading> {
-        let mut seconds = [None; 3];
-        for ((program, outputs), seconds) in self.programs.iter().zip(&mut self.outputs).zip(&mut seconds) {
-            if let Some(program) = program {
+    /// Times every form: after a run that wakes the device, runs for `seconds` and at least three, of which the median
+    /// counts. A run returns when its outputs are in the host's memory.
+    pub fn read(&mut self, seconds: f64) -> Result<Reading> {
+        let mut medians = [None; 3];
+        for ((program, outputs), median) in self.programs.iter().zip(&mut self.outputs).zip(&mut medians) {
+            let Some(program) = program else { continue };
+            program.run_into(&[], outputs)?;
+            let (started, mut samples) = (Instant::now(), Vec::new());
+            while samples.len() < 3 || started.elapsed().as_secs_f64() < seconds {
                 let begun = Instant::now();
                 program.run_into(&[], outputs)?;
-                *seconds = Some(begun.elapsed().as_secs_f64());
+                samples.push(begun.elapsed().as_secs_f64());
             }
+            samples.sort_by(f64::total_cmp);
+            *median = Some(samples[samples.len() / 2]);
         }
         let each = |seconds: f64| seconds / COPIES as f64;
         Ok(Reading {
-            latency: seconds[0].unwrap_or_default(),
-            throughput: seconds[1].map(each).unwrap_or_default(),
-            chain: seconds[2].map(each),
+            latency: medians[0].unwrap_or_default(),
+            throughput: medians[1].map(each).unwrap_or_default(),
+            chain: medians[2].map(each),
         })
     }
 }
@@ -344,7 +355,7 @@ mod tests {
                 continue;
             }
             let mut subject = Subject::new(&case, &device).unwrap();
-            let reading = subject.read().unwrap();
+            let reading = subject.read(0.0).unwrap();
             assert!(reading.latency > 0.0 && reading.throughput > 0.0, "{case:?}");
             assert_eq!(reading.chain.is_some(), case.chains());
             let per = subject.outputs[1].len() / COPIES;

@@ -1,5 +1,6 @@
 //! How operations run: devices, compiled programs, and one folder a backend.
 
+pub mod candle;
 pub mod cpu;
 #[cfg(metal)]
 mod metal;
@@ -48,6 +49,11 @@ pub trait Backend: Send + Sync {
         false
     }
 
+    /// Whether inputs are read and outputs are written where the caller has them.
+    fn direct(&self) -> bool {
+        false
+    }
+
     /// Chooses kernels for every step. An operation or dtype without a kernel is an error that names it.
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>>;
 }
@@ -65,8 +71,10 @@ pub trait Executable: Send + Sync {
 pub trait Io {
     /// The bytes of the plan's input `index`.
     fn input(&self, index: usize) -> &[u8];
-    /// Receives the bytes of the plan's output `index`.
+    /// Receives the bytes of the plan's output `index`, where they were not written in place.
     fn output(&mut self, index: usize, bytes: &[u8]);
+    /// Where the plan's output `index` is to be written: as many bytes as it has, valid while the run lasts.
+    fn output_memory(&mut self, index: usize) -> *mut u8;
 }
 
 /// A device with its compiled plans. Cloning gives another handle of the same device.
@@ -168,6 +176,7 @@ impl Device {
             updates,
             &|op, inputs, specs| backend.scratch(op, inputs, specs),
             &|first, second| backend.together(first, second),
+            backend.direct(),
         )
     }
 

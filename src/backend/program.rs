@@ -6,7 +6,7 @@ use super::{Executable, Io};
 use crate::graph::{Graph, LazyTensor, Plan, Source};
 use crate::lru::Lru;
 use crate::ops::{Op, Value};
-use crate::tensor::{HostTensor, TensorSpec};
+use crate::tensor::{DType, HostTensor, Layout, TensorSpec};
 use crate::{Error, Result};
 
 /// How many compiled plans a device keeps; the one unused for longest goes first.
@@ -144,6 +144,10 @@ impl Io for Tensors<'_> {
     fn output(&mut self, index: usize, bytes: &[u8]) {
         self.outputs[index].bytes_mut().copy_from_slice(bytes);
     }
+
+    fn output_memory(&mut self, index: usize) -> *mut u8 {
+        self.outputs[index].bytes_mut().as_mut_ptr()
+    }
 }
 
 /// What decides whether two recordings run the same plan: their reachable nodes with constants and inputs
@@ -158,6 +162,7 @@ pub(super) struct Structure {
 #[derive(PartialEq, Eq, Hash)]
 enum Leaf {
     Input(String, TensorSpec),
+    View(String, DType, Layout),
     Constant(TensorSpec),
     Parameter(usize),
     Operation(Op),
@@ -179,7 +184,7 @@ impl Structure {
             live[tensor.value().node] = true;
         }
         for index in (0..nodes.list.len()).rev() {
-            live[index] |= matches!(nodes.list[index].source, Source::Input(_));
+            live[index] |= matches!(nodes.list[index].source, Source::Input(_) | Source::View(..));
             if live[index] {
                 nodes.list[index].inputs.iter().for_each(|input| live[input.node] = true);
             }
@@ -193,6 +198,7 @@ impl Structure {
                 node.inputs.iter().map(|value| Value { node: number[value.node], ..*value }).collect();
             let leaf = match &node.source {
                 Source::Input(name) => Leaf::Input(name.clone(), node.outputs[0].clone()),
+                Source::View(name, layout) => Leaf::View(name.clone(), node.outputs[0].dtype, layout.clone()),
                 Source::Constant(tensor) => {
                     constants.push(tensor.clone());
                     Leaf::Constant(tensor.spec().clone())

@@ -1,6 +1,6 @@
 //! The public handle of a recorded tensor.
 
-use super::Graph;
+use super::{Graph, Source};
 use crate::ops::{
     Affine, ArgMax, Attention, Binary, BinaryFn, Broadcast, Cast, Concat, CrossEntropy, Dropout, Embedding,
     KvWrite, LayerNorm, LogSoftmax, Lora, LoraSlot, MatMul, Op, Permute, QuantMatMul, Real, Reduce, ReduceFn,
@@ -43,6 +43,14 @@ impl LazyTensor {
     /// The element type.
     pub fn dtype(&self) -> DType {
         self.spec().dtype
+    }
+
+    /// The strides of a tensor that is given as a view.
+    pub(crate) fn strides(&self) -> Option<Vec<usize>> {
+        match &self.graph.nodes().list[self.value.node].source {
+            Source::View(_, layout) => Some(layout.strides.clone()),
+            _ => None,
+        }
     }
 
     fn one(&self, op: impl Into<Op>, others: &[&Self]) -> Result<Self> {

@@ -64,6 +64,18 @@ pub(crate) enum Command {
     /// Show what this machine has, and what is missing.
     #[command(after_help = "Example:\n  metal-candle doctor --json")]
     Doctor(DoctorArgs),
+    /// Measure operations, or training and generation.
+    #[command(
+        after_help = "Examples:\n  metal-candle bench ops\n  metal-candle bench ops --filter softmax --rounds 50\n  \
+                      metal-candle bench ops --device metal --markdown"
+    )]
+    Bench(BenchArgs),
+    /// Measure this Mac's GPU, so that products go the faster way.
+    #[command(
+        after_help = "Example:\n  metal-candle tune\n\nThe table lies in the cache folder and is used from then on; \
+                      deleting it goes back to estimates."
+    )]
+    Tune(TuneArgs),
 }
 
 /// Which model, and how it is held.
@@ -219,6 +231,69 @@ pub(crate) struct PullArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Print everything as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) what: BenchWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchWhat {
+    /// Single operations: latency, throughput and chain.
+    Ops(BenchOpsArgs),
+    /// candle, as a peer of `ops`.
+    #[command(hide = true)]
+    CandlePeer {
+        /// cpu or metal.
+        #[arg(long, default_value = "cpu")]
+        device: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchOpsArgs {
+    /// auto, cpu or metal.
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+    /// Threads of the cpu; 0 for one a core.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Type of all tensors: f32, bf16 or f16.
+    #[arg(long, default_value = "f32")]
+    pub(crate) dtype: String,
+    /// Libraries to measure in turns with ours: candle, torch, mlx.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) peers: Vec<String>,
+    /// Only operations whose name or shape contains this.
+    #[arg(long)]
+    pub(crate) filter: Option<String>,
+    /// How often everything is measured; medians and the middle half are shown.
+    #[arg(long, default_value_t = 5, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=10_000))]
+    pub(crate) rounds: usize,
+    /// Print a Markdown table.
+    #[arg(long)]
+    pub(crate) markdown: bool,
+    /// Write everything that was measured to this file.
+    #[arg(long)]
+    pub(crate) json: Option<PathBuf>,
+    /// On a Mac: write the throughput into the table of docs/MPS_BENCHMARKS.md.
+    #[arg(long)]
+    pub(crate) fill: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TuneArgs {
+    /// How often each product is measured; the least time counts.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) repeats: usize,
+    /// Where the table goes instead of the cache folder.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Print the table as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

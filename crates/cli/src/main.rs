@@ -1,6 +1,7 @@
 //! The `metal-candle` command-line tool.
 
 mod args;
+mod bench;
 mod builtin;
 mod cache;
 mod commands;
@@ -53,6 +54,8 @@ fn run(command: &Command, session: &Session) -> anyhow::Result<()> {
         Command::Merge(args) => commands::merge::run(args, session),
         Command::Pull(args) => commands::pull::run(args, session),
         Command::Doctor(args) => commands::doctor::run(args),
+        Command::Bench(args) => commands::bench::run(args, session),
+        Command::Tune(args) => commands::tune::run(args, session),
     }
 }
 

@@ -73,6 +73,10 @@ impl Backend for Cpu {
         executor::scratch(&self.pool, op, inputs, outputs)
     }
 
+    fn direct(&self) -> bool {
+        true
+    }
+
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {
         self.arena.reserve(plan.arena_bytes)?;
         executor::compile(&self.pool, &self.arena, plan)

@@ -130,8 +130,15 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
     }
 }
 
-/// Turns a plan into launches.
-pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<dyn Executable>> {
+/// A plan as work in order, without barriers.
+struct Lowered {
+    items: Vec<Item>,
+    checks: Vec<IndexCheck>,
+    inputs: Vec<Tensor>,
+    outputs: Vec<Tensor>,
+}
+
+fn lower(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Lowered> {
     let mut parameters = Vec::with_capacity(plan.parameters.len());
     for parameter in &plan.parameters {
         let (buffer, offset) = parameter.location();
@@ -145,6 +152,8 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
         address: match operand.place {
             Place::Arena(offset) => Address::Arena(offset),
             Place::Parameter(index) => parameters[index].0.clone(),
+            Place::Input(index) => Address::Given(index, 0),
+            Place::Output(index) => Address::Given(plan.inputs.len() + index, 0),
         },
         dtype: operand.dtype,
         layout: operand.layout.clone(),
@@ -190,14 +199,30 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
             (item.load, item.once) = (load, once);
         }
     }
+    Ok(Lowered { items, checks, outputs: plan.outputs.iter().map(tensor).collect(), inputs: given })
+}
+
+/// A plan with direct inputs and outputs as launches for another's encoder, each with what it touches. Indices are not
+/// checked.
+pub(super) fn launches(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Vec<(Launch, Touches)>> {
+    let launch = |item: Item| match item.work {
+        Work::Launch(launch) => Ok((launch, item.touches)),
+        Work::Shaders(_) => Err(Error::invalid(item.op, "cannot be encoded into another's encoder")),
+    };
+    lower(gpu, arena, plan)?.items.into_iter().map(launch).collect()
+}
+
+/// Turns a plan into launches.
+pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<dyn Executable>> {
+    let Lowered { mut items, checks, inputs, outputs } = lower(gpu, arena, plan)?;
     place_barriers(&mut items);
     Ok(Box::new(Replay {
         gpu: Arc::clone(gpu),
         arena: arena.clone(),
         items,
         checks,
-        inputs: given,
-        outputs: plan.outputs.iter().map(tensor).collect(),
+        inputs,
+        outputs,
         bound: Mutex::new(Bound {
             dispatches: gpu.chip.dispatches(),
             milliseconds: MILLISECONDS,
@@ -243,6 +268,22 @@ fn place_barriers(items: &mut [Item]) {
             Work::Shaders(_) => since = Touches::default(),
         }
     }
+}
+
+/// Runs one call on the device's own queue and waits for it.
+pub(in crate::backend) fn run_alone(gpu: &Gpu, arena: &Arena, item: &Item) -> Result<()> {
+    arena.reserve(gpu, 16)?;
+    let mut state = arena.lock();
+    let memory = state.memory();
+    state.runs += 1;
+    let run = state.runs;
+    let bound = Bound { dispatches: gpu.chip.dispatches(), milliseconds: MILLISECONDS, bytes: BYTES };
+    let mut commands = Commands::new(gpu, &memory, bound, &mut state.committed);
+    match &item.work {
+        Work::Launch(launch) => commands.launch(launch, item.load)?,
+        Work::Shaders(call) => commands.idle(item.load, |idle, arena| call.encode(idle, arena))?,
+    }
+    commands.finish(run, "metal-candle")?.map_err(|failed| failed.into_error(item.op.to_owned()))
 }
 
 struct Replay {
@@ -302,6 +343,7 @@ impl Executable for Replay {
                 Address::Arena(offset) => unsafe { start.add(offset) },
                 // SAFETY: the parameter lies within its buffer, which is shared.
                 Address::Fixed(raw, offset) => unsafe { raw.contents().as_ptr().cast::<u8>().add(offset) },
+                Address::Given(..) => unreachable!("plans of this backend have no direct inputs and outputs"),
             };
             for attempt in 0.. {
                 for (index, input) in self.inputs.iter().enumerate() {

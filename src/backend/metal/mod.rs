@@ -13,6 +13,7 @@ pub(super) mod commands;
 pub(super) mod device;
 pub(super) mod executor;
 pub(super) mod fault;
+pub(super) mod foreign;
 pub(super) mod launch;
 mod pipeline;
 mod site;
