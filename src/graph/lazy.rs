@@ -3,8 +3,8 @@
 use super::{Graph, Source};
 use crate::ops::{
     Affine, ArgMax, Attention, Binary, BinaryFn, Broadcast, Cast, Concat, CrossEntropy, Dropout, Embedding,
-    KvWrite, LayerNorm, LogSoftmax, Lora, LoraSlot, MatMul, Op, Permute, Real, Reduce, ReduceFn, Reshape,
-    RmsNorm, Rope, SiluMul, Slice, Softmax, TopK, Unary, UnaryFn, Value,
+    KvWrite, LayerNorm, LogSoftmax, Lora, LoraSlot, MatMul, Op, Permute, QuantMatMul, Real, Reduce, ReduceFn,
+    Reshape, RmsNorm, Rope, Sample, SiluMul, Slice, Softmax, TopK, Unary, UnaryFn, Value,
 };
 use crate::tensor::{DType, Shape, TensorSpec};
 use crate::{Error, Result};
@@ -66,6 +66,11 @@ impl LazyTensor {
     /// `x·Wᵀ` for a weight `[n, k]` as model files store it.
     pub fn linear(&self, weight: &Self) -> Result<Self> {
         self.one(MatMul::new(false, true), &[weight])
+    }
+
+    /// `x·Wᵀ` for a weight in ggml's blocks; see [`QuantMatMul`].
+    pub fn quant_matmul(&self, weight: &Self, op: QuantMatMul) -> Result<Self> {
+        self.one(op, &[weight])
     }
 
     /// `x·Wᵀ + scale·(x′·Aᵀ)·Bᵀ`, where x′ is `adapter_input` or x; see [`Lora`].
@@ -213,6 +218,11 @@ impl LazyTensor {
     /// The index of the greatest element of each row; see [`ArgMax`].
     pub fn arg_max(&self) -> Result<Self> {
         self.one(ArgMax, &[])
+    }
+
+    /// An element of each row, drawn by its probability; see [`Sample`].
+    pub fn sample(&self, settings: &Self, seed: &Self, op: Sample) -> Result<Self> {
+        self.one(op, &[settings, seed])
     }
 
     /// Rows of this table; see [`Embedding`].

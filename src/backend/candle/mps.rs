@@ -20,7 +20,7 @@ use super::{CustomMetalOps, shape};
 use crate::Error;
 use crate::backend::metal::buffer::new_buffer;
 use crate::backend::metal::launch::Address;
-use crate::backend::mps::Operand;
+use crate::backend::mps::{MatrixLayout, Operand};
 use crate::backend::select::{Choices, Implementation, Preference};
 
 const NAME: &str = "matmul_mps";
@@ -137,10 +137,8 @@ impl CustomOp2 for Product {
                 AsRef::<objc2::runtime::ProtocolObject<dyn objc2_metal::MTLBuffer>>::as_ref(storage.buffer());
             let address = Address::Fixed(raw.retain(), layout.start_offset() * dtype.size());
             let (rows, columns) = if transposed { (columns, rows) } else { (rows, columns) };
-            Ok::<_, candle_core::Error>((
-                Operand { address, dtype, rows, columns, row, batch, step },
-                transposed,
-            ))
+            let layout = MatrixLayout { dtype, rows, columns, row, batch, step };
+            Ok::<_, candle_core::Error>((Operand { address, layout }, transposed))
         };
         let left = operand(a, a_layout, m, k)?;
         let right = operand(b, b_layout, k, n)?;
@@ -149,7 +147,8 @@ impl CustomOp2 for Product {
         autoreleasepool(|_| {
             let raw = new_buffer(gpu, batch * m * n * dtype.size(), "a product").map_err(wrap)?;
             let address = Address::Fixed(raw.clone(), 0);
-            let result = Operand { address, dtype, rows: m, columns: n, row: n, batch, step: m * n };
+            let layout = MatrixLayout { dtype, rows: m, columns: n, row: n, batch, step: m * n };
+            let result = Operand { address, layout };
             let item = crate::backend::mps::product(gpu, NAME, left, right, &result, (1.0, 0.0));
             let item = item.map_err(|refusal| self.refuse(&refusal))?;
             device.flush_and_wait_current()?;

@@ -7,7 +7,7 @@ use super::number::Number;
 use super::pool::Pool;
 use super::{
     accumulate, adamw, attention, attention_grad, cross_entropy, dropout, elementwise, embedding, kv_write,
-    layer_norm, layout, lora, matmul, reduce, rms_norm, rope, silu_mul, softmax, top_k,
+    layer_norm, layout, lora, matmul, quant_matmul, reduce, rms_norm, rope, sample, silu_mul, softmax, top_k,
 };
 use crate::backend::{Executable, Io};
 use crate::graph::{Operand, Place, Plan, Step};
@@ -211,10 +211,13 @@ fn compile_step(site: &Site<'_>) -> Result<Call> {
         Op::Lora(op) => lora::compile(op, site),
         Op::LoraGrad(op) => lora::compile_grad(op, site),
         Op::MatMul(op) => matmul::compile(op, site),
+        Op::QuantMatMul(op) => quant_matmul::compile(op, false, site),
+        Op::QuantMatMulGrad(op) => quant_matmul::compile(&op.of, true, site),
         Op::Reduce(op) => reduce::compile(op, site),
         Op::RmsNorm(op) => rms_norm::compile(op, site),
         Op::RmsNormGrad(op) => rms_norm::compile_grad(op, site),
         Op::Rope(op) => rope::compile(op, site),
+        Op::Sample(op) => sample::compile(op, site),
         Op::SiluMul(_) => silu_mul::compile(site),
         Op::SiluMulGrad(_) => silu_mul::compile_grad(site),
         Op::Softmax(op) => softmax::compile(op.axis, false, site),

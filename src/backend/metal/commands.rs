@@ -8,7 +8,7 @@ use objc2::runtime::ProtocolObject;
 use objc2_foundation::NSString;
 use objc2_metal::{
     MTLCommandBuffer, MTLCommandBufferStatus, MTLCommandEncoder, MTLCommandQueue, MTLComputeCommandEncoder,
-    MTLDispatchType, MTLEvent, MTLSharedEvent,
+    MTLDevice, MTLDispatchType, MTLEvent, MTLSharedEvent,
 };
 
 use super::buffer::Raw;
@@ -83,11 +83,18 @@ impl Failed {
 }
 
 /// No encoder is open: what Metal Performance Shaders needs, which open their own.
-pub(in crate::backend) struct Idle<'a>(&'a ProtocolObject<dyn MTLCommandBuffer>);
+pub(in crate::backend) struct Idle<'a> {
+    commands: &'a ProtocolObject<dyn MTLCommandBuffer>,
+    device: &'a ProtocolObject<dyn MTLDevice>,
+}
 
 impl Idle<'_> {
     pub(in crate::backend) fn commands(&self) -> &ProtocolObject<dyn MTLCommandBuffer> {
-        self.0
+        self.commands
+    }
+
+    pub(in crate::backend) fn device(&self) -> &ProtocolObject<dyn MTLDevice> {
+        self.device
     }
 }
 
@@ -178,7 +185,7 @@ impl<'a> Commands<'a> {
         self.admit(load);
         self.end_encoder();
         let commands = self.commands()?;
-        encode(Idle(&commands), self.arena)?;
+        encode(Idle { commands: &commands, device: &self.gpu.device }, self.arena)?;
         self.item += 1;
         Ok(())
     }

@@ -24,8 +24,6 @@ pub(in crate::backend) struct Gpu {
     /// Major version of the system.
     #[cfg(mps)]
     pub(in crate::backend) system: usize,
-    #[cfg(mps)]
-    pub(in crate::backend) kernels: crate::backend::mps::Kernels,
 }
 
 // SAFETY: devices, queues and shared events may be used from any thread; command buffers are made and encoded under
@@ -66,8 +64,6 @@ impl Gpu {
                 choices: choices.on(&name),
                 #[cfg(mps)]
                 system: usize::try_from(version.majorVersion).unwrap_or(0),
-                #[cfg(mps)]
-                kernels: crate::backend::mps::Kernels::default(),
                 device,
                 queue,
                 event,

@@ -12,7 +12,7 @@ use super::launch::{Address, Launch, Span, Touches};
 use super::site::{IndexCheck, Site, Tensor};
 use super::{
     attention, attention_grad, cross_entropy, dropout, elementwise, embedding, kv_write, layer_norm, layout,
-    lora, many, matmul, reduce, rms_norm, rope, silu_mul, softmax, top_k,
+    lora, many, matmul, quant_matmul, reduce, rms_norm, rope, sample, silu_mul, softmax, top_k,
 };
 use crate::backend::metal_chip::Chip;
 use crate::backend::{Executable, Io};
@@ -78,6 +78,8 @@ pub(super) fn scratch(gpu: &Gpu, op: &Op, inputs: &[Operand], outputs: &[TensorS
         Op::LayerNormGrad(_) => layer_norm::grad_scratch(inputs),
         Op::Lora(op) => lora::scratch(op, inputs),
         Op::LoraGrad(op) => lora::grad_scratch(op, inputs),
+        Op::QuantMatMul(op) => quant_matmul::scratch(op, false, inputs),
+        Op::QuantMatMulGrad(op) => quant_matmul::scratch(&op.of, true, inputs),
         Op::RmsNormGrad(_) => rms_norm::grad_scratch(inputs),
         _ => 0,
     }
@@ -109,10 +111,13 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
         Op::Lora(op) => lora::compile(op, site),
         Op::LoraGrad(op) => lora::compile_grad(op, site),
         Op::MatMul(op) => matmul::compile(op, site),
+        Op::QuantMatMul(op) => quant_matmul::compile(op, site),
+        Op::QuantMatMulGrad(op) => quant_matmul::compile_grad(&op.of, site),
         Op::Reduce(op) => reduce::compile(op, site),
         Op::RmsNorm(op) => rms_norm::compile(op, site),
         Op::RmsNormGrad(op) => rms_norm::compile_grad(op, site),
         Op::Rope(op) => rope::compile(op, site),
+        Op::Sample(op) => sample::compile(op, site),
         Op::SiluMul(_) => silu_mul::compile(site),
         Op::SiluMulGrad(_) => silu_mul::compile_grad(site),
         Op::Softmax(op) => softmax::compile(op.axis, false, site),
@@ -361,11 +366,14 @@ impl Executable for Replay {
                     }
                 }
                 let Err(failed) = commands.finish(run, "metal-candle")? else { break };
+                if failed.fault == DeviceFault::Timeout {
+                    // Also where this run cannot be done again: the next one is to end in time.
+                    *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound.halved();
+                }
                 if attempt >= RETRIES || !self.repeatable(&failed) {
                     let what = self.names(&failed);
                     return Err(failed.into_error(what));
                 }
-                *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound.halved();
                 tracing::warn!(attempt, "the GPU's time limit stopped a command buffer; trying smaller ones");
             }
             for check in &self.checks {

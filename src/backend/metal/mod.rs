@@ -26,17 +26,17 @@ mod dropout;
 mod elementwise;
 mod embedding;
 mod gemv;
-#[cfg(test)]
-mod gemv_quantized;
 mod kv_write;
 mod layer_norm;
 mod layout;
 mod lora;
 mod many;
 mod matmul;
+mod quant_matmul;
 mod reduce;
 mod rms_norm;
 mod rope;
+mod sample;
 mod silu_mul;
 mod softmax;
 mod top_k;
@@ -47,7 +47,7 @@ use super::select::Choices;
 use super::{Backend, Executable};
 use crate::Result;
 use crate::graph::{Operand, Plan};
-use crate::ops::Op;
+use crate::ops::{BinaryFn, Op};
 use crate::tensor::{Buffer, HostTensor, TensorSpec};
 use buffer::{Arena, MetalBuffer};
 use device::Gpu;
@@ -84,7 +84,12 @@ impl Backend for Metal {
     }
 
     fn together(&self, first: &Op, second: &Op) -> bool {
-        matches!((first, second), (Op::MatMul(_) | Op::Lora(_), Op::SiluMul(_)))
+        let follows = match second {
+            Op::SiluMul(_) => true,
+            Op::Binary(op) => op.function == BinaryFn::Add,
+            _ => false,
+        };
+        follows && matches!(first, Op::MatMul(_) | Op::Lora(_))
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {
