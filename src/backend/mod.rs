@@ -8,6 +8,7 @@ pub mod metal_chip;
 #[path = "metal/facts.rs"]
 pub mod metal_facts;
 pub mod mps;
+pub mod profile;
 mod program;
 pub mod reference;
 pub mod select;
@@ -46,6 +47,11 @@ pub trait Backend: Send + Sync {
     /// until the second is over.
     fn together(&self, _first: &Op, _second: &Op) -> bool {
         false
+    }
+
+    /// What the machine does at its best, if that can be told; a probe may take some tenths of a second.
+    fn peak(&self) -> Option<profile::Peak> {
+        None
     }
 
     /// Chooses kernels for every step. An operation or dtype without a kernel is an error that names it.
@@ -129,6 +135,12 @@ impl Device {
     /// The device's name.
     pub fn name(&self) -> String {
         self.0.backend.name()
+    }
+
+    /// What the machine does at its best: a processor is probed, of a Mac's GPU others' figures are given; `None` where
+    /// neither is known.
+    pub fn peak(&self) -> Option<profile::Peak> {
+        self.0.backend.peak()
     }
 
     /// Memory filled with zeros.

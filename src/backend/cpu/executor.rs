@@ -9,7 +9,7 @@ use super::{
     accumulate, adamw, attention, attention_grad, cross_entropy, dropout, elementwise, embedding, kv_write,
     layer_norm, layout, lora, matmul, reduce, rms_norm, rope, silu_mul, softmax, top_k,
 };
-use crate::backend::{Executable, Io};
+use crate::backend::{Executable, Io, profile};
 use crate::graph::{Operand, Place, Plan, Step};
 use crate::ops::Op;
 use crate::tensor::{DType, Layout, Parameter, TensorSpec};
@@ -263,6 +263,7 @@ pub(super) fn compile(pool: &Arc<Pool>, arena: &Arena, plan: &Plan) -> Result<Bo
     let outputs = plan.outputs.iter().map(tensor).collect();
     Ok(Box::new(Calls {
         calls,
+        costs: profile::costs(plan),
         inputs,
         outputs,
         arena_bytes: plan.arena_bytes,
@@ -274,6 +275,7 @@ pub(super) fn compile(pool: &Arc<Pool>, arena: &Arena, plan: &Plan) -> Result<Bo
 
 struct Calls {
     calls: Vec<Call>,
+    costs: Vec<profile::StepCost>,
     inputs: Vec<Tensor>,
     outputs: Vec<Tensor>,
     arena_bytes: usize,
@@ -293,13 +295,22 @@ impl Executable for Calls {
         assert!(memory.bytes() >= self.arena_bytes, "the arena never shrinks");
         let run = Run { pool: &self.pool, arena: memory.start() };
         let _awake = self.pool.awake();
+        let profiled = profile::run();
         for (index, input) in self.inputs.iter().enumerate() {
             let bytes = io.input(index);
             // SAFETY: the planner gave the input these bytes of the arena, and the lock is held.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), input.at(&run), bytes.len()) };
         }
-        for call in &self.calls {
-            call(&run)?;
+        match profiled {
+            None => self.calls.iter().try_for_each(|call| call(&run))?,
+            Some(mut times) => {
+                times.mark();
+                for call in &self.calls {
+                    call(&run)?;
+                    times.lap();
+                }
+                times.finish(&self.costs);
+            }
         }
         for (index, output) in self.outputs.iter().enumerate() {
             let bytes = output.elements() * output.dtype.size();

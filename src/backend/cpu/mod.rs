@@ -18,6 +18,7 @@ mod math;
 mod matmul;
 mod memory;
 mod number;
+mod peak;
 mod pool;
 mod reduce;
 mod rms_norm;
@@ -33,6 +34,7 @@ mod walk;
 
 use std::sync::Arc;
 
+use super::profile::Peak;
 use super::{Backend, Executable};
 use crate::Result;
 use crate::graph::{Operand, Plan};
@@ -69,6 +71,10 @@ impl Backend for Cpu {
 
     fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
         executor::scratch(&self.pool, op, inputs, outputs)
+    }
+
+    fn peak(&self) -> Option<Peak> {
+        Some(peak::measure(&self.pool))
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {

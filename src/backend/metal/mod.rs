@@ -42,6 +42,7 @@ mod top_k;
 
 use std::sync::Arc;
 
+use super::profile::Peak;
 use super::select::Choices;
 use super::{Backend, Executable};
 use crate::Result;
@@ -84,6 +85,12 @@ impl Backend for Metal {
 
     fn together(&self, first: &Op, second: &Op) -> bool {
         matches!((first, second), (Op::MatMul(_) | Op::Lora(_), Op::SiluMul(_)))
+    }
+
+    fn peak(&self) -> Option<Peak> {
+        let chip = self.gpu.chip;
+        let source = format!("the peaks of {}, by others' figures; not measured", chip.name);
+        Some(Peak { flops: 1e12 * chip.teraflops, bytes: 1e9 * chip.gigabytes, source })
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {
