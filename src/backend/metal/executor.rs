@@ -133,6 +133,7 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
 /// A plan as work in order, without barriers.
 struct Lowered {
     items: Vec<Item>,
+    costs: Vec<profile::StepCost>,
     checks: Vec<IndexCheck>,
     inputs: Vec<Tensor>,
     outputs: Vec<Tensor>,
@@ -201,7 +202,8 @@ fn lower(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Lowered> {
         }
         costs.extend(shares(&plan.steps[from..index], added));
     }
-    Ok(Lowered { items, checks, outputs: plan.outputs.iter().map(tensor).collect(), inputs: given })
+    let outputs = plan.outputs.iter().map(tensor).collect();
+    Ok(Lowered { items, costs, checks, outputs, inputs: given })
 }
 
 /// A plan with direct inputs and outputs as launches for another's encoder, each with what it touches. Indices are not
@@ -216,7 +218,7 @@ pub(super) fn launches(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Vec
 
 /// Turns a plan into launches.
 pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<dyn Executable>> {
-    let Lowered { mut items, checks, inputs, outputs } = lower(gpu, arena, plan)?;
+    let Lowered { mut items, costs, checks, inputs, outputs } = lower(gpu, arena, plan)?;
     place_barriers(&mut items);
     Ok(Box::new(Replay {
         gpu: Arc::clone(gpu),
