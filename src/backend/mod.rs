@@ -23,7 +23,7 @@ use program::{Cache, Compiled, Structure};
 
 use crate::graph::{Graph, LazyTensor, Operand, Plan};
 use crate::ops::Op;
-use crate::tensor::{Buffer, HostTensor, Parameter, TensorSpec};
+use crate::tensor::{Buffer, Constant, HostTensor, Parameter, TensorSpec};
 use crate::{Error, Result};
 
 /// What a backend must do.
@@ -207,6 +207,12 @@ impl Device {
                 compiled
             }
         };
+        // A device that does not read its inputs in place is given copies of candle's tensors.
+        let copied = |constant| match constant {
+            Constant::Candle(tensor) if !self.0.backend.direct() => Ok(Constant::Host(tensor.to_host()?)),
+            constant => Ok(constant),
+        };
+        let constants = constants.into_iter().map(copied).collect::<Result<_>>()?;
         Ok(Program::new(compiled, constants))
     }
 

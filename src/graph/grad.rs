@@ -140,6 +140,7 @@ fn name(nodes: &Nodes, value: Value) -> String {
         Source::Parameter(parameter) => parameter.name().to_owned(),
         Source::Input(name) | Source::View(name, _) => name.clone(),
         Source::Constant(_) => format!("constant {}", value.node),
+        Source::Foreign(_) => format!("tensor {}", value.node),
         Source::Operation(op) => format!("{} (node {})", op.name(), value.node),
     }
 }

@@ -21,7 +21,7 @@ pub use plan::{Operand, Place, Plan, PlanInput, Step};
 
 use crate::Result;
 use crate::ops::{Op, Recorder, Value};
-use crate::tensor::{DType, HostTensor, Layout, Parameter, TensorSpec};
+use crate::tensor::{CandleTensor, DType, HostTensor, Layout, Parameter, TensorSpec};
 
 /// Where a node's outputs come from.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub(crate) enum Source {
     Parameter(Parameter),
     /// Known when the graph is recorded.
     Constant(HostTensor),
+    /// A tensor of candle's.
+    Foreign(CandleTensor),
     /// Computed.
     Operation(Op),
 }
@@ -187,6 +189,13 @@ impl Graph {
     pub fn constant(&self, tensor: HostTensor) -> LazyTensor {
         let spec = tensor.spec().clone();
         let value = self.nodes().leaf(Source::Constant(tensor), spec);
+        self.tensor(value)
+    }
+
+    /// A tensor of candle's.
+    pub(crate) fn foreign(&self, tensor: CandleTensor) -> LazyTensor {
+        let spec = tensor.spec();
+        let value = self.nodes().leaf(Source::Foreign(tensor), spec);
         self.tensor(value)
     }
 

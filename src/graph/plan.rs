@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Graph, LazyTensor, Nodes, Source};
 use crate::ops::{Copy, Op, Value};
-use crate::tensor::{DType, HostTensor, Layout, Parameter, TensorSpec};
+use crate::tensor::{Constant, DType, Layout, Parameter, TensorSpec};
 use crate::{Error, Result};
 
 /// Every tensor in the arena starts at a multiple of this.
@@ -70,7 +70,7 @@ pub struct PlanInput {
     /// Where it is put.
     pub operand: Operand,
     /// Its value, if it was recorded as a constant.
-    pub constant: Option<HostTensor>,
+    pub constant: Option<Constant>,
 }
 
 /// A program for any device: steps in order, with places for everything.
@@ -174,7 +174,7 @@ struct Planner<'a> {
     views: HashMap<Value, View>,
     copies: HashMap<Value, View>,
     superseded: HashSet<Value>,
-    inputs: Vec<(String, View, Option<HostTensor>)>,
+    inputs: Vec<(String, View, Option<Constant>)>,
     parameters: Vec<Parameter>,
     pinned: HashSet<usize>,
     direct: bool,
@@ -260,7 +260,17 @@ impl<'a> Planner<'a> {
                 }
                 Source::Constant(tensor) => {
                     let view = self.given(&node.outputs[0]);
-                    self.inputs.push((format!("constant {index}"), view.clone(), Some(tensor.clone())));
+                    let constant = Constant::Host(tensor.clone());
+                    self.inputs.push((format!("constant {index}"), view.clone(), Some(constant)));
+                    self.views.insert(value, view);
+                }
+                Source::Foreign(tensor) => {
+                    let mut view = self.given(&node.outputs[0]);
+                    if self.direct {
+                        view.layout = tensor.layout().clone();
+                    }
+                    let constant = Constant::Candle(tensor.clone());
+                    self.inputs.push((format!("tensor {index}"), view.clone(), Some(constant)));
                     self.views.insert(value, view);
                 }
                 Source::Parameter(parameter) => {

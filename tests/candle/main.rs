@@ -6,6 +6,7 @@ extern crate softmetal;
 
 mod cases;
 mod chains;
+mod lazy;
 #[cfg(softmetal)]
 mod metal;
 mod ops;

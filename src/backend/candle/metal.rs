@@ -11,7 +11,7 @@ use objc2::rc::autoreleasepool;
 
 use super::fused::Fused;
 use super::op::wrap;
-use super::program::{MOST, Pass, Program, Programs, Source, Spec, check_extents, dtype_of, key, plan};
+use super::program::{MOST, Pass, Program, Programs, Source, Spec, check_extents, key, plan};
 use crate::backend::metal::foreign::{Foreign, ForeignLaunch};
 use crate::backend::select::{Choices, Preference};
 use crate::tensor::DType;
@@ -59,15 +59,6 @@ pub(super) fn island(device: &MetalDevice) -> Result<Arc<Island>> {
     Ok(island)
 }
 
-fn candle_dtype(dtype: DType) -> candle_core::DType {
-    match dtype {
-        DType::F32 => candle_core::DType::F32,
-        DType::F16 => candle_core::DType::F16,
-        DType::BF16 => candle_core::DType::BF16,
-        DType::U32 => candle_core::DType::U32,
-    }
-}
-
 /// Encodes a pass into candle's encoder and returns its outputs with their shapes. Nothing waits.
 pub(super) fn run_metal(
     fused: Fused,
@@ -77,7 +68,7 @@ pub(super) fn run_metal(
     let device = views[0].storage.device();
     let mut dtypes = [DType::F32; MOST];
     for (dtype, view) in dtypes.iter_mut().zip(views) {
-        *dtype = dtype_of(fused.name(), view.storage.dtype()).map_err(wrap)?;
+        *dtype = DType::from_candle(fused.name(), view.storage.dtype()).map_err(wrap)?;
     }
     let each = views.iter().zip(dtypes);
     let key = key(fused, pass, each.clone().map(|(v, dtype)| (dtype, v.layout.dims(), v.layout.stride())));
@@ -121,7 +112,7 @@ fn encode(
     let outputs: Vec<Arc<Buffer>> = program
         .outputs
         .iter()
-        .map(|spec| room(spec.shape.elements(), candle_dtype(spec.dtype)))
+        .map(|spec| room(spec.shape.elements(), spec.dtype.to_candle()))
         .collect::<Result<_>>()?;
     let scratch = match program.plan.arena_bytes {
         0 => None,
@@ -140,7 +131,7 @@ fn encode(
     }
     let storage = |(buffer, spec): (Arc<Buffer>, &crate::tensor::TensorSpec)| {
         let elements = spec.shape.elements();
-        let storage = MetalStorage::new(buffer, device.clone(), elements, candle_dtype(spec.dtype));
+        let storage = MetalStorage::new(buffer, device.clone(), elements, spec.dtype.to_candle());
         (storage, spec.shape.dims().to_vec())
     };
     Ok(outputs.into_iter().zip(&program.outputs).map(storage).collect())

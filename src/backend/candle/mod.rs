@@ -23,6 +23,7 @@
 //! ```
 
 mod fused;
+mod lazy;
 #[cfg(metal)]
 mod metal;
 #[cfg(mps)]

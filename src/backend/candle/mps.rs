@@ -15,13 +15,13 @@ use objc2::rc::autoreleasepool;
 
 use super::metal::island;
 use super::op::wrap;
-use super::program::dtype_of;
 use super::{CustomMetalOps, shape};
 use crate::Error;
 use crate::backend::metal::buffer::new_buffer;
 use crate::backend::metal::launch::Address;
 use crate::backend::mps::{MatrixLayout, Operand};
 use crate::backend::select::{Choices, Implementation, Preference};
+use crate::tensor::DType;
 
 const NAME: &str = "matmul_mps";
 /// Seconds that the two waits of a product take, by the middle of what others measured on Macs.
@@ -49,7 +49,7 @@ fn sizes(a: &Tensor, b: &Tensor) -> Result<[usize; 4]> {
 pub(super) fn prefers_mps(a: &Tensor, b: &Tensor, preference: Preference) -> Result<bool> {
     let candle_core::Device::Metal(device) = a.device() else { return Ok(false) };
     let [batch, m, n, k] = sizes(a, b)?;
-    let dtype = dtype_of(NAME, a.dtype()).map_err(wrap)?;
+    let dtype = DType::from_candle(NAME, a.dtype()).map_err(wrap)?;
     let chip = island(device)?.foreign.gpu.chip;
     let choices = Choices::from(preference);
     if choices.product([m, n, k], batch, dtype, chip) == Implementation::Metal {
@@ -126,7 +126,7 @@ impl CustomOp2 for Product {
         b_layout: &Layout,
     ) -> Result<(MetalStorage, Shape)> {
         let device = a.device();
-        let dtype = dtype_of(NAME, a.dtype()).map_err(wrap)?;
+        let dtype = DType::from_candle(NAME, a.dtype()).map_err(wrap)?;
         let rank = a_layout.dims().len();
         let leading = &a_layout.dims()[..rank - 2];
         let (m, k, n) = (a_layout.dims()[rank - 2], a_layout.dims()[rank - 1], b_layout.dims()[rank - 1]);

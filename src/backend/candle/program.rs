@@ -8,12 +8,12 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::CpuStorage;
-use half::{bf16, f16};
 
 use super::fused::Fused;
 use crate::backend::{Device, Executable, Io};
 use crate::graph::{Graph, LazyTensor, Plan};
-use crate::tensor::{DType, HostTensor, Layout, Shape, TensorSpec};
+use crate::tensor::candle::{cpu_bytes, extent, filled, room, start};
+use crate::tensor::{Constant, DType, HostTensor, Layout, Shape, TensorSpec};
 use crate::{Error, Result};
 
 /// Compiled programs that are kept; when there are more, all are forgotten and compiled again as they are wanted.
@@ -40,11 +40,7 @@ pub(super) struct Spec {
 impl Spec {
     /// Bytes from its first element to the end of its last.
     pub(super) fn extent(&self) -> usize {
-        if self.dims.contains(&0) {
-            return 0;
-        }
-        let last: usize = self.dims.iter().zip(&self.strides).map(|(dim, stride)| (dim - 1) * stride).sum();
-        (last + 1) * self.dtype.size()
+        extent(self.dtype, &self.dims, &self.strides)
     }
 }
 
@@ -98,7 +94,8 @@ pub(super) fn plan(device: &Device, fused: Fused, pass: Pass, specs: &[Spec]) ->
     let mut plan = device.plan(&graph, &outputs, &[])?;
     let mut given = 0..;
     let sources = plan.inputs.iter_mut().map(|input| match input.constant.take() {
-        Some(value) => Source::Constant(value),
+        Some(Constant::Host(value)) => Source::Constant(value),
+        Some(Constant::Candle(_)) => unreachable!("fused operations record no tensors of candle's"),
         None => Source::Given(given.next().expect("as many as there are")),
     });
     let sources = sources.collect();
@@ -199,39 +196,15 @@ pub(super) struct CpuView<'a> {
     pub(super) layout: &'a candle_core::Layout,
 }
 
-/// The dtype of candle's that is also one of ours.
-pub(super) fn dtype_of(op: &'static str, dtype: candle_core::DType) -> Result<DType> {
-    match dtype {
-        candle_core::DType::F32 => Ok(DType::F32),
-        candle_core::DType::F16 => Ok(DType::F16),
-        candle_core::DType::BF16 => Ok(DType::BF16),
-        candle_core::DType::U32 => Ok(DType::U32),
-        other => Err(Error::invalid(
-            op,
-            format!("takes f32, f16, bf16 (and u32 for indices), not {other:?}; convert with to_dtype"),
-        )),
-    }
-}
-
 impl<'a> CpuView<'a> {
     fn dtype(self, op: &'static str) -> Result<DType> {
         use candle_core::backend::BackendStorage;
-        dtype_of(op, self.storage.dtype())
+        DType::from_candle(op, self.storage.dtype())
     }
 
     /// The bytes from the first element on.
     fn bytes(self) -> &'a [u8] {
-        let from = self.layout.start_offset();
-        fn tail<T: bytemuck::Pod>(elements: &[T], from: usize) -> &[u8] {
-            bytemuck::cast_slice(elements.get(from..).unwrap_or_default())
-        }
-        match self.storage {
-            CpuStorage::F32(elements) => tail(elements, from),
-            CpuStorage::F16(elements) => tail(elements, from),
-            CpuStorage::BF16(elements) => tail(elements, from),
-            CpuStorage::U32(elements) => tail(elements, from),
-            _ => &[],
-        }
+        cpu_bytes(self.storage, self.layout.start_offset())
     }
 }
 
@@ -261,14 +234,13 @@ pub(super) fn run_cpu(
         Ok(Compiled { program, executable, extents: specs.iter().map(Spec::extent).collect() })
     })?;
     check_extents(fused, &compiled.extents, views.iter().map(|view| view.bytes().len()))?;
-    let mut outputs: Vec<CpuStorage> = compiled.program.outputs.iter().map(empty).collect();
+    let mut outputs: Vec<CpuStorage> = compiled.program.outputs.iter().map(room).collect();
     compiled.executable.run(&mut Memory { views, compiled: &compiled.program, outputs: &mut outputs })?;
-    let shapes = compiled.program.outputs.iter();
-    Ok(outputs
-        .into_iter()
-        .zip(shapes)
-        .map(|(storage, spec)| (filled(storage, spec.shape.elements()), spec.shape.dims().to_vec()))
-        .collect())
+    let whole = |(storage, spec): (CpuStorage, &TensorSpec)| {
+        // SAFETY: the run that has ended without an error wrote all elements of its outputs.
+        (unsafe { filled(storage, spec.shape.elements()) }, spec.shape.dims().to_vec())
+    };
+    Ok(outputs.into_iter().zip(&compiled.program.outputs).map(whole).collect())
 }
 
 /// Refuses tensors whose storage is shorter than their layout says, as `Tensor::from_storage` can make them.
@@ -288,50 +260,10 @@ pub(super) fn check_extents(
 /// The most tensors that a pass takes: four inputs, three outputs and a gradient.
 pub(super) const MOST: usize = 8;
 
-/// Room for a tensor, without values.
-fn empty(spec: &TensorSpec) -> CpuStorage {
-    let elements = spec.shape.elements();
-    match spec.dtype {
-        DType::F32 => CpuStorage::F32(Vec::with_capacity(elements)),
-        DType::F16 => CpuStorage::F16(Vec::with_capacity(elements)),
-        DType::BF16 => CpuStorage::BF16(Vec::with_capacity(elements)),
-        DType::U32 => CpuStorage::U32(Vec::with_capacity(elements)),
-    }
-}
-
-/// The same after a run has written every element.
-fn filled(storage: CpuStorage, elements: usize) -> CpuStorage {
-    fn set<T: bytemuck::Pod>(mut vector: Vec<T>, elements: usize) -> Vec<T> {
-        assert!(vector.capacity() >= elements, "room was made for all elements");
-        // SAFETY: the run that has ended without an error wrote all elements of its output.
-        unsafe { vector.set_len(elements) };
-        vector
-    }
-    match storage {
-        CpuStorage::F32(v) => CpuStorage::F32(set::<f32>(v, elements)),
-        CpuStorage::F16(v) => CpuStorage::F16(set::<f16>(v, elements)),
-        CpuStorage::BF16(v) => CpuStorage::BF16(set::<bf16>(v, elements)),
-        CpuStorage::U32(v) => CpuStorage::U32(set::<u32>(v, elements)),
-        other => other,
-    }
-}
-
 struct Memory<'a> {
     views: &'a [CpuView<'a>],
     compiled: &'a Program,
     outputs: &'a mut [CpuStorage],
-}
-
-impl Memory<'_> {
-    fn start(&mut self, index: usize) -> *mut u8 {
-        match &mut self.outputs[index] {
-            CpuStorage::F32(v) => v.as_mut_ptr().cast(),
-            CpuStorage::F16(v) => v.as_mut_ptr().cast(),
-            CpuStorage::BF16(v) => v.as_mut_ptr().cast(),
-            CpuStorage::U32(v) => v.as_mut_ptr().cast(),
-            _ => std::ptr::NonNull::<u64>::dangling().as_ptr().cast(),
-        }
-    }
 }
 
 impl Io for Memory<'_> {
@@ -346,10 +278,10 @@ impl Io for Memory<'_> {
         let room = self.compiled.outputs[index].bytes();
         assert_eq!(bytes.len(), room, "an output has its own size");
         // SAFETY: room was made for the whole output, and nothing else points to it.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start(index), room) };
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start(&mut self.outputs[index]), room) };
     }
 
     fn output_memory(&mut self, index: usize) -> *mut u8 {
-        self.start(index)
+        start(&mut self.outputs[index])
     }
 }
