@@ -38,7 +38,7 @@ fn missing(what: &str) -> crate::Error {
 
 impl Gpu {
     /// The system's default GPU.
-    pub(super) fn new(choices: impl Into<Choices>) -> Result<Self> {
+    pub(in crate::backend) fn new(choices: impl Into<Choices>) -> Result<Self> {
         let device = autoreleasepool(|_| MTLCreateSystemDefaultDevice());
         Self::on(device.ok_or_else(|| missing("a GPU"))?, choices)
     }
