@@ -6,16 +6,20 @@
 //! for. **Chain**: [`COPIES`] applications, each to the result of the one before. A benchmark that submits a hundred
 //! results and waits for the last alone may measure one; here nothing is shared between the copies and all are read.
 
+pub mod model;
+
 use std::time::Instant;
 
 use crate::Result;
 use crate::backend::{Device, Program};
-use crate::graph::{Graph, LazyTensor};
-use crate::ops::{Attention, Real};
+use crate::graph::{Graph, LazyTensor, Step};
+use crate::ops::{Attention, Cost, Real};
 use crate::tensor::{DType, HostTensor};
 
 /// Results of a throughput reading, and links of a chain.
 pub const COPIES: usize = 8;
+/// Elements of every timed result that are compared between libraries.
+pub const SAMPLES: usize = 64;
 /// The rank of the measured adapters, as in the plan.
 const RANK: usize = 8;
 /// The small number of the norms.
@@ -316,6 +320,21 @@ impl Subject {
         self.outputs[0].iter().flat_map(HostTensor::to_f64).collect()
     }
 
+    /// [`SAMPLES`] evenly spaced elements of every result of the last run of the copies, then of the chain.
+    pub fn samples(&self) -> Vec<Vec<f64>> {
+        self.outputs[1].iter().chain(&self.outputs[2]).map(samples).collect()
+    }
+
+    /// Floating-point operations and bytes of one result.
+    pub fn cost(&self) -> Cost {
+        let steps = self.programs[0].iter().flat_map(|program| &program.plan().steps);
+        steps.map(Step::cost).fold(Cost::default(), |sum, cost| Cost {
+            flops: sum.flops + cost.flops,
+            read: sum.read + cost.read,
+            written: sum.written + cost.written,
+        })
+    }
+
     /// Times every form: after a run that wakes the device, runs for `seconds` and at least three, of which the median
     /// counts. A run returns when its outputs are in the host's memory.
     pub fn read(&mut self, seconds: f64) -> Result<Reading> {
@@ -341,6 +360,20 @@ impl Subject {
     }
 }
 
+/// Evenly spaced elements.
+fn samples(tensor: &HostTensor) -> Vec<f64> {
+    let (bytes, size, count) = (tensor.bytes(), tensor.dtype().size(), tensor.shape().elements());
+    let element = |j: usize| {
+        let at = j * count / SAMPLES * size;
+        match (tensor.dtype(), &bytes[at..at + size]) {
+            (DType::F16, b) => f64::from(half::f16::from_le_bytes([b[0], b[1]])),
+            (DType::BF16, b) => f64::from(half::bf16::from_le_bytes([b[0], b[1]])),
+            (_, b) => f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+        }
+    };
+    (0..SAMPLES).map(element).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,6 +395,10 @@ mod tests {
             let [first, second] = [0, per].map(|at| subject.outputs[1][at].to_f64());
             assert_eq!(first, subject.outputs[0][0].to_f64());
             assert!(first != second, "{case:?}: copies are of different inputs");
+            let samples = subject.samples();
+            assert_eq!(samples.len(), per * COPIES + usize::from(case.chains()));
+            assert_eq!((samples[0][0], samples[0].len()), (first[0], SAMPLES));
+            assert_eq!(samples[0][SAMPLES - 1], first[(SAMPLES - 1) * first.len() / SAMPLES]);
             assert!(subject.result().iter().all(|x| x.is_finite()), "{case:?}");
             assert!(subject.outputs[2].iter().all(|y| y.to_f64().iter().all(|x| x.is_finite())), "{case:?}");
         }

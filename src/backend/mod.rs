@@ -9,6 +9,7 @@ pub mod metal_chip;
 #[path = "metal/facts.rs"]
 pub mod metal_facts;
 pub mod mps;
+pub mod profile;
 mod program;
 pub mod reference;
 pub mod select;
@@ -52,6 +53,11 @@ pub trait Backend: Send + Sync {
     /// Whether inputs are read and outputs are written where the caller has them.
     fn direct(&self) -> bool {
         false
+    }
+
+    /// What the machine does at its best, if that can be told; a probe may take some tenths of a second.
+    fn peak(&self) -> Option<profile::Peak> {
+        None
     }
 
     /// Chooses kernels for every step. An operation or dtype without a kernel is an error that names it.
@@ -137,6 +143,12 @@ impl Device {
     /// The device's name.
     pub fn name(&self) -> String {
         self.0.backend.name()
+    }
+
+    /// What the machine does at its best: a processor is probed, of a Mac's GPU others' figures are given; `None` where
+    /// neither is known.
+    pub fn peak(&self) -> Option<profile::Peak> {
+        self.0.backend.peak()
     }
 
     /// Memory filled with zeros.

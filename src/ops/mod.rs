@@ -91,7 +91,7 @@ impl From<f32> for Real {
 }
 
 /// What an execution of an operation moves and computes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Cost {
     /// Floating-point operations; a multiply-add counts as two.
     pub flops: u64,

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Optimizer, VarBuilder, VarMap};
 use metal_candle::CustomMetalOps;
 
-use crate::{devices, difference, numbers};
+use crate::{difference, numbers, on_devices};
 
 /// candle's own fused norm has no backward, so what lies before it learns nothing; ours has one.
 #[test]
@@ -34,15 +34,15 @@ fn training_through_candles_norm_loses_the_gradient_and_through_ours_does_not() 
 
 #[test]
 fn a_network_of_candles_and_our_operations_learns() {
-    for device in devices() {
+    on_devices(|device| {
         let vars = VarMap::new();
-        let builder = VarBuilder::from_varmap(&vars, DType::F32, &device);
+        let builder = VarBuilder::from_varmap(&vars, DType::F32, device);
         let first = candle_nn::linear(12, 24, builder.pp("first")).unwrap();
         let last = candle_nn::linear(24, 5, builder.pp("last")).unwrap();
         let norm = builder.pp("norm").get_with_hints(24, "weight", candle_nn::Init::Const(1.0)).unwrap();
-        let x = numbers(4, &[10, 12]).unwrap().to_dtype(DType::F32).unwrap().to_device(&device).unwrap();
+        let x = numbers(4, &[10, 12]).unwrap().to_dtype(DType::F32).unwrap().to_device(device).unwrap();
         let targets: Vec<u32> = (0..10).map(|i| i % 5).collect();
-        let targets = Tensor::new(targets, &device).unwrap();
+        let targets = Tensor::new(targets, device).unwrap();
         let mut optimizer = candle_nn::AdamW::new_lr(vars.all_vars(), 0.02).unwrap();
         let step = || {
             use candle_nn::Module;
@@ -56,7 +56,7 @@ fn a_network_of_candles_and_our_operations_learns() {
         }
         let end = step().unwrap().to_scalar::<f32>().unwrap();
         assert!(end < 0.6 * start, "{device:?}: {start} to {end}");
-    }
+    });
 }
 
 #[test]

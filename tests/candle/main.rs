@@ -1,20 +1,33 @@
 //! The fused operations on candle's tensors: forward and backward against candle's own unfused operations and against
 //! finite differences, on every device of the build, through views and within chains of candle's own operations.
 
+#[cfg(softmetal)]
+extern crate softmetal;
+
 mod cases;
 mod chains;
+#[cfg(softmetal)]
+mod metal;
 mod ops;
 mod views;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use candle_core::{DType, Device, Result, Tensor};
 
-/// candle's devices that this build runs on.
-fn devices() -> Vec<Device> {
-    let mut devices = vec![Device::Cpu];
-    if cfg!(any(target_vendor = "apple", softmetal)) {
-        devices.push(Device::new_metal(0).expect("candle finds the system's GPU"));
-    }
-    devices
+/// Tests take turns: what the software device counts is the process's.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Calls a check with each of candle's devices that this build runs on. candle has no autorelease pools of its own (its
+/// issue 2271), so one stands around it.
+fn on_devices(check: impl Fn(&Device)) {
+    let _alone = alone();
+    check(&Device::Cpu);
+    #[cfg(any(softmetal, all(target_vendor = "apple", feature = "custom-metal")))]
+    objc2::rc::autoreleasepool(|_| check(&Device::new_metal(0).expect("candle finds the system's GPU")));
 }
 
 /// The greatest difference of two tensors, in f64.

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use metal_candle::{AttentionMask, CustomMetalOps};
 
 use crate::cases::{Case, cases, fixed, inputs};
-use crate::{devices, difference, greatest};
+use crate::{difference, greatest, on_devices};
 
 /// A weighted sum of an output, so that every element has a gradient of its own.
 fn loss(y: &Tensor) -> Result<Tensor> {
@@ -22,13 +22,13 @@ fn gradients(f: fn(&[Tensor]) -> Result<Tensor>, inputs: &[Tensor]) -> Result<(T
 }
 
 fn on_every_device(check: impl Fn(&Case, &Device) -> Result<()>) {
-    for device in devices() {
+    on_devices(|device| {
         for case in cases(!device.is_cpu()) {
-            if let Err(error) = check(&case, &device) {
+            if let Err(error) = check(&case, device) {
                 panic!("{} on {device:?}: {error}", case.name);
             }
         }
-    }
+    });
 }
 
 #[test]
@@ -81,9 +81,9 @@ fn sixteen_bit_storage_is_rounded_once() {
     for dtype in [DType::F16, DType::BF16] {
         // Half a unit of the result, and as much again where an intermediate is stored in the dtype too.
         let unit = if dtype == DType::F16 { 2_f64.powi(-11) } else { 2_f64.powi(-8) };
-        for device in devices() {
+        on_devices(|device| {
             for case in cases(true) {
-                let (exact, here) = inputs(&case, dtype, &device).unwrap();
+                let (exact, here) = inputs(&case, dtype, device).unwrap();
                 let (expected, expected_gradients) = gradients(case.unfused, &exact).unwrap();
                 // Fixed operands of the case are rounded to the dtype on one side only, and sums of products carry that
                 // through: up to sixteen units.
@@ -100,49 +100,49 @@ fn sixteen_bit_storage_is_rounded_once() {
                     assert!(error < allowed, "{} {dtype:?} on {device:?}: gradient: {error}", case.name);
                 }
             }
-        }
+        });
     }
 }
 
 #[test]
 fn indices_of_the_greatest_come_with_them() {
-    for device in devices() {
-        let x = Tensor::new(&[[1_f32, 5.0, 3.0, 5.0], [f32::NAN, -1.0, 0.0, 2.0]], &device).unwrap();
+    on_devices(|device| {
+        let x = Tensor::new(&[[1_f32, 5.0, 3.0, 5.0], [f32::NAN, -1.0, 0.0, 2.0]], device).unwrap();
         let (values, indices) = x.top_k(2).unwrap();
         assert_eq!(indices.to_vec2::<u32>().unwrap(), [[1, 3], [0, 3]]);
         let values = values.to_vec2::<f32>().unwrap();
         assert_eq!(values[0], [5.0, 5.0]);
         assert!(values[1][0].is_nan() && values[1][1] == 2.0);
-    }
+    });
 }
 
 #[test]
 fn infinities_and_nans_propagate() {
-    for device in devices() {
+    on_devices(|device| {
         let infinity = f32::INFINITY;
         let x = [[0_f32, -infinity, 1.0], [infinity, 0.0, 0.0], [f32::NAN, 0.0, 0.0], [-infinity; 3]];
-        let y = Tensor::new(&x, &device).unwrap().softmax_fused(1).unwrap().to_vec2::<f32>().unwrap();
+        let y = Tensor::new(&x, device).unwrap().softmax_fused(1).unwrap().to_vec2::<f32>().unwrap();
         assert!((y[0][2] - 0.731_058_6).abs() < 1e-6 && y[0][1] == 0.0);
         for row in &y[1..] {
             assert!(row.iter().any(|x| x.is_nan()), "{row:?}");
         }
-        let w = Tensor::ones(3, DType::F32, &device).unwrap();
+        let w = Tensor::ones(3, DType::F32, device).unwrap();
         for value in [1e-10_f32, 1e10] {
-            let x = Tensor::full(value, (2, 3), &device).unwrap();
+            let x = Tensor::full(value, (2, 3), device).unwrap();
             let y = x.rms_norm_fused(&w, 1e-30).unwrap().to_vec2::<f32>().unwrap();
             assert!(y.iter().flatten().all(|y| (y - 1.0).abs() < 1e-5), "{value}: {y:?}");
         }
-    }
+    });
 }
 
 #[test]
 fn empty_tensors_stay_empty() {
-    for device in devices() {
-        let x = Tensor::zeros((0, 8), DType::F32, &device).unwrap();
+    on_devices(|device| {
+        let x = Tensor::zeros((0, 8), DType::F32, device).unwrap();
         assert_eq!(x.softmax_fused(1).unwrap().dims(), [0, 8]);
-        let w = Tensor::ones(8, DType::F32, &device).unwrap();
+        let w = Tensor::ones(8, DType::F32, device).unwrap();
         assert_eq!(x.rms_norm_fused(&w, 1e-5).unwrap().dims(), [0, 8]);
-    }
+    });
 }
 
 #[test]

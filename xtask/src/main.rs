@@ -12,7 +12,8 @@ const HELP: &str = "cargo xtask test     format, lints, documents, all tests; th
                                      with --encode the host's time for a dispatch,\n\
                                      with --calibrate [SUITE] candle's own Metal tests\n\
                     cargo xtask apple-check  everything compiled, linted, documented and linked for macOS, on Debian\n\
-                    cargo xtask compare  our figures beside candle's and torch's, interleaved (needs compare/requirements.txt)";
+                    cargo xtask compare  metal-candle bench ops, train and generate beside the peers that are installed\n\
+                                     (compare/requirements.txt, and cargo install --path compare/candle)";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
@@ -176,8 +177,22 @@ fn counted(what: &str, command: &mut Command) -> Result<Counts, String> {
     }
 }
 
+/// The tool's measurements, built for speed, with every peer; what is missing is named.
 fn compare() -> Result<(), String> {
-    run("compare", Command::new("python3").current_dir(root()).args(["compare/run.py"]))
+    for (job, peers) in [
+        ("ops", "candle,torch,mlx"),
+        ("train", "torch,mlx,candle,llama.cpp"),
+        ("generate", "torch,mlx,candle,llama.cpp"),
+        ("explain-plan", ""),
+    ] {
+        let mut command = cargo();
+        command.args(["run", "-q", "--release", "-p", "metal-candle-cli", "--", "bench", job, "--markdown"]);
+        if !peers.is_empty() {
+            command.args(["--peers", peers]);
+        }
+        run(&format!("compare: {job}"), &mut command)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -39,41 +39,42 @@ pub(crate) fn softmetal(model: Option<&Path>) -> Result<Counts, String> {
         return calibrate(arguments.next().as_deref()).map(|()| Counts::default());
     }
     let manifest = folder().join("Cargo.toml");
+    // In the target folder of the root: what the root's tests and lints have compiled is not compiled again.
     let with_manifest = |arguments: &[&str]| {
         let mut command = cargo();
         command.args(arguments).arg("--manifest-path").arg(&manifest);
-        command.arg("--target-dir").arg(root().join("target/softmetal/build"));
+        command.arg("--target-dir").arg(root().join("target"));
         command
     };
-    let suite = "metal-candle-on-softmetal";
     if std::env::args().any(|argument| argument == "--encode") {
+        let suite = "metal-candle-on-softmetal";
         let mut measure = with_manifest(&["test", "--release", "-p", suite, "--test", "metal", "encode"]);
         measure.args(["--", "--ignored", "--nocapture"]).env("METAL_CANDLE_MODEL", super::model()?);
         return counted("time to encode", &mut measure);
     }
     run("softmetal: format", cargo().args(["fmt", "--all", "--check", "--manifest-path"]).arg(&manifest))?;
-    run(
-        "softmetal: lints",
-        with_manifest(&["clippy", "--workspace", "--all-targets"]).args(["--", "-D", "warnings"]),
-    )?;
-    let mut tests = with_manifest(&["test", "--workspace", "--exclude", suite]);
-    let device = counted("softmetal: tests", tests.env("RUST_BACKTRACE", "0"))?;
-    // The library's own tests on the device: one thread, as the device has one; those of training and of the whole model
-    // take minutes.
+    let lints = ["clippy", "--workspace", "--all-targets", "--test", "training"];
+    run("softmetal: lints", with_manifest(&lints).args(["--", "-D", "warnings"]))?;
+    // The device's tests, and the library's own on the device. All packages at once, since features depend on which are
+    // chosen, and others would be compiled anew. Those of training and of the whole model take minutes.
     let full = std::env::args().any(|argument| argument == "--full");
-    let mut tests = with_manifest(&[
-        "test", "-p", suite, "--lib", "--test", "ops", "--test", "metal", "--test", "models",
-    ]);
+    let tested = |what: &str, targets: &[&str]| {
+        let mut tests = with_manifest(&["test", "--workspace", "--no-fail-fast"]);
+        tests.args(targets).args(["--", "--test-threads", "2", "--nocapture"]);
+        tests.args(["--skip", "smollm2", "--skip", "backend::cpu"]).env("RUST_BACKTRACE", "0");
+        if full {
+            tests.env("METAL_CANDLE_FULL", "1");
+        }
+        if let Some(model) = model {
+            tests.env("METAL_CANDLE_MODEL", model);
+        }
+        counted(what, &mut tests)
+    };
+    let counts = tested("softmetal: tests, and metal-candle's on it", &[])?;
     if full {
-        tests.args(["--test", "training"]).env("METAL_CANDLE_FULL", "1");
+        return Ok(counts.plus(tested("training on softmetal", &["--test", "training"])?));
     }
-    tests
-        .args(["--", "--test-threads", "2", "--nocapture", "--skip", "smollm2", "--skip", "backend::cpu"])
-        .env("RUST_BACKTRACE", "0");
-    if let Some(model) = model {
-        tests.env("METAL_CANDLE_MODEL", model);
-    }
-    Ok(device.plus(counted("metal-candle on softmetal: tests", &mut tests)?))
+    Ok(counts)
 }
 
 fn works(program: &str, arguments: &[&str]) -> bool {

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use crate::bench::args::{BenchArgs, BenchModelArgs, BenchOpsArgs, BenchWhat, ExplainArgs};
 use crate::fetch::Route;
+use crate::profiling::ProfileArgs;
 use crate::settings::TrainFlags;
 
 /// The tool.
@@ -64,10 +66,12 @@ pub(crate) enum Command {
     /// Show what this machine has, and what is missing.
     #[command(after_help = "Example:\n  metal-candle doctor --json")]
     Doctor(DoctorArgs),
-    /// Measure operations, or training and generation.
+    /// Measure operations, training and generation, beside other libraries.
     #[command(
-        after_help = "Examples:\n  metal-candle bench ops\n  metal-candle bench ops --filter softmax --rounds 50\n  \
-                      metal-candle bench ops --device metal --markdown"
+        after_help = "Examples:\n  metal-candle bench ops\n  metal-candle bench ops --peers candle,torch,mlx --filter softmax\n  \
+                      metal-candle bench train --peers torch,mlx\n  metal-candle bench generate --peers torch,candle,llama.cpp\n  \
+                      metal-candle bench --explain-plan\n\nA peer that is missing is named with the command that installs it. A \
+                      ratio is printed only for results that were computed and are ours."
     )]
     Bench(BenchArgs),
     /// Measure this Mac's GPU, so that products go the faster way.
@@ -117,6 +121,8 @@ pub(crate) struct TrainArgs {
     /// Leave out the answers before and after.
     #[arg(long)]
     pub(crate) no_samples: bool,
+    #[command(flatten)]
+    pub(crate) profiling: ProfileArgs,
 }
 
 /// How text is generated.
@@ -166,6 +172,8 @@ pub(crate) struct GenerateArgs {
     /// Print one JSON object with text, tokens and times.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) profiling: ProfileArgs,
 }
 
 #[derive(Debug, Args)]
@@ -233,56 +241,6 @@ pub(crate) struct DoctorArgs {
     /// Print everything as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
-    #[command(subcommand)]
-    pub(crate) what: BenchWhat,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum BenchWhat {
-    /// Single operations: latency, throughput and chain.
-    Ops(BenchOpsArgs),
-    /// candle, as a peer of `ops`.
-    #[command(hide = true)]
-    CandlePeer {
-        /// cpu or metal.
-        #[arg(long, default_value = "cpu")]
-        device: String,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BenchOpsArgs {
-    /// auto, cpu or metal.
-    #[arg(long, default_value = "auto")]
-    pub(crate) device: String,
-    /// Threads of the cpu; 0 for one a core.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) threads: usize,
-    /// Type of all tensors: f32, bf16 or f16.
-    #[arg(long, default_value = "f32")]
-    pub(crate) dtype: String,
-    /// Libraries to measure in turns with ours: candle, torch, mlx.
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) peers: Vec<String>,
-    /// Only operations whose name or shape contains this.
-    #[arg(long)]
-    pub(crate) filter: Option<String>,
-    /// How often everything is measured; medians and the middle half are shown.
-    #[arg(long, default_value_t = 5, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=10_000))]
-    pub(crate) rounds: usize,
-    /// Print a Markdown table.
-    #[arg(long)]
-    pub(crate) markdown: bool,
-    /// Write everything that was measured to this file.
-    #[arg(long)]
-    pub(crate) json: Option<PathBuf>,
-    /// On a Mac: write the throughput into the table of docs/MPS_BENCHMARKS.md.
-    #[arg(long)]
-    pub(crate) fill: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ mod model;
 mod model_source;
 mod pip;
 mod plot;
+mod profiling;
 mod progress;
 mod record;
 mod session;

@@ -36,6 +36,8 @@ pub struct Kernel {
     pub arguments: Vec<Argument>,
     /// What its body declares in threadgroup memory.
     pub threadgroup_variables: Vec<ThreadgroupVariable>,
+    /// The most threads of a threadgroup: what `max_total_threads_per_threadgroup(...)` holds, as written.
+    pub max_threads: Option<String>,
     /// Where the function is.
     pub location: Location,
     /// Bytes of the definition in the text.
@@ -65,6 +67,13 @@ pub(crate) fn host_name(source: &Source<'_>, range: Range<usize>) -> Option<Stri
     let at = range.clone().find(|i| source.at(*i) == "host_name")?;
     let literals = (at + 2..range.end).take_while(|i| source.tokens()[*i].kind == TokenKind::Literal);
     Some(literals.map(|i| source.at(i).trim_matches('"')).collect())
+}
+
+/// What `max_total_threads_per_threadgroup(...)` holds in tokens `range`.
+fn max_threads(source: &Source<'_>, range: Range<usize>) -> Option<String> {
+    let at = range.clone().find(|i| source.at(*i) == "max_total_threads_per_threadgroup")?;
+    let close = source.close(at + 1).filter(|close| *close < range.end)?;
+    Some(source.join(at + 2..close))
 }
 
 /// The kernel that `item` defines, if it is one. A template's `name` is that of its function.
@@ -101,6 +110,7 @@ pub(crate) fn read_kernel(source: &Source<'_>, item: &Item) -> Result<Option<Ker
         template_arguments: Vec::new(),
         arguments: read_arguments(source, open, close, &construct)?,
         threadgroup_variables: read_variables(source, body, body_end),
+        max_threads: attributes.iter().find_map(|r| max_threads(source, r.clone())),
         location: source.location(open - 1),
         span: source.span(item.tokens.start, body_end),
         function,

@@ -52,13 +52,14 @@ fn plain_kernel_with_every_kind_of_argument() {
         ]
     );
     assert_eq!(kernel.location.line, 4);
+    assert_eq!(kernel.max_threads.as_deref(), Some("256"));
 }
 
 #[test]
 fn instantiations_in_all_forms() {
     let text = r#"
         template <typename T, int N = 4, bool = (1 > 0)>
-        [[kernel]] void f(device T* x [[buffer(0)]], uint i [[thread_position_in_grid]]) { x[i] = N; }
+        [[kernel, max_total_threads_per_threadgroup(N * 32)]] void f(device T* x [[buffer(0)]], uint i [[thread_position_in_grid]]) { x[i] = N; }
         namespace deep { template <typename T> kernel void g(device T* x [[buffer(0)]]) { x[0] = 1; } }
         typedef decltype(f<float, 1>) f_t;
         template [[host_name("a" "b")]] [[kernel]] decltype(f<float, 8>) f<float, 8>;
@@ -87,6 +88,8 @@ fn instantiations_in_all_forms() {
         .collect();
     assert_eq!(parameters, [("typename", "T", None), ("int", "N", Some("4")), ("bool", "", Some("(1 > 0)"))]);
     assert_eq!(f.template_arguments, ["float", "8"]);
+    assert_eq!(f.max_threads.as_deref(), Some("N * 32"));
+    assert_eq!(library.kernel("named").unwrap().max_threads, None);
     assert_eq!(library.instantiations.len(), 4);
 }
 

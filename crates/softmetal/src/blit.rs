@@ -12,6 +12,7 @@ use crate::check::report;
 use crate::command_buffer::SoftCommandBuffer;
 use crate::device::{SoftDevice, shared};
 use crate::encoder::Encoder;
+use crate::fences::{Update, Wait};
 use crate::ordering::EncoderKind;
 use crate::ranges::Ranges;
 use crate::rules;
@@ -117,12 +118,12 @@ define_class!(
 
         #[unsafe(method(waitForFence:))]
         fn wait_for_fence(&self, fence: &SoftFence) {
-            self.ivars().borrow_mut().fence(Entry::WaitForFence(fence.number()));
+            self.ivars().borrow_mut().fence(Entry::WaitForFence(Wait::new(fence.number())));
         }
 
         #[unsafe(method(updateFence:))]
         fn update_fence(&self, fence: &SoftFence) {
-            self.ivars().borrow_mut().fence(Entry::UpdateFence(fence.number()));
+            self.ivars().borrow_mut().fence(Entry::UpdateFence(Update::new(fence.number())));
         }
 
         #[unsafe(method(synchronizeResource:))]

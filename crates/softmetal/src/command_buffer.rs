@@ -22,7 +22,7 @@ use crate::pass::{PassDescriptor, Sampling};
 use crate::queue::{SoftQueue, prune_if_idle};
 use crate::rules;
 use crate::sync::SoftEvent;
-use crate::work::{Command, EncoderWork, Entry, GpuError, Item};
+use crate::work::{Command, EncoderWork, Entry, GpuError, Item, heard};
 
 /// The domain of command buffers' errors.
 const DOMAIN: &str = "MTLCommandBufferErrorDomain";
@@ -148,7 +148,11 @@ define_class!(
             if open {
                 return report(&rules::COMMIT_OPEN, self.name());
             }
-            self.state().status = Status::Committed;
+            {
+                let mut state = self.state();
+                state.status = Status::Committed;
+                state.items.iter_mut().for_each(Item::commit);
+            }
             count(|counters| counters.command_buffers += 1);
             model().commit(self.ivars().number);
             self.ivars().queue.submit(self.retain());
@@ -395,6 +399,7 @@ impl SoftCommandBuffer {
     /// Panics in the waiting thread with what the worker found.
     fn raise(&self) {
         let panics = std::mem::take(&mut self.state().panics);
+        heard(panics.len());
         if !panics.is_empty() && !std::thread::panicking() {
             panic!("{}", panics.join("\n"));
         }

@@ -17,6 +17,7 @@ use crate::counters::count;
 use crate::device::{MAX_THREADGROUP_MEMORY, SoftDevice, shared};
 use crate::encoder::Encoder;
 use crate::faults::CommandBufferError;
+use crate::fences::{Update, Wait};
 use crate::heap::SoftHeap;
 use crate::ordering::{EncoderKind, Touched};
 use crate::pass::Sampling;
@@ -186,12 +187,12 @@ define_class!(
 
         #[unsafe(method(waitForFence:))]
         fn wait_for_fence(&self, fence: &SoftFence) {
-            self.ivars().borrow_mut().encoder.fence(Entry::WaitForFence(fence.number()));
+            self.ivars().borrow_mut().encoder.fence(Entry::WaitForFence(Wait::new(fence.number())));
         }
 
         #[unsafe(method(updateFence:))]
         fn update_fence(&self, fence: &SoftFence) {
-            self.ivars().borrow_mut().encoder.fence(Entry::UpdateFence(fence.number()));
+            self.ivars().borrow_mut().encoder.fence(Entry::UpdateFence(Update::new(fence.number())));
         }
 
         #[unsafe(method(useResource:usage:))]
@@ -299,6 +300,9 @@ impl Compute {
         }
         if let Some(buffer) = buffer.filter(|buffer| offset >= buffer.len().max(1)) {
             return report(&rules::BUFFER_OFFSET, format!("offset {offset} in {}", buffer.describe()));
+        }
+        if let Some(buffer) = buffer {
+            count(|counters| counters.bytes_bound += (buffer.len() - offset) as u64);
         }
         self.slots[index] = buffer.map_or(Slot::Unset, |buffer| Slot::Buffer(buffer.retain(), offset));
     }

@@ -26,6 +26,8 @@ pub struct Counters {
     pub archive_misses: u64,
     /// Bytes given by `setBytes`.
     pub bytes_set: u64,
+    /// Bytes of buffers that were bound, from the offset to the end, as often as they were bound.
+    pub bytes_bound: u64,
     /// Bytes of buffers that were made.
     pub bytes_allocated: u64,
 }

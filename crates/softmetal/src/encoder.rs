@@ -86,9 +86,16 @@ impl Encoder {
     /// Encodes a wait for, or an update of, a fence.
     pub(crate) fn fence(&mut self, entry: Entry) {
         let what = if matches!(entry, Entry::UpdateFence(_)) { "updateFence:" } else { "waitForFence:" };
-        if self.is_open(what) {
-            self.entries.push(entry);
+        if !self.is_open(what) {
+            return;
         }
+        if let Entry::WaitForFence(wait) = &entry {
+            let updated = |entry: &Entry| matches!(entry, Entry::UpdateFence(u) if u.fence() == wait.fence());
+            if self.entries.iter().any(updated) {
+                report(&rules::FENCE_ORDER, format!("waitForFence: after updateFence: on {}", self.label));
+            }
+        }
+        self.entries.push(entry);
     }
 
     pub(crate) fn push_group(&mut self) {

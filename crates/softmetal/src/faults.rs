@@ -39,6 +39,22 @@ pub enum CommandBufferError {
     StackOverflow = 12,
 }
 
+impl CommandBufferError {
+    /// Every error.
+    pub const ALL: [Self; 10] = [
+        Self::Internal,
+        Self::Timeout,
+        Self::PageFault,
+        Self::AccessRevoked,
+        Self::NotPermitted,
+        Self::OutOfMemory,
+        Self::InvalidResource,
+        Self::Memoryless,
+        Self::DeviceRemoved,
+        Self::StackOverflow,
+    ];
+}
+
 /// The allocation after the next `n` fails.
 pub fn fail_allocation_after(n: u32) {
     ALLOCATION.store(n.into(), Ordering::SeqCst);

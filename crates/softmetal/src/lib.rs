@@ -33,6 +33,7 @@ mod device;
 mod encoder;
 mod encoder_set;
 pub mod faults;
+mod fences;
 mod foundation;
 mod heap;
 mod heap_descriptor;
@@ -89,6 +90,8 @@ pub fn load() {
         residency::load();
         capture::load();
         mps::load();
+        // SAFETY: the function takes and gives nothing.
+        unsafe { libc::atexit(work::fail_if_unheard) };
     });
 }
 
@@ -116,4 +119,17 @@ pub fn leaks<R>(body: impl FnOnce() -> R) -> (R, Vec<ledger::Leak>) {
     let result = objc2::rc::autoreleasepool(|_| body());
     quiesce();
     (result, ledger::leaks_since(mark, IMMORTAL))
+}
+
+/// Runs `body` as [`leaks`] does; objects that outlive it break the rule `objc-outlived`, which names each of them.
+pub fn owned<R>(body: impl FnOnce() -> R) -> R {
+    let (result, left) = leaks(body);
+    if !left.is_empty() {
+        let name = |leak: &ledger::Leak| {
+            let place = leak.place.as_ref().map_or(String::new(), |place| format!(", made at\n{place}"));
+            format!("{} #{} with {} references{place}", leak.class, leak.serial, leak.retain_count)
+        };
+        check::report(&rules::OUTLIVED, left.iter().map(name).collect::<Vec<_>>().join("; "));
+    }
+    result
 }

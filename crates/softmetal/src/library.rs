@@ -45,6 +45,16 @@ impl Source {
         }
     }
 
+    /// The index of a function constant.
+    fn constant(&self, name: &str) -> Option<u32> {
+        let Self::Metal(library) = self else { return None };
+        library
+            .function_constants()
+            .iter()
+            .find(|constant| constant.name == name)
+            .map(|constant| constant.index)
+    }
+
     /// What tells this source from others.
     fn key(&self) -> &str {
         match self {
@@ -89,7 +99,9 @@ define_class!(
             constants: &SoftConstants,
             error: *mut *mut NSError,
         ) -> Option<Retained<SoftFunction>> {
-            let found = SoftFunction::find(&self.ivars().source, &name.to_string(), constants.values());
+            let source = &self.ivars().source;
+            let values = constants.values(|name| source.constant(name));
+            let found = SoftFunction::find(source, &name.to_string(), values);
             if found.is_none() {
                 let message = format!("there is no function '{name}' in the library");
                 // SAFETY: the pointer is the caller's place for an error.

@@ -24,6 +24,10 @@ impl Program for MetalProgram {
         self.0.static_threadgroup_bytes()
     }
 
+    fn max_threads(&self) -> Option<usize> {
+        self.0.max_threads()
+    }
+
     fn run(&self, launch: &mut Launch) -> Result<(), LaunchFault> {
         let arguments: Vec<Argument> = launch.bindings.iter().map(argument).collect();
         let size = |of: [usize; 3]| of.map(|n| u32::try_from(n).unwrap_or(u32::MAX));

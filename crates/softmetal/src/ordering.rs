@@ -4,9 +4,9 @@
 //!
 //! - the dispatches of a serial encoder and the commands of a blit encoder run one after the other; those of a
 //!   concurrent encoder do not, except across a barrier (of all buffers, or of the named ones);
-//! - encoders of one queue are ordered by a fence that the first updates and the second waits for, or by an event;
-//!   for tracked resources Metal itself keeps encoders of one queue in order;
-//! - queues are ordered by events only;
+//! - encoders are ordered by a fence that the first updates and the second waits for, or by an event; for tracked
+//!   resources Metal itself keeps encoders of one queue in order;
+//! - queues are ordered by fences and events only;
 //! - a command buffer that is committed after the host has seen another one complete runs after it.
 //!
 //! The model is told what is encoded and, when a command has run, which bytes it read and wrote. A pair of accesses
@@ -53,7 +53,7 @@ hazard!(
 hazard!(
     BETWEEN_QUEUES,
     "order-between-queues",
-    "queues that touch the same bytes are ordered by an event or a wait of the host"
+    "queues that touch the same bytes are ordered by a fence, an event or a wait of the host"
 );
 
 /// The rules of this module.
@@ -182,8 +182,8 @@ pub struct Model {
     encoders: HashMap<Number, Encoder>,
     command_buffers: HashMap<Number, CommandBuffer>,
     buffers: HashMap<Number, Buffer>,
-    /// For each fence the encoder that updated it last, and what that one came after.
-    fences: HashMap<Number, Arc<EncoderSet>>,
+    /// For each fence the queue of the encoder that updated it last, that encoder, and what that one came after.
+    fences: HashMap<Number, (Option<Number>, Arc<EncoderSet>)>,
     /// For each event the values signalled, with the encoders that are over then.
     events: HashMap<Number, BTreeMap<u64, Arc<EncoderSet>>>,
     /// Command buffers of each queue in the order of their commits.
@@ -299,16 +299,24 @@ impl Model {
     pub fn update_fence(&mut self, encoder: Number, fence: Number) {
         let mut over = self.predecessors(encoder, usize::MAX);
         over.insert(encoder);
-        self.fences.insert(fence, Arc::new(over));
+        self.fences.insert(fence, (self.queue(encoder), Arc::new(over)));
     }
 
-    /// What the encoder encodes from now on waits for a fence.
-    pub fn wait_for_fence(&mut self, encoder: Number, fence: Number) {
-        let Some(over) = self.fences.get(&fence) else { return };
+    /// What the encoder encodes from now on waits for a fence. Tells whether an encoder of another queue updated it.
+    pub fn wait_for_fence(&mut self, encoder: Number, fence: Number) -> bool {
+        let queue = self.queue(encoder);
+        let Some((updated_by, over)) = self.fences.get(&fence) else { return false };
         if let Some(entry) = self.encoders.get_mut(&encoder) {
             let at = entry.commands;
             entry.after.push((at, over.clone()));
         }
+        *updated_by != queue
+    }
+
+    /// The queue of an encoder.
+    fn queue(&self, encoder: Number) -> Option<Number> {
+        let command_buffer = self.encoders.get(&encoder)?.command_buffer;
+        self.command_buffers.get(&command_buffer).map(|buffer| buffer.queue)
     }
 
     /// A command buffer signals an event when everything before it in the queue is over.
@@ -441,8 +449,7 @@ impl Model {
         if a.encoder == b.encoder {
             return Some(&WITHIN_ENCODER);
         }
-        let queue = |encoder: &Encoder| self.command_buffers.get(&encoder.command_buffer).map(|b| b.queue);
-        if queue(first) != queue(second) {
+        if self.queue(a.encoder) != self.queue(b.encoder) {
             return Some(&BETWEEN_QUEUES);
         }
         if tracked {
@@ -590,7 +597,7 @@ mod tests {
                 bench.model.update_fence(first, number);
             }
             let second = bench.model.encoder(commands, Serial, "second");
-            bench.model.wait_for_fence(second, number);
+            assert!(!bench.model.wait_for_fence(second, number), "one queue");
             assert_eq!(bench.run(second, false, 0..4), expected, "{tracked} {fence}");
         }
     }
@@ -651,7 +658,7 @@ mod tests {
     }
 
     #[test]
-    fn queues_need_an_event_even_for_tracked_buffers() {
+    fn queues_need_a_fence_or_an_event_even_for_tracked_buffers() {
         for (value, expected) in
             [(None, vec!["order-between-queues"]), (Some(5), vec![]), (Some(4), vec!["order-between-queues"])]
         {
@@ -667,6 +674,23 @@ mod tests {
             }
             let encoder = bench.model.encoder(second, Serial, "second");
             assert_eq!(bench.run(encoder, false, 0..4), expected, "{value:?}");
+        }
+        for (updated, expected) in [(true, vec![]), (false, vec!["order-between-queues"])] {
+            let mut bench = Bench::new(true);
+            let fence = bench.model.object();
+            let (first, second) = (bench.commands(0), bench.commands(1));
+            let encoder = bench.model.encoder(first, Serial, "first");
+            assert!(bench.run(encoder, true, 0..4).is_empty());
+            if updated {
+                bench.model.update_fence(encoder, fence);
+            }
+            let encoder = bench.model.encoder(second, Serial, "second");
+            assert_eq!(
+                bench.model.wait_for_fence(encoder, fence),
+                updated,
+                "another queue updated it, or nobody"
+            );
+            assert_eq!(bench.run(encoder, false, 0..4), expected, "{updated}");
         }
     }
 

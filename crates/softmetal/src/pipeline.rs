@@ -239,11 +239,12 @@ impl SoftPipeline {
         }
         let program = function.program().map_err(|message| refuse(error, &message)).ok()?;
         count(|counters| counters.pipelines += 1);
+        let asked = if settings.max_threads == 0 { MAX_THREADS } else { settings.max_threads };
         let state = PipelineState {
             name: name.to_owned(),
             label: settings.label.clone(),
+            max_threads: program.max_threads().map_or(asked, |limit| asked.min(limit)),
             program,
-            max_threads: if settings.max_threads == 0 { MAX_THREADS } else { settings.max_threads },
             whole_simd_groups: settings.whole_simd_groups,
             indirect: settings.indirect,
         };

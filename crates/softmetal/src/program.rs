@@ -58,6 +58,11 @@ pub trait Program: Send + Sync {
         0
     }
 
+    /// The most threads of a threadgroup that the kernel itself allows, where it says so.
+    fn max_threads(&self) -> Option<usize> {
+        None
+    }
+
     /// Runs a dispatch. What it reads and writes is told to the launch.
     fn run(&self, launch: &mut Launch) -> Result<(), LaunchFault>;
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use objc2::rc::{Allocated, Retained};
 use objc2::runtime::AnyObject;
 use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send};
-use objc2_foundation::{NSObject, NSString};
+use objc2_foundation::{NSObject, NSRange, NSString};
 use objc2_metal::{MTLDataType, MTLLanguageVersion, MTLMathFloatingPointFunctions, MTLMathMode};
 
 use crate::buffer::SoftBuffer;
@@ -133,11 +133,29 @@ inert!(
 /// Values of function constants by index.
 pub(crate) type Constants = BTreeMap<u32, Vec<u8>>;
 
+/// Values as the host gave them: which index a name has, only a library knows.
+#[derive(Default)]
+pub(crate) struct Given {
+    by_index: Constants,
+    by_name: BTreeMap<String, Vec<u8>>,
+}
+
+/// Copies `count` values of a type.
+///
+/// # Safety
+/// The values are there.
+unsafe fn values(start: *const c_void, of: MTLDataType, count: usize) -> Vec<Vec<u8>> {
+    let Some(size) = size_of_constant(of) else { return Vec::new() };
+    // SAFETY: as the caller promises.
+    let bytes = unsafe { std::slice::from_raw_parts(start.cast::<u8>(), size * count) };
+    bytes.chunks(size).map(<[u8]>::to_vec).collect()
+}
+
 define_class!(
     /// Values of function constants.
     #[unsafe(super(NSObject))]
     #[name = "MTLFunctionConstantValues"]
-    #[ivars = RefCell<Constants>]
+    #[ivars = RefCell<Given>]
     pub(crate) struct SoftConstants;
 
     impl SoftConstants {
@@ -150,10 +168,28 @@ define_class!(
 
         #[unsafe(method(setConstantValue:type:atIndex:))]
         fn set(&self, value: *const c_void, of: MTLDataType, index: usize) {
-            let Some(size) = size_of_constant(of) else { return };
             // SAFETY: the caller gives a value of this type.
-            let bytes = unsafe { std::slice::from_raw_parts(value.cast::<u8>(), size) };
-            self.ivars().borrow_mut().insert(index as u32, bytes.to_vec());
+            let values = unsafe { values(value, of, 1) };
+            self.ivars().borrow_mut().by_index.extend(values.into_iter().map(|value| (index as u32, value)));
+        }
+
+        #[unsafe(method(setConstantValues:type:withRange:))]
+        fn set_range(&self, start: *const c_void, of: MTLDataType, range: NSRange) {
+            // SAFETY: the caller gives as many values of this type as the range is long.
+            let values = unsafe { values(start, of, range.length) };
+            self.ivars().borrow_mut().by_index.extend((range.location as u32..).zip(values));
+        }
+
+        #[unsafe(method(setConstantValue:type:withName:))]
+        fn set_named(&self, value: *const c_void, of: MTLDataType, name: &NSString) {
+            // SAFETY: the caller gives a value of this type.
+            let values = unsafe { values(value, of, 1) };
+            self.ivars().borrow_mut().by_name.extend(values.into_iter().map(|value| (name.to_string(), value)));
+        }
+
+        #[unsafe(method(reset))]
+        fn reset(&self) {
+            self.ivars().take();
         }
     }
 );
@@ -172,8 +208,12 @@ fn size_of_constant(of: MTLDataType) -> Option<usize> {
 }
 
 impl SoftConstants {
-    pub(crate) fn values(&self) -> Constants {
-        self.ivars().borrow().clone()
+    /// The values by index; `index` finds that of a name. Names that the library does not have are left out, as indices
+    /// are that it does not have.
+    pub(crate) fn values(&self, index: impl Fn(&str) -> Option<u32>) -> Constants {
+        let given = self.ivars().borrow();
+        let named = given.by_name.iter().filter_map(|(name, value)| Some((index(name)?, value.clone())));
+        given.by_index.clone().into_iter().chain(named).collect()
     }
 }
 

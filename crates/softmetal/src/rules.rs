@@ -16,6 +16,9 @@ macro_rules! rules {
 }
 
 rules! {
+    OUTLIVED Documented "objc-outlived"
+        "no object outlives the test that made it"
+        "Advanced Memory Management Programming Guide, Basic Memory Management Rules: ownership is given up"
     ENCODE_AFTER_COMMIT Documented "commit-then-encode"
         "nothing is encoded into a command buffer after its commit" "MTLCommandBuffer: commit"
     COMMIT_TWICE Documented "commit-twice"
@@ -51,7 +54,8 @@ rules! {
     NO_PIPELINE Documented "dispatch-without-pipeline"
         "a pipeline state is set before a dispatch" "MTLComputeCommandEncoder: setComputePipelineState:"
     THREADS_PER_THREADGROUP Documented "threads-per-threadgroup"
-        "a threadgroup has 1 thread up to its pipeline's limit" "MTLComputePipelineState: maxTotalThreadsPerThreadgroup"
+        "a threadgroup has 1 thread up to its pipeline's limit"
+        "MTLComputePipelineState: maxTotalThreadsPerThreadgroup; Metal Shading Language Specification: max_total_threads_per_threadgroup"
     WHOLE_SIMD_GROUPS Documented "whole-simd-groups"
         "a threadgroup is whole SIMD groups where the pipeline's descriptor says so"
         "MTLComputePipelineDescriptor: threadGroupSizeIsMultipleOfThreadExecutionWidth"
@@ -108,6 +112,12 @@ rules! {
         "a sample lies within its sample buffer" "MTLCounterSampleBufferDescriptor: sampleCount"
     COUNTER_PRIVATE Documented "counter-private"
         "the host resolves samples of shared sample buffers only" "MTLCounterSampleBuffer: resolveCounterRange:"
+    FENCE_ORDER Documented "fence-wait-after-update"
+        "an encoder waits for a fence before it updates it"
+        "MTLComputeCommandEncoder: waitForFence:, reuse a fence by waiting first and updating second"
+    FENCE_BETWEEN_QUEUES Suspected "fence-between-queues"
+        "a fence orders encoders of one queue; between queues an event does"
+        "MTLFence: Apple, Synchronizing passes with a fence, speaks of one queue, then says that fences of Metal 3 work across queues"
     EVENT_BACKWARDS Suspected "event-backwards"
         "the values of an event grow" "MTLSharedEvent: signaledValue"
     DEBUG_GROUP Documented "debug-group"

@@ -25,7 +25,7 @@ pub(crate) struct FenceState {
 }
 
 define_class!(
-    /// Orders encoders of one queue.
+    /// Orders encoders of any queues.
     #[unsafe(super(NSObject))]
     #[name = "SoftMTLFence"]
     #[ivars = FenceState]

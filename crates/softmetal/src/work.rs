@@ -1,7 +1,7 @@
 //! What is encoded, and how a queue's worker runs it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use objc2::rc::Retained;
@@ -11,6 +11,7 @@ use crate::check::{Rule, report};
 use crate::counters::count;
 use crate::device::model;
 use crate::faults::CommandBufferError;
+use crate::fences::{Update, Wait};
 use crate::memory::Memory;
 use crate::ordering::{Bytes, CommandPlace, EncoderKind, Number, Touched};
 use crate::pass::Sampling;
@@ -61,8 +62,8 @@ pub(crate) enum Entry {
     Command(Command),
     /// For all buffers, or for bytes of some.
     Barrier(Option<Vec<Bytes>>),
-    WaitForFence(Number),
-    UpdateFence(Number),
+    WaitForFence(Wait),
+    UpdateFence(Update),
 }
 
 /// An ended encoder.
@@ -113,10 +114,45 @@ pub(crate) fn report_for_waiter(rule: &Rule, message: String, panics: &mut Vec<S
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| report(rule, message))) {
         let text = panic.downcast_ref::<String>().cloned();
         panics.push(text.unwrap_or_else(|| "a rule was broken".to_owned()));
+        UNHEARD.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Broken rules that are to panic in a thread that waits, and have not yet.
+static UNHEARD: AtomicUsize = AtomicUsize::new(0);
+
+/// Somebody who waited was told of so many broken rules.
+pub(crate) fn heard(count: usize) {
+    UNHEARD.fetch_sub(count, Ordering::Relaxed);
+}
+
+/// Fails the process at its end if a rule was broken on the device and nobody waited for that command buffer.
+pub(crate) extern "C" fn fail_if_unheard() {
+    let count = UNHEARD.load(Ordering::Relaxed);
+    if count > 0 {
+        eprintln!("softmetal: {count} broken rules, see above, in command buffers that nobody waited for");
+        // SAFETY: ends the process at once; it is ending already.
+        unsafe { libc::_exit(101) };
     }
 }
 
 impl Item {
+    /// Its command buffer is committed: fences are to know what comes before what.
+    pub(crate) fn commit(&mut self) {
+        let Self::Encoder(work) = self else { return };
+        // The waits first: no encoder waits for an update of its own.
+        for entry in &mut work.entries {
+            if let Entry::WaitForFence(wait) = entry {
+                wait.commit();
+            }
+        }
+        for entry in &mut work.entries {
+            if let Entry::UpdateFence(update) = entry {
+                update.commit();
+            }
+        }
+    }
+
     /// Runs the item for a command buffer. Rules that it breaks go to `panics` if they are to panic.
     pub(crate) fn run(self, command_buffer: Number, panics: &mut Vec<String>) -> Result<(), GpuError> {
         match self {
@@ -140,6 +176,7 @@ impl EncoderWork {
         let encoder = model().encoder(command_buffer, self.kind, &self.label);
         // Commands get their places in the order of encoding; those between two barriers then run in any order.
         let mut segments: Vec<Vec<(CommandPlace, Command)>> = vec![Vec::new()];
+        let mut updates = Vec::new();
         for entry in self.entries {
             match entry {
                 Entry::Command(command) => {
@@ -150,11 +187,18 @@ impl EncoderWork {
                     model().barrier(encoder, buffers.as_deref());
                     segments.push(Vec::new());
                 }
-                Entry::WaitForFence(fence) => {
-                    model().wait_for_fence(encoder, fence);
+                Entry::WaitForFence(wait) => {
+                    wait.wait();
+                    if model().wait_for_fence(encoder, wait.fence()) {
+                        let what = format!("{} waits for a fence that another queue updates", self.label);
+                        report_for_waiter(&rules::FENCE_BETWEEN_QUEUES, what, panics);
+                    }
                     segments.push(Vec::new());
                 }
-                Entry::UpdateFence(fence) => model().update_fence(encoder, fence),
+                Entry::UpdateFence(update) => {
+                    model().update_fence(encoder, update.fence());
+                    updates.push(update);
+                }
             }
         }
         self.sampling.begin();
@@ -167,6 +211,7 @@ impl EncoderWork {
             }
         }
         self.sampling.end();
+        drop(updates);
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 
 use bench::{Bench, Buffer, Pipeline, SHARED, UNTRACKED, broken, floats};
 use objc2::rc::autoreleasepool;
-use objc2_foundation::NSString;
+use objc2_foundation::{NSRange, NSString};
 use objc2_metal::*;
 
 const SOURCE: &str = r#"
@@ -69,6 +69,11 @@ kernel void divergent(device float* y [[buffer(0)]], uint i [[thread_position_in
     if (i < 32) threadgroup_barrier(mem_flags::mem_threadgroup);
     y[i] = i;
 }
+
+template <typename T, int N = 2>
+[[kernel, max_total_threads_per_threadgroup(N * 32)]] void limited(
+    device T* y [[buffer(0)]], uint i [[thread_position_in_grid]]) { y[i] = i; }
+template [[host_name("limited")]] [[kernel]] decltype(limited<float>) limited<float>;
 
 kernel void together(device float* y [[buffer(0)]], uint i [[thread_position_in_grid]]) {
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -170,6 +175,48 @@ fn function_constants_and_simd_groups() {
 }
 
 #[test]
+fn function_constants_by_name_and_by_range() {
+    autoreleasepool(|_| {
+        let bench = Bench::new();
+        let library = bench.device.newLibraryWithSource_options_error(&NSString::from_str(SOURCE), None);
+        let library = library.expect("the source compiles");
+        let (from, to) = (filled(&bench, &[3.0; 32]), bench.buffer(32, SHARED));
+        let last = |set: &dyn Fn(&MTLFunctionConstantValues)| {
+            let constants = MTLFunctionConstantValues::new();
+            set(&constants);
+            let name = NSString::from_str("scaled");
+            let function = library.newFunctionWithName_constantValues_error(&name, &constants);
+            let function = function.expect("a kernel");
+            let pipeline = bench.device.newComputePipelineStateWithFunction_error(&function);
+            run(&bench, &pipeline.expect("a pipeline"), &[&from, &to], None, 1, 32);
+            floats(&to, 32)[31]
+        };
+        let yes = NonNull::from(&[true, true]).cast::<c_void>();
+        let named = |constants: &MTLFunctionConstantValues, name: &str| {
+            // SAFETY: the values are bools, as is said.
+            unsafe {
+                constants.setConstantValue_type_withName(yes, MTLDataType::Bool, &NSString::from_str(name));
+            }
+        };
+        let range = |constants: &MTLFunctionConstantValues, first: usize| {
+            // SAFETY: there are two bools.
+            unsafe {
+                constants.setConstantValues_type_withRange(yes, MTLDataType::Bool, NSRange::new(first, 2));
+            }
+        };
+        assert_eq!(last(&|constants| named(constants, "twice")), 6.0);
+        assert_eq!(last(&|constants| named(constants, "thrice")), 3.0, "there is no such constant");
+        assert_eq!(last(&|constants| range(constants, 0)), 6.0);
+        assert_eq!(last(&|constants| range(constants, 1)), 3.0);
+        let reset = |constants: &MTLFunctionConstantValues| {
+            named(constants, "twice");
+            constants.reset();
+        };
+        assert_eq!(last(&reset), 3.0);
+    });
+}
+
+#[test]
 fn a_source_that_does_not_compile_is_told_with_line_and_construct() {
     autoreleasepool(|_| {
         let bench = Bench::new();
@@ -203,6 +250,36 @@ fn a_barrier_that_not_all_threads_reach() {
     };
     assert_eq!(plant("divergent"), ["divergent-barrier"]);
     assert_eq!(plant("together"), Vec::<&str>::new());
+}
+
+/// A kernel's source, a descriptor, or both say how many threads a threadgroup has at the most.
+#[test]
+fn the_lower_limit_of_threads_holds() {
+    let limit = |asked: usize| {
+        autoreleasepool(|_| {
+            let bench = Bench::new();
+            let library = bench.device.newLibraryWithSource_options_error(&NSString::from_str(SOURCE), None);
+            let function = library.expect("a library").newFunctionWithName(&NSString::from_str("limited"));
+            let descriptor = MTLComputePipelineDescriptor::new();
+            descriptor.setComputeFunction(function.as_deref());
+            descriptor.setMaxTotalThreadsPerThreadgroup(asked);
+            let pipeline = bench.device.newComputePipelineStateWithDescriptor_options_reflection_error(
+                &descriptor,
+                MTLPipelineOption::empty(),
+                None,
+            );
+            pipeline.expect("a pipeline").maxTotalThreadsPerThreadgroup()
+        })
+    };
+    assert_eq!([0, 32, 64, 128].map(limit), [64, 32, 64, 64]);
+    let plant = |width: usize| {
+        broken(move |bench| {
+            let y = bench.buffer(96, SHARED);
+            run(bench, &pipeline(bench, "limited", None), &[&y], None, 1, width);
+        })
+    };
+    assert_eq!(plant(65), ["threads-per-threadgroup"]);
+    assert_eq!(plant(64), Vec::<&str>::new());
 }
 
 /// Without the barrier some order of threads reads what is not written yet, which is a NaN.

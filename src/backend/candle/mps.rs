@@ -19,7 +19,6 @@ use super::program::dtype_of;
 use super::{CustomMetalOps, shape};
 use crate::Error;
 use crate::backend::metal::buffer::new_buffer;
-use crate::backend::metal::executor::run_alone;
 use crate::backend::metal::launch::Address;
 use crate::backend::mps::{MatrixLayout, Operand};
 use crate::backend::select::{Choices, Implementation, Preference};
@@ -153,7 +152,7 @@ impl CustomOp2 for Product {
             let item = crate::backend::mps::product(gpu, NAME, left, right, &result, (1.0, 0.0));
             let item = item.map_err(|refusal| self.refuse(&refusal))?;
             device.flush_and_wait_current()?;
-            run_alone(gpu, &island.foreign.arena, &item).map_err(wrap)?;
+            island.foreign.run_alone(&item).map_err(wrap)?;
             let buffer = Arc::new(Buffer::new(raw));
             let storage = MetalStorage::new(buffer, device.clone(), batch * m * n, a.dtype());
             Ok((storage, Shape::from([leading, &[m, n]].concat())))

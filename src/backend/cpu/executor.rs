@@ -9,7 +9,7 @@ use super::{
     accumulate, adamw, attention, attention_grad, cross_entropy, dropout, elementwise, embedding, kv_write,
     layer_norm, layout, lora, matmul, quant_matmul, reduce, rms_norm, rope, sample, silu_mul, softmax, top_k,
 };
-use crate::backend::{Executable, Io};
+use crate::backend::{Executable, Io, profile};
 use crate::graph::{Operand, Place, Plan, Step};
 use crate::ops::Op;
 use crate::tensor::{DType, Layout, Parameter, TensorSpec};
@@ -275,6 +275,7 @@ pub(super) fn compile(pool: &Arc<Pool>, arena: &Arena, plan: &Plan) -> Result<Bo
     });
     Ok(Box::new(Calls {
         calls,
+        costs: profile::costs(plan),
         inputs: plan.inputs.len(),
         outputs: outputs.collect(),
         given: Mutex::new(Given(Vec::with_capacity(plan.inputs.len() + plan.outputs.len()))),
@@ -287,6 +288,7 @@ pub(super) fn compile(pool: &Arc<Pool>, arena: &Arena, plan: &Plan) -> Result<Bo
 
 struct Calls {
     calls: Vec<Call>,
+    costs: Vec<profile::StepCost>,
     inputs: usize,
     /// Those that are not written in place.
     outputs: Vec<Option<Tensor>>,
@@ -317,12 +319,19 @@ impl Executable for Calls {
         given.0.extend((0..self.inputs).map(|index| io.input(index).as_ptr().cast_mut()));
         given.0.extend((0..self.outputs.len()).map(|index| io.output_memory(index)));
         let run = Run { pool: &self.pool, arena: memory.start(), given: &given.0 };
-        {
-            let _awake = self.pool.awake();
-            for call in &self.calls {
-                call(&run)?;
+        let awake = self.pool.awake();
+        match profile::run() {
+            None => self.calls.iter().try_for_each(|call| call(&run))?,
+            Some(mut times) => {
+                times.mark();
+                for call in &self.calls {
+                    call(&run)?;
+                    times.lap();
+                }
+                times.finish(&self.costs);
             }
         }
+        drop(awake);
         for (index, output) in self.outputs.iter().enumerate() {
             let Some(output) = output else { continue };
             let bytes = output.elements() * output.dtype.size();

@@ -18,6 +18,7 @@ mod math;
 mod matmul;
 mod memory;
 mod number;
+mod peak;
 mod pool;
 mod quant_matmul;
 mod reduce;
@@ -35,6 +36,7 @@ mod walk;
 
 use std::sync::Arc;
 
+use super::profile::Peak;
 use super::{Backend, Executable};
 use crate::Result;
 use crate::graph::{Operand, Plan};
@@ -75,6 +77,10 @@ impl Backend for Cpu {
 
     fn direct(&self) -> bool {
         true
+    }
+
+    fn peak(&self) -> Option<Peak> {
+        Some(peak::measure(&self.pool))
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {

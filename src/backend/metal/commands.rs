@@ -66,6 +66,17 @@ pub(super) struct Committed {
     buffers: Vec<(RawCommands, usize)>,
 }
 
+impl Committed {
+    /// The items of every command buffer, and when the GPU began and ended it, on its clock. All are over.
+    pub(super) fn times(&self, items: usize) -> Vec<(std::ops::Range<usize>, f64, f64)> {
+        let end = |index: usize| self.buffers.get(index + 1).map_or(items, |(_, next)| *next);
+        let times = |(index, (commands, first)): (usize, &(RawCommands, usize))| {
+            (*first..end(index), commands.GPUStartTime(), commands.GPUEndTime())
+        };
+        self.buffers.iter().enumerate().map(times).collect()
+    }
+}
+
 /// A command buffer that failed.
 pub(super) struct Failed {
     /// The first item in it.

@@ -15,7 +15,7 @@ use super::{
     lora, many, matmul, quant_matmul, reduce, rms_norm, rope, sample, silu_mul, softmax, top_k,
 };
 use crate::backend::metal_chip::Chip;
-use crate::backend::{Executable, Io};
+use crate::backend::{Executable, Io, profile};
 use crate::error::DeviceFault;
 use crate::graph::{Operand, Place, Plan, Step};
 use crate::ops::Op;
@@ -133,6 +133,7 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
 /// A plan as work in order, without barriers.
 struct Lowered {
     items: Vec<Item>,
+    costs: Vec<profile::StepCost>,
     checks: Vec<IndexCheck>,
     inputs: Vec<Tensor>,
     outputs: Vec<Tensor>,
@@ -173,8 +174,9 @@ fn lower(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Lowered> {
         }
     }
     let mut index = 0;
+    let mut costs = Vec::new();
     while let Some(step) = plan.steps.get(index) {
-        let first = items.len();
+        let (first, from) = (items.len(), index);
         let mut site = Site {
             gpu,
             arena,
@@ -195,11 +197,13 @@ fn lower(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Lowered> {
         let load = load(gpu.chip, step, added.len());
         let once =
             !step.op.contract().updates(step.inputs.len()).is_empty() && !matches!(step.op, Op::KvWrite(_));
-        for item in added {
+        for item in added.iter_mut() {
             (item.load, item.once) = (load, once);
         }
+        costs.extend(shares(&plan.steps[from..index], added));
     }
-    Ok(Lowered { items, checks, outputs: plan.outputs.iter().map(tensor).collect(), inputs: given })
+    let outputs = plan.outputs.iter().map(tensor).collect();
+    Ok(Lowered { items, costs, checks, outputs, inputs: given })
 }
 
 /// A plan with direct inputs and outputs as launches for another's encoder, each with what it touches. Indices are not
@@ -214,12 +218,13 @@ pub(super) fn launches(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Vec
 
 /// Turns a plan into launches.
 pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<dyn Executable>> {
-    let Lowered { mut items, checks, inputs, outputs } = lower(gpu, arena, plan)?;
+    let Lowered { mut items, costs, checks, inputs, outputs } = lower(gpu, arena, plan)?;
     place_barriers(&mut items);
     Ok(Box::new(Replay {
         gpu: Arc::clone(gpu),
         arena: arena.clone(),
         items,
+        costs,
         checks,
         inputs,
         outputs,
@@ -243,6 +248,15 @@ fn check_sizes(step: &Step) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The steps' costs, a launch an equal share, for a profile.
+fn shares(steps: &[Step], launches: &[Item]) -> Vec<profile::StepCost> {
+    let count = launches.len().max(1) as u64;
+    let sum = |of: fn(crate::ops::Cost) -> u64| steps.iter().map(|step| of(step.cost())).sum::<u64>() / count;
+    let cost =
+        crate::ops::Cost { flops: sum(|c| c.flops), read: sum(|c| c.read), written: sum(|c| c.written) };
+    launches.iter().map(|launch| profile::StepCost { op: launch.op, cost }).collect()
 }
 
 /// What each of a step's launches costs, by the estimate for the chip; an unknown one is taken for the slowest.
@@ -271,7 +285,7 @@ fn place_barriers(items: &mut [Item]) {
 }
 
 /// Runs one call on the device's own queue and waits for it.
-pub(in crate::backend) fn run_alone(gpu: &Gpu, arena: &Arena, item: &Item) -> Result<()> {
+pub(super) fn run_alone(gpu: &Gpu, arena: &Arena, item: &Item) -> Result<()> {
     arena.reserve(gpu, 16)?;
     let mut state = arena.lock();
     let memory = state.memory();
@@ -290,6 +304,7 @@ struct Replay {
     gpu: Arc<Gpu>,
     arena: Arena,
     items: Vec<Item>,
+    costs: Vec<profile::StepCost>,
     checks: Vec<IndexCheck>,
     inputs: Vec<Tensor>,
     outputs: Vec<Tensor>,
@@ -356,7 +371,10 @@ impl Executable for Replay {
                 }
                 state.runs += 1;
                 let (run, bound) = (state.runs, self.bound());
-                let mut commands = Commands::new(&self.gpu, &memory, bound, &mut state.committed);
+                let profiled = profile::run();
+                let alone = profiled.as_ref().is_some_and(profile::Run::alone);
+                let limit = if alone { Bound { dispatches: 1, ..bound } } else { bound };
+                let mut commands = Commands::new(&self.gpu, &memory, limit, &mut state.committed);
                 for item in &self.items {
                     match &item.work {
                         Work::Launch(launch) => commands.launch(launch, item.load)?,
@@ -365,7 +383,12 @@ impl Executable for Replay {
                         }
                     }
                 }
-                let Err(failed) = commands.finish(run, "metal-candle")? else { break };
+                let Err(failed) = commands.finish(run, "metal-candle")? else {
+                    if let Some(times) = profiled {
+                        times.finish_gpu(&self.costs, &state.committed.times(self.items.len()));
+                    }
+                    break;
+                };
                 if failed.fault == DeviceFault::Timeout {
                     // Also where this run cannot be done again: the next one is to end in time.
                     *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound.halved();

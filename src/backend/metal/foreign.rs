@@ -10,7 +10,7 @@ use objc2_metal::{MTLDevice, MTLSize};
 
 use super::buffer::Arena;
 use super::device::Gpu;
-use super::executor;
+use super::executor::{self, Item};
 use super::launch::{Address, Binding};
 use crate::Result;
 use crate::backend::select::Choices;
@@ -20,7 +20,7 @@ use crate::graph::Plan;
 /// A GPU that belongs to candle, and what plans for it.
 pub(in crate::backend) struct Foreign {
     pub(in crate::backend) gpu: Arc<Gpu>,
-    pub(in crate::backend) arena: Arena,
+    arena: Arena,
     /// Plans with inputs and outputs where candle has them.
     pub(in crate::backend) planner: Device,
 }
@@ -67,6 +67,11 @@ impl Foreign {
         let arena = Arena::new(&gpu);
         let metal = super::Metal { gpu: Arc::clone(&gpu), arena: arena.clone() };
         Ok(Self { gpu, arena, planner: Device::new(Box::new(Planner(metal))) })
+    }
+
+    /// Runs one call on a queue of our own and waits for it.
+    pub(in crate::backend) fn run_alone(&self, item: &Item) -> Result<()> {
+        executor::run_alone(&self.gpu, &self.arena, item)
     }
 
     /// The launches of a plan.

@@ -43,6 +43,7 @@ mod top_k;
 
 use std::sync::Arc;
 
+use super::profile::Peak;
 use super::select::Choices;
 use super::{Backend, Executable};
 use crate::Result;
@@ -90,6 +91,12 @@ impl Backend for Metal {
             _ => false,
         };
         follows && matches!(first, Op::MatMul(_) | Op::Lora(_))
+    }
+
+    fn peak(&self) -> Option<Peak> {
+        let chip = self.gpu.chip;
+        let source = format!("the peaks of {}, by others' figures; not measured", chip.name);
+        Some(Peak { flops: 1e12 * chip.teraflops, bytes: 1e9 * chip.gigabytes, source })
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {

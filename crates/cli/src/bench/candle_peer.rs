@@ -4,16 +4,20 @@
 //! flash form on a CPU. With gradients its compositions, since the fused kernels have none.
 
 use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
-use metal_candle::bench::{COPIES, Case, Kind};
+use metal_candle::bench::{COPIES, Case, Kind, SAMPLES};
 use serde_json::{Value, json};
 
 use crate::bench::peers::case_of;
 use crate::session::print_line;
 
 const EPS: f32 = 1e-5;
+/// How its figures are taken.
+const SYNCHRONISED: &str =
+    "each call returns with its result; on a GPU the device is synchronised before the clock stops";
 
 fn softmax(x: &Tensor, gradients: bool) -> Result<Tensor> {
     if x.rank() == 2 && !gradients {
@@ -42,10 +46,26 @@ struct Job {
     copies: Vec<Vec<Var>>,
     mask: Option<Tensor>,
     device: Device,
+    /// Whether the layer's weight is stored `[k, n]`: the faster of both is timed.
+    turned: bool,
+    samples: PathBuf,
 }
 
 impl Job {
-    fn new(case: Case, device: &Device) -> Result<Self> {
+    fn new(case: Case, device: &Device, samples: &Path) -> Result<Self> {
+        let plain = Self::stored(case, device, samples, false)?;
+        let frozen = matches!(case.kind, Kind::Lora { .. })
+            || matches!(case.kind, Kind::MatMul { .. }) && !case.backward;
+        if !frozen {
+            return Ok(plain);
+        }
+        let turned = Self::stored(case, device, samples, true)?;
+        let seconds =
+            |job: &Self| Ok::<f64, candle_core::Error>(job.times(0.01, || job.run(&job.copies[0]))?.0);
+        Ok(if seconds(&turned)? < seconds(&plain)? { turned } else { plain })
+    }
+
+    fn stored(case: Case, device: &Device, samples: &Path, turned: bool) -> Result<Self> {
         let dtype = match case.dtype {
             metal_candle::tensor::DType::F16 => DType::F16,
             metal_candle::tensor::DType::BF16 => DType::BF16,
@@ -55,6 +75,9 @@ impl Job {
             let values: Vec<f32> = case.values(index, copy).to_f64().iter().map(|&x| x as f32).collect();
             let tensor =
                 Tensor::from_vec(values, case.inputs()[index].as_slice(), device)?.to_dtype(dtype)?;
+            if turned && index == 1 {
+                return Var::from_tensor(&tensor.t()?.contiguous()?);
+            }
             Var::from_tensor(&tensor)
         };
         let count = case.inputs().len();
@@ -67,21 +90,21 @@ impl Job {
             }
             _ => None,
         };
-        Ok(Self { case, copies: copies.collect::<Result<_>>()?, mask, device: device.clone() })
+        let (copies, device) = (copies.collect::<Result<_>>()?, device.clone());
+        Ok(Self { case, copies, mask, device, turned, samples: samples.to_owned() })
     }
 
     fn forward(&self, t: &[Tensor]) -> Result<Tensor> {
         let gradients = self.case.backward;
+        let layer = |t: &[Tensor]| if self.turned { t[0].matmul(&t[1]) } else { t[0].matmul(&t[1].t()?) };
         match self.case.kind {
-            Kind::MatMul { .. } => t[0].matmul(&t[1].t()?),
+            Kind::MatMul { .. } => layer(t),
             Kind::Softmax { .. } | Kind::SoftmaxInner { .. } => softmax(&t[0], gradients),
             Kind::RmsNorm { .. } if gradients => candle_nn::ops::rms_norm_slow(&t[0], &t[1], EPS),
             Kind::RmsNorm { .. } => candle_nn::ops::rms_norm(&t[0], &t[1], EPS),
             Kind::LayerNorm { .. } if gradients => candle_nn::ops::layer_norm_slow(&t[0], &t[1], &t[2], EPS),
             Kind::LayerNorm { .. } => candle_nn::ops::layer_norm(&t[0], &t[1], &t[2], EPS),
-            Kind::Lora { .. } => {
-                t[0].matmul(&t[1].t()?)? + (t[0].matmul(&t[2].t()?)?.matmul(&t[3].t()?)? * 2.0)?
-            }
+            Kind::Lora { .. } => layer(t)? + (t[0].matmul(&t[2].t()?)?.matmul(&t[3].t()?)? * 2.0)?,
             Kind::Attention { heads, kv_heads, d, .. } => {
                 let mask = self.mask.as_ref().expect("made with the case");
                 attention(t, heads / kv_heads, mask, 1.0 / (d as f64).sqrt())
@@ -119,7 +142,18 @@ impl Job {
             .collect()
     }
 
-    /// As `timed` in compare/peers.py.
+    /// What is timed, for the report.
+    fn form(&self) -> &'static str {
+        match (self.case.kind, self.case.backward, self.turned) {
+            (Kind::MatMul { .. } | Kind::Lora { .. }, _, true) => "matmul, weight stored [k, n]",
+            (Kind::MatMul { .. } | Kind::Lora { .. }, _, false) => "matmul",
+            (Kind::Attention { .. }, ..) => "keys repeated, matmul, softmax, matmul",
+            (Kind::SoftmaxInner { .. }, ..) | (_, true, _) => "composition: its fused one has no gradient",
+            _ => "fused",
+        }
+    }
+
+    /// As `Timer` in compare/peers.py.
     fn read(&self, seconds: f64) -> Result<Value> {
         let (latency, ..) = self.times(seconds, || self.run(&self.copies[0]))?;
         let all = || -> Result<Vec<Tensor>> {
@@ -127,7 +161,7 @@ impl Job {
                 self.copies.iter().map(|copy| self.run(copy)).collect::<Result<_>>()?;
             Ok(results.into_iter().flatten().collect())
         };
-        let (throughput, after, again) = self.times(seconds, all)?;
+        let (throughput, after, again, mut results) = self.times(seconds, all)?;
         let chain = || -> Result<Vec<Tensor>> {
             let mut inputs: Vec<Tensor> = self.copies[0].iter().map(|var| var.as_detached_tensor()).collect();
             for _ in 0..COPIES {
@@ -136,28 +170,51 @@ impl Job {
             inputs.truncate(1);
             Ok(inputs)
         };
-        let chain = if self.case.chains() { Some(self.times(seconds, chain)?.0) } else { None };
+        let chain = if self.case.chains() {
+            let (chain, .., last) = self.times(seconds, chain)?;
+            results.extend(last);
+            Some(chain)
+        } else {
+            None
+        };
+        let mut bytes = Vec::new();
+        for tensor in &results {
+            let values = elements(tensor)?;
+            bytes.extend((0..SAMPLES).flat_map(|j| values[j * values.len() / SAMPLES].to_le_bytes()));
+        }
+        std::fs::write(&self.samples, bytes)?;
         Ok(
             json!({"latency": latency, "throughput": throughput, "chain": chain, "after": after, "again": again}),
         )
     }
 
-    /// The median seconds of a call, and of reading its results twice afterwards.
-    fn times(&self, seconds: f64, call: impl Fn() -> Result<Vec<Tensor>>) -> Result<(f64, f64, f64)> {
+    /// The median seconds of a call, and of reading an element of each result twice afterwards; the last call's results.
+    fn times(
+        &self,
+        seconds: f64,
+        call: impl Fn() -> Result<Vec<Tensor>>,
+    ) -> Result<(f64, f64, f64, Vec<Tensor>)> {
         call()?;
         self.device.synchronize()?;
         let mut kept = [const { Vec::new() }; 3];
+        let mut last = Vec::new();
         let started = Instant::now();
         while kept[0].len() < 3 || started.elapsed().as_secs_f64() < seconds {
+            last.clear();
             let begun = Instant::now();
-            let results = call()?;
+            last = call()?;
             self.device.synchronize()?;
             kept[0].push(begun.elapsed().as_secs_f64());
-            if kept[1].len() < 5 {
+            if kept[1].len() < 15 {
                 for times in &mut kept[1..] {
                     let begun = Instant::now();
-                    for tensor in &results {
-                        elements(tensor)?;
+                    for tensor in &last {
+                        let count = tensor.elem_count();
+                        tensor
+                            .flatten_all()?
+                            .narrow(0, count - 1, 1)?
+                            .to_dtype(DType::F32)?
+                            .to_vec1::<f32>()?;
                     }
                     times.push(begun.elapsed().as_secs_f64());
                 }
@@ -167,7 +224,7 @@ impl Job {
             times.sort_by(f64::total_cmp);
             times[times.len() / 2]
         });
-        Ok((call, after, again))
+        Ok((call, after, again, last))
     }
 }
 
@@ -175,20 +232,33 @@ fn elements(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
 }
 
-fn prepare(request: &Value, device: &Device) -> anyhow::Result<Job> {
+/// A job, and where its result is.
+fn prepare(request: &Value, device: &Device) -> anyhow::Result<(Job, String)> {
     let case = case_of(request).ok_or_else(|| anyhow::anyhow!("no case: {request}"))?;
-    let job = Job::new(case, device)?;
+    let path = |name: &str| PathBuf::from(request[name].as_str().unwrap_or_default());
+    let job = Job::new(case, device, &path("samples"))?;
+    let results = job.run(&job.copies[0])?;
     let mut bytes = Vec::new();
-    for tensor in job.run(&job.copies[0])? {
-        bytes.extend(elements(&tensor)?.into_iter().flat_map(f32::to_le_bytes));
+    for tensor in &results {
+        bytes.extend(elements(tensor)?.into_iter().flat_map(f32::to_le_bytes));
     }
-    std::fs::write(request["out"].as_str().unwrap_or_default(), bytes)?;
-    Ok(job)
+    std::fs::write(path("out"), bytes)?;
+    let place = match results[0].device() {
+        Device::Cpu => format!("cpu, {} threads", candle_core::utils::get_num_threads()),
+        device => format!("{:?}", device.location()).to_lowercase(),
+    };
+    Ok((job, format!("candle 0.11, {place}")))
 }
 
 /// Answers until nothing is asked any more.
 pub(crate) fn serve(device: &str) -> anyhow::Result<()> {
-    let device = if device == "metal" { Device::new_metal(0)? } else { Device::Cpu };
+    let device = match device {
+        "metal" => match Device::new_metal(0) {
+            Ok(device) => device,
+            Err(error) => return print_line(&json!({"error": error.to_string()}).to_string()),
+        },
+        _ => Device::Cpu,
+    };
     print_line(&json!({"hello": true}).to_string())?;
     let mut job: Option<Job> = None;
     for line in std::io::stdin().lock().lines() {
@@ -199,11 +269,10 @@ pub(crate) fn serve(device: &str) -> anyhow::Result<()> {
                 None => Err(anyhow::anyhow!("nothing is ready")),
             }
         } else {
-            prepare(&request, &device).map(|made| {
-                let place = if made.device.is_metal() { "metal" } else { "cpu" };
-                let threads = candle_core::utils::get_num_threads();
+            prepare(&request, &device).map(|(made, place)| {
+                let form = made.form();
                 job = Some(made);
-                json!({"device": format!("candle 0.11, {place}, {threads} threads")})
+                json!({"device": place, "form": form, "synchronised": SYNCHRONISED})
             })
         };
         let answer = answer.unwrap_or_else(|error| json!({"error": format!("{error:#}")}));

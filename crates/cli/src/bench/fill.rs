@@ -61,6 +61,8 @@ mod tests {
             op: "softmax".into(),
             shape: "64x1024".into(),
             dtype: "f32".into(),
+            flops: 0,
+            bytes: 0,
             ours: Times { latency: spread(1.0), throughput: spread(4.2e-6), chain: None },
             peers: Vec::new(),
         };

@@ -5,8 +5,11 @@ use std::time::Duration;
 use metal_candle::bench::{Case, Reading, Subject, cases};
 
 use crate::args::BenchOpsArgs;
-use crate::bench::peers::{Process, difference, ratio};
-use crate::bench::report::{Outcome, Peer, Report, Row, Spread, Times};
+use crate::bench::peers::{Peer, Ready, difference, ratio, same_samples};
+use crate::bench::process::{Library, Missing};
+use crate::bench::report::{self, Outcome, Report, Row, Spread, Times};
+use crate::bench::table::{build_note, machine, same_place, threads};
+use crate::profiling::Profiling;
 use crate::session::Session;
 use crate::settings;
 
@@ -45,29 +48,41 @@ fn times(readings: &[Reading]) -> Times {
 
 /// A peer in one case: what it has shown so far, or why it is out.
 struct Entry<'a> {
-    peer: &'a mut Process,
-    device: String,
+    peer: &'a mut Peer,
+    ready: Ready,
     state: Result<f64, String>,
     readings: Vec<Reading>,
     ratios: Vec<Reading>,
 }
 
 impl<'a> Entry<'a> {
-    fn new(peer: &'a mut Process, case: &Case, ours: &[f64]) -> Self {
-        let mut device = String::new();
-        let state = peer.prepare(case).and_then(|ready| {
-            device = ready.device;
+    /// A peer whose result is ours, and which ran where we did.
+    fn new(peer: &'a mut Peer, case: &Case, ours: &[f64], place: &str) -> Self {
+        let mut ready = Ready::default();
+        let state = peer.prepare(case).and_then(|found| {
+            ready = found;
+            if !same_place(place, &ready.device) {
+                return Err(format!("refused: it ran on {}, ours on {place}", ready.device));
+            }
             difference(ours, &ready.result, case)
         });
-        Self { peer, device, state, readings: Vec::new(), ratios: Vec::new() }
+        ready.result = Vec::new();
+        Self { peer, ready, state, readings: Vec::new(), ratios: Vec::new() }
     }
 
-    fn read(&mut self, ours: Reading) {
+    fn read(&mut self, subject: &Subject, ours: Reading, case: &Case) {
         if self.state.is_err() {
             return;
         }
         std::thread::sleep(PAUSE);
-        match self.peer.read(SECONDS).and_then(|timed| timed.computed()) {
+        let first = self.readings.is_empty();
+        let reading = self.peer.read(SECONDS).and_then(|timed| timed.computed()).and_then(|reading| {
+            if first {
+                same_samples(&subject.samples(), &self.peer.samples()?, case)?;
+            }
+            Ok(reading)
+        });
+        match reading {
             Ok(reading) => {
                 self.readings.push(reading);
                 self.ratios.push(ratio(reading, ours));
@@ -77,11 +92,13 @@ impl<'a> Entry<'a> {
     }
 
     fn outcome(self) -> Outcome {
-        let name = self.peer.name.to_owned();
+        let name = self.peer.name().to_owned();
         match self.state {
-            Ok(difference) => Outcome::Measured(Peer {
+            Ok(difference) => Outcome::Measured(report::Peer {
                 name,
-                device: self.device,
+                device: self.ready.device,
+                form: self.ready.form,
+                synchronised: self.ready.synchronised,
                 difference,
                 times: times(&self.readings),
                 ratios: times(&self.ratios),
@@ -91,47 +108,48 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Whether a peer ran where we did: its own words name the device.
-fn same_place(ours: &str, theirs: &str) -> bool {
-    let gpu = |text: &str| ["metal", "mps", "gpu"].iter().any(|word| text.to_lowercase().contains(word));
-    gpu(ours) == gpu(theirs)
+/// Starts libraries; those that are missing are told of at once.
+pub(crate) fn start(
+    libraries: &[Library],
+    threads: usize,
+    place: &str,
+    session: &Session,
+) -> (Vec<Peer>, Vec<Missing>) {
+    let (mut peers, mut missing) = (Vec::new(), Vec::new());
+    for &library in libraries {
+        match Peer::start(library, threads, place) {
+            Ok(peer) => peers.push(peer),
+            Err(why) => {
+                session.note(why.message());
+                missing.push(why);
+            }
+        }
+    }
+    (peers, missing)
 }
 
 pub(crate) fn run(args: &BenchOpsArgs, session: &Session) -> anyhow::Result<Report> {
     let device = settings::device(&args.device, args.threads)?;
     let place = if device.name() == "metal" { "metal" } else { "cpu" };
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = if args.threads == 0 { cores } else { args.threads };
+    let threads = threads(args.threads);
     let chosen = chosen(args)?;
+    let (mut peers, missing) = start(&args.peers, threads, place, session);
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         machine: machine(),
-        device: device.name(),
+        device: if place == "cpu" { format!("cpu, {threads} threads") } else { device.name() },
         rounds: args.rounds,
-        notes: NOTES.map(str::to_owned).into(),
+        notes: NOTES.map(str::to_owned).into_iter().chain(build_note()).collect(),
+        missing,
         rows: Vec::new(),
     };
-    let mut peers = Vec::new();
-    for name in &args.peers {
-        match Process::start(name, threads, place) {
-            Ok(peer) => peers.push(peer),
-            Err(missing) => {
-                session.note(&missing);
-                report.notes.push(missing);
-            }
-        }
-    }
+    let profiling = Profiling::begin(&args.profiling, &device);
     let mut meter = session.progress.count("measuring", chosen.len() as u64);
     for (index, case) in chosen.iter().enumerate() {
         let mut subject = Subject::new(case, &device)?;
         let result = subject.result();
         let mut entries: Vec<Entry<'_>> =
-            peers.iter_mut().map(|peer| Entry::new(peer, case, &result)).collect();
-        for entry in &mut entries {
-            if entry.state.is_ok() && !same_place(place, &entry.device) {
-                entry.state = Err(format!("refused: it ran on {}, ours on {place}", entry.device));
-            }
-        }
+            peers.iter_mut().map(|peer| Entry::new(peer, case, &result, place)).collect();
         let mut readings = Vec::with_capacity(args.rounds);
         for _ in 0..args.rounds {
             session.check_interrupt("measuring")?;
@@ -139,50 +157,31 @@ pub(crate) fn run(args: &BenchOpsArgs, session: &Session) -> anyhow::Result<Repo
             let ours = subject.read(SECONDS)?;
             readings.push(ours);
             for entry in &mut entries {
-                entry.read(ours);
+                entry.read(&subject, ours, case);
             }
         }
+        let cost = subject.cost();
         report.rows.push(Row {
             op: case.op(),
             shape: case.shape(),
             dtype: case.dtype.to_string(),
+            flops: cost.flops,
+            bytes: cost.read + cost.written,
             ours: times(&readings),
             peers: entries.into_iter().map(Entry::outcome).collect(),
         });
         meter.set(index as u64 + 1);
     }
+    drop(meter);
+    profiling.finish(session)?;
     Ok(report)
 }
 
 /// How the figures were taken.
-const NOTES: [&str; 3] = [
-    "Each reading is the median of the runs of 20 ms, after one that wakes everything. Ours: a run returns when its results \
-     are in the host's memory. Latency is one result, throughput one of eight \
-     independent results of one run, chain one of eight that depend on each other.",
-    "candle: each call returns with its result on a CPU; on a GPU the device is synchronised before the clock stops. torch: \
-     the same. mlx: mx.eval of every result before the clock stops.",
-    "A peer's column is its latency divided by ours, round by round: the median, and the middle half of the rounds. It is \
-     given only where its result is ours and every result was there when its clock stopped.",
+const NOTES: [&str; 2] = [
+    "Each reading is the median of the runs of 20 ms, three at least, after one that wakes everything; a figure is the \
+     median of the rounds with their middle half. Ours: a run returns when its results are in the host's memory.",
+    "A peer's column is its time divided by ours, round by round: the median, and the middle half of the rounds. It is \
+     given only where its result is ours, 64 elements of every result of a timed run are ours, and all were there when \
+     its clock stopped. Of several forms a peer's fastest is timed; --json names it.",
 ];
-
-/// The processor's name, where the system tells, and how many cores it has.
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let name = if cfg!(target_os = "macos") {
-        std::process::Command::new("/usr/sbin/sysctl")
-            .args(["-n", "machdep.cpu.brand_string"])
-            .output()
-            .ok()
-            .and_then(|output| String::from_utf8(output.stdout).ok())
-            .map(|name| name.trim().to_owned())
-    } else {
-        std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("model name"))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        })
-    };
-    format!(
-        "{}, {cores} cores",
-        name.filter(|name| !name.is_empty()).unwrap_or_else(|| std::env::consts::ARCH.to_owned())
-    )
-}

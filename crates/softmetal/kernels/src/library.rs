@@ -84,8 +84,11 @@ impl Library {
         if new {
             let mut text = translation.text.clone();
             for (index, caller) in translation.callers.iter().enumerate() {
-                let renamed = caller.replace("softmetal_kernel(", &format!("softmetal_kernel_{index}("));
-                text.push_str(&renamed.replace("softmetal_enabled(", &format!("softmetal_enabled_{index}(")));
+                let mut renamed = caller.clone();
+                for name in ["softmetal_kernel", "softmetal_enabled", "softmetal_limit"] {
+                    renamed = renamed.replace(&format!("{name}("), &format!("{name}_{index}("));
+                }
+                text.push_str(&renamed);
             }
             compiler.check(&text).map_err(|e| CompileError::from_clang("library", &preprocessed, e))?;
             // Only what has passed the check is kept.

@@ -24,6 +24,8 @@ pub(crate) struct Object {
     enabled: unsafe extern "C" fn(u32) -> bool,
     derive: unsafe extern "C" fn(),
     constants: *const Constant,
+    /// The most threads of a threadgroup that the kernel's source allows; 0: it does not say.
+    pub(crate) limit: u32,
     /// Threadgroup variables.
     pub(crate) shared: Range<usize>,
     /// Everything that is mapped from the file.
@@ -81,6 +83,9 @@ impl Object {
                     c"softmetal_derive",
                 )?),
                 constants: symbol(c"softmetal_constants")?.cast(),
+                limit: std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> u32>(symbol(
+                    c"softmetal_limit",
+                )?)(),
                 shared,
                 image: image(kernel as usize),
                 busy: Mutex::new(()),

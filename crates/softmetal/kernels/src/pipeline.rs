@@ -131,6 +131,11 @@ impl Pipeline {
         self.object.shared.len()
     }
 
+    /// The most threads of a threadgroup that the kernel's source allows, where it says so.
+    pub fn max_threads(&self) -> Option<usize> {
+        (self.object.limit > 0).then_some(self.object.limit as usize)
+    }
+
     /// Runs all threads, and returns when they have ended.
     ///
     /// The buffers' memory must be valid for as long as this takes, as with a GPU: the kernel writes to it.

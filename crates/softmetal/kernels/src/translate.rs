@@ -180,7 +180,7 @@ fn tables(library: &Library, out: &mut String) {
     out.push_str("}\n");
 }
 
-/// The exported function that calls one kernel, and the one that says which of its arguments exist.
+/// The exported functions of one kernel: what calls it, which of its arguments exist, how many threads it allows.
 fn caller(kernel: &Kernel) -> String {
     let mut out = String::new();
     out.push_str("SOFTMETAL_EXPORT void softmetal_kernel(const softmetal_context *c) {\n  ");
@@ -206,6 +206,23 @@ fn caller(kernel: &Kernel) -> String {
             let _ = writeln!(out, "    case {index}: return bool({condition});");
         }
     }
-    out.push_str("  }\n  return true;\n}\n");
+    out.push_str("  }\n  return true;\n}\nSOFTMETAL_EXPORT uint softmetal_limit() {\n");
+    match &kernel.max_threads {
+        // In terms of the template's parameters, which the instantiation or their defaults say.
+        Some(limit) => {
+            let values = kernel.template_parameters.iter().zip(0..).filter_map(|(p, i)| {
+                let value = kernel.template_arguments.get(i).or(p.default.as_ref())?;
+                Some((p, value)).filter(|(p, _)| !p.name.is_empty())
+            });
+            for (parameter, value) in values {
+                let _ = match parameter.ty.as_str() {
+                    "typename" | "class" => writeln!(out, "  using {} = {value};", parameter.name),
+                    ty => writeln!(out, "  constexpr {ty} {} = {value};", parameter.name),
+                };
+            }
+            let _ = writeln!(out, "  return {limit};\n}}");
+        }
+        None => out.push_str("  return 0;\n}\n"),
+    }
     out
 }

@@ -70,6 +70,7 @@ fn unary_exp_and_gelu() {
     let (mut x, mut y) = (numbers(100, 1), vec![0f32; 100]);
     let go = |name: &str, x: &mut [f32], y: &mut [f32]| {
         let p = compiled(&l, name, &[]);
+        assert_eq!(p.max_threads(), None);
         // Each thread takes two elements of 4 bytes.
         run(&p, &[bytes(x.len()), buffer(x), buffer(y)], [64, 1, 1], [32, 1, 1]);
     };
@@ -236,6 +237,8 @@ fn gemm() {
     let constants = [off(10), off(100), off(110), off(200), off(201), off(202), off(300)];
     let p = compiled(&l, "gemm_nn_f32_f32_32_32_16_2_2", &constants);
     assert!(p.static_threadgroup_bytes() > 0);
+    // The template says WM x WN x 32, the instance 2 and 2.
+    assert_eq!(p.max_threads(), Some(128));
     for seed in 0..2 {
         let mut c = vec![0f32; batch * m * n];
         let none = softmetal_kernels::Argument::Unset;

@@ -6,8 +6,9 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use crate::check::report;
 use crate::class::runtime;
-use crate::count::{objc_release, objc_retain};
+use crate::count::{OVER_RELEASE, ZOMBIE, is_kept, objc_release, objc_retain};
 use crate::{Id, ledger};
 
 /// The name of blocks in the ledger.
@@ -58,11 +59,20 @@ const IS_GLOBAL: i32 = 1 << 28;
 const FIELD_IS_OBJECT: c_int = 3;
 const FIELD_IS_BLOCK: c_int = 7;
 
+/// The class of blocks whose last reference was given up.
+static GONE: Isa = Isa([0; 32]);
+
+/// What such a block does when it is called.
+unsafe extern "C-unwind" fn call_of_gone(block: *const c_void) -> usize {
+    report(&ZOMBIE, format!("call of {} at {block:p}", ledger::obituary(block as usize)));
+    0
+}
+
 /// Whether this is a block and not an object.
 pub(crate) fn is_block(object: Id) -> bool {
     // SAFETY: objects and blocks begin with a pointer.
     let isa = unsafe { *object.cast::<*const Isa>() };
-    [&_NSConcreteStackBlock, &_NSConcreteGlobalBlock, &_NSConcreteMallocBlock]
+    [&_NSConcreteStackBlock, &_NSConcreteGlobalBlock, &_NSConcreteMallocBlock, &GONE]
         .iter()
         .any(|&known| std::ptr::eq(known, isa))
 }
@@ -74,6 +84,10 @@ fn memory(size: usize) -> Layout {
 runtime! {
     fn _Block_copy(block: *const c_void) -> *mut c_void {
         let Some(old) = block.cast::<Layout1>().as_ref() else { return block.cast_mut() };
+        if std::ptr::eq(old.isa, &GONE) {
+            report(&ZOMBIE, format!("copy of {} at {block:p}", ledger::obituary(block as usize)));
+            return block.cast_mut();
+        }
         let flags = old.flags.load(Ordering::Relaxed);
         if flags & IS_GLOBAL != 0 {
             return block.cast_mut();
@@ -102,6 +116,10 @@ runtime! {
     }
     fn _Block_release(block: *const c_void) {
         let Some(known) = block.cast::<Layout1>().as_ref() else { return };
+        if std::ptr::eq(known.isa, &GONE) {
+            let what = ledger::obituary(block as usize);
+            return report(&OVER_RELEASE, format!("release of {what} at {block:p}, to which there is no reference"));
+        }
         let flags = known.flags.load(Ordering::Relaxed);
         if flags & IS_GLOBAL != 0 || flags & IS_COPY == 0 {
             return;
@@ -115,8 +133,15 @@ runtime! {
         {
             dispose(block.cast_mut());
         }
-        ledger::died(block as usize, false);
-        dealloc(block.cast_mut().cast(), memory(descriptor.size));
+        let (place, layout) = (block.cast_mut().cast::<Layout1>(), memory(descriptor.size));
+        let keep = is_kept(layout.size());
+        ledger::died(block as usize, keep);
+        if keep {
+            (&raw mut (*place).isa).write(&GONE);
+            (&raw mut (*place).invoke).write(call_of_gone as *const c_void);
+        } else {
+            dealloc(place.cast(), layout);
+        }
     }
     fn _Block_object_assign(place: *mut c_void, value: *const c_void, kind: c_int) {
         let kept = match kind & 0xf {

@@ -70,11 +70,16 @@ pub(crate) fn create(class: *const Class) -> Id {
     object
 }
 
+/// Whether the memory of something of this size is kept after its end, so that a later use is known for what it is.
+pub(crate) fn is_kept(size: usize) -> bool {
+    ZOMBIES.fetch_add(size, Ordering::Relaxed) + size <= ZOMBIE_BYTES
+}
+
 /// Ends an object: `dealloc` of the root class.
 pub(crate) fn destroy(object: Id) {
     counter(object).store(DEAD, Ordering::Relaxed);
     let layout = layout(Class::of(object));
-    let keep = ZOMBIES.fetch_add(layout.size(), Ordering::Relaxed) + layout.size() <= ZOMBIE_BYTES;
+    let keep = is_kept(layout.size());
     ledger::died(object as usize, keep);
     for place in weak().remove(&(object as usize)).into_iter().flatten() {
         // SAFETY: the place was given to `objc_initWeak` and not taken back since.

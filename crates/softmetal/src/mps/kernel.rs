@@ -180,9 +180,19 @@ define_class!(
             unsafe { msg_send![super(this), initWithDevice: device] }
         }
 
+        #[unsafe(method(primarySourceMatrixOrigin))]
+        fn primary_origin(&self) -> MTLOrigin {
+            origin_of(self.ivars().source.get())
+        }
+
         #[unsafe(method(setPrimarySourceMatrixOrigin:))]
         fn set_primary_origin(&self, at: MTLOrigin) {
             self.ivars().source.set(origin(at));
+        }
+
+        #[unsafe(method(secondarySourceMatrixOrigin))]
+        fn secondary_origin(&self) -> MTLOrigin {
+            origin_of(self.ivars().second.get())
         }
 
         #[unsafe(method(setSecondarySourceMatrixOrigin:))]
@@ -190,14 +200,29 @@ define_class!(
             self.ivars().second.set(origin(at));
         }
 
+        #[unsafe(method(resultMatrixOrigin))]
+        fn result_origin(&self) -> MTLOrigin {
+            origin_of(self.ivars().result.get())
+        }
+
         #[unsafe(method(setResultMatrixOrigin:))]
         fn set_result_origin(&self, at: MTLOrigin) {
             self.ivars().result.set(origin(at));
         }
 
+        #[unsafe(method(batchStart))]
+        fn batch_start(&self) -> usize {
+            self.ivars().batch.get().start
+        }
+
         #[unsafe(method(setBatchStart:))]
         fn set_batch_start(&self, start: usize) {
             self.ivars().set_batch_start(start);
+        }
+
+        #[unsafe(method(batchSize))]
+        fn batch_size(&self) -> usize {
+            self.ivars().batch.get().size
         }
 
         #[unsafe(method(setBatchSize:))]

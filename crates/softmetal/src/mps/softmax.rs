@@ -74,9 +74,19 @@ define_class!(
             unsafe { msg_send![super(this), initWithDevice: device] }
         }
 
+        #[unsafe(method(sourceRows))]
+        fn source_rows(&self) -> usize {
+            self.form().extent.get().rows
+        }
+
         #[unsafe(method(setSourceRows:))]
         fn set_source_rows(&self, rows: usize) {
             self.form().set_rows(rows);
+        }
+
+        #[unsafe(method(sourceColumns))]
+        fn source_columns(&self) -> usize {
+            self.form().extent.get().columns
         }
 
         #[unsafe(method(setSourceColumns:))]
@@ -132,9 +142,19 @@ define_class!(
             unsafe { msg_send![super(this), initWithDevice: device] }
         }
 
+        #[unsafe(method(sourceRows))]
+        fn source_rows(&self) -> usize {
+            self.form().extent.get().rows
+        }
+
         #[unsafe(method(setSourceRows:))]
         fn set_source_rows(&self, rows: usize) {
             self.form().set_rows(rows);
+        }
+
+        #[unsafe(method(sourceColumns))]
+        fn source_columns(&self) -> usize {
+            self.form().extent.get().columns
         }
 
         #[unsafe(method(setSourceColumns:))]

@@ -45,14 +45,29 @@ define_class!(
             self.ivars().borrow_mut().count = count;
         }
 
+        #[unsafe(method(indexOffset))]
+        fn index_offset(&self) -> usize {
+            self.ivars().borrow().index_offset
+        }
+
         #[unsafe(method(setIndexOffset:))]
         fn set_index_offset(&self, offset: usize) {
             self.ivars().borrow_mut().index_offset = offset;
         }
 
+        #[unsafe(method(sourceRows))]
+        fn source_rows(&self) -> usize {
+            self.ivars().borrow().extent.rows
+        }
+
         #[unsafe(method(setSourceRows:))]
         fn set_source_rows(&self, rows: usize) {
             self.ivars().borrow_mut().extent.rows = rows;
+        }
+
+        #[unsafe(method(sourceColumns))]
+        fn source_columns(&self) -> usize {
+            self.ivars().borrow().extent.columns
         }
 
         #[unsafe(method(setSourceColumns:))]

@@ -115,10 +115,22 @@ impl Operand {
         options: MTLResourceOptions,
         mut value: impl FnMut(&mut Random, [usize; 3]) -> f64,
     ) -> Self {
+        let row_bytes = (columns + random.below(4)) * kind.size();
+        let layout = [random.below(9) * kind.size(), row_bytes, (rows + random.below(2)) * row_bytes];
+        Self::with_layout(bench, random, kind, [matrices, rows, columns], layout, options, &mut value)
+    }
+
+    /// The same with offset, bytes of a row and bytes of a matrix as given.
+    pub fn with_layout(
+        bench: &Bench,
+        random: &mut Random,
+        kind: Kind,
+        [matrices, rows, columns]: [usize; 3],
+        [offset, row_bytes, matrix_bytes]: [usize; 3],
+        options: MTLResourceOptions,
+        value: &mut dyn FnMut(&mut Random, [usize; 3]) -> f64,
+    ) -> Self {
         let size = kind.size();
-        let row_bytes = (columns + random.below(4)) * size;
-        let matrix_bytes = (rows + random.below(2)) * row_bytes;
-        let offset = random.below(9) * size;
         // A buffer's length is a multiple of four, as blits ask for.
         let length = (offset + matrices * matrix_bytes).next_multiple_of(4);
         let buffer = bench.device.newBufferWithLength_options(length, options).expect("a buffer");
@@ -200,6 +212,26 @@ impl Operand {
                 );
             MPSMatrix::initWithBuffer_offset_descriptor(
                 MPSMatrix::alloc(),
+                &self.buffer,
+                self.offset,
+                &descriptor,
+            )
+        }
+    }
+
+    /// An array with these lengths, the fastest first: the rows and columns of the matrices, then what the matrices
+    /// are split into.
+    pub fn array(&self, lengths: &[usize], packed: bool) -> Retained<MPSNDArray> {
+        // SAFETY: the classes check what they are given.
+        unsafe {
+            let descriptor = MPSNDArrayDescriptor::descriptorWithDataType_dimensionCount_dimensionSizes(
+                self.kind.mps(),
+                lengths.len(),
+                std::ptr::NonNull::new(lengths.as_ptr().cast_mut()).expect("lengths"),
+            );
+            descriptor.setPreferPackedRows(packed);
+            MPSNDArray::initWithBuffer_offset_descriptor(
+                MPSNDArray::alloc(),
                 &self.buffer,
                 self.offset,
                 &descriptor,
