@@ -175,7 +175,12 @@ class Mlx:
             return 0.5 * (y * y).astype(self.mx.float32).sum()
 
         gradient = self.mx.grad(loss, argnums=wanted)
-        return lambda *inputs: tuple(gradient(*inputs)) if len(wanted) > 1 else (gradient(*inputs)[0],)
+
+        def run(*inputs):
+            found = gradient(*inputs)
+            return tuple(found) if isinstance(found, (list, tuple)) else (found,)
+
+        return run
 
     def without_gradient(self, forward):
         return lambda *inputs: (forward(*inputs),)
@@ -259,16 +264,17 @@ class Timer:
 
     def __call__(self, seconds):
         """Medians: after a call that wakes everything, calls for so many seconds and at least three."""
-        latency, _, _, _ = times(seconds, self.one)
-        throughput, after, again, results = times(seconds, self.all_results, self.look)
+        latency = times(seconds, self.one)[0]
+        throughput, least, after, again, results = times(seconds, self.all_results, self.look)
         chain, last = None, []
         if self.chain:
-            chain, _, _, last = times(seconds, self.chain)
+            chain, _, _, _, last = times(seconds, self.chain)
         # Elements of what was timed, for the tool to compare with its own.
         with open(self.samples, "wb") as file:
             for result in [*results, *last]:
                 file.write(struct.pack(f"<{SAMPLES}f", *self.elements(result)))
-        return {"latency": latency, "throughput": throughput, "chain": chain, "after": after, "again": again}
+        found = {"latency": latency, "throughput": throughput, "chain": chain}
+        return {**found, "least": least, "after": after, "again": again}
 
 
 def median(values):
@@ -276,7 +282,7 @@ def median(values):
 
 
 def times(seconds, call, look=None):
-    """The median time of a call, of looking at its results twice afterwards, and the results of the last call."""
+    """The median time of a call, the least of a call and of looking at its results twice, and those of the last call."""
     call()
     samples, after, again = [], [], []
     started = time.perf_counter()
@@ -290,7 +296,7 @@ def times(seconds, call, look=None):
                 begun = time.perf_counter()
                 look(results)
                 kept.append(time.perf_counter() - begun)
-    return median(samples), after and median(after), again and median(again), results
+    return median(samples), min(samples), after and min(after), again and min(again), results
 
 
 def serve(library, request):

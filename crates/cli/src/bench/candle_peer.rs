@@ -161,7 +161,7 @@ impl Job {
                 self.copies.iter().map(|copy| self.run(copy)).collect::<Result<_>>()?;
             Ok(results.into_iter().flatten().collect())
         };
-        let (throughput, after, again, mut results) = self.times(seconds, all)?;
+        let (throughput, least, after, again, mut results) = self.times(seconds, all)?;
         let chain = || -> Result<Vec<Tensor>> {
             let mut inputs: Vec<Tensor> = self.copies[0].iter().map(|var| var.as_detached_tensor()).collect();
             for _ in 0..COPIES {
@@ -183,17 +183,18 @@ impl Job {
             bytes.extend((0..SAMPLES).flat_map(|j| values[j * values.len() / SAMPLES].to_le_bytes()));
         }
         std::fs::write(&self.samples, bytes)?;
-        Ok(
-            json!({"latency": latency, "throughput": throughput, "chain": chain, "after": after, "again": again}),
-        )
+        Ok(json!({
+            "latency": latency, "throughput": throughput, "chain": chain, "least": least, "after": after, "again": again,
+        }))
     }
 
-    /// The median seconds of a call, and of reading an element of each result twice afterwards; the last call's results.
+    /// The median seconds of a call, the least of a call and of reading an element of each result twice afterwards, and
+    /// the results of the last call.
     fn times(
         &self,
         seconds: f64,
         call: impl Fn() -> Result<Vec<Tensor>>,
-    ) -> Result<(f64, f64, f64, Vec<Tensor>)> {
+    ) -> Result<(f64, f64, f64, f64, Vec<Tensor>)> {
         call()?;
         self.device.synchronize()?;
         let mut kept = [const { Vec::new() }; 3];
@@ -220,11 +221,10 @@ impl Job {
                 }
             }
         }
-        let [call, after, again] = kept.map(|mut times| {
-            times.sort_by(f64::total_cmp);
-            times[times.len() / 2]
-        });
-        Ok((call, after, again, last))
+        let [mut calls, after, again] = kept;
+        calls.sort_by(f64::total_cmp);
+        let least = |times: Vec<f64>| times.into_iter().fold(f64::INFINITY, f64::min);
+        Ok((calls[calls.len() / 2], calls[0], least(after), least(again), last))
     }
 }
 
