@@ -1,5 +1,7 @@
 //! How operations run: devices, compiled programs, and one folder a backend.
 
+#[cfg(feature = "async-exec")]
+pub mod asynchronous;
 pub mod candle;
 pub mod cpu;
 #[cfg(metal)]
@@ -91,6 +93,8 @@ struct Inner {
     backend: Box<dyn Backend>,
     cache: Cache,
     compilations: AtomicUsize,
+    #[cfg(feature = "async-exec")]
+    lane: Arc<asynchronous::Lane>,
 }
 
 impl std::fmt::Debug for Device {
@@ -137,7 +141,19 @@ impl Device {
 
     /// A device from its backend.
     pub fn new(backend: Box<dyn Backend>) -> Self {
-        Self(Arc::new(Inner { backend, cache: Cache::default(), compilations: AtomicUsize::new(0) }))
+        Self(Arc::new(Inner {
+            backend,
+            cache: Cache::default(),
+            compilations: AtomicUsize::new(0),
+            #[cfg(feature = "async-exec")]
+            lane: Arc::default(),
+        }))
+    }
+
+    /// The thread that awaited runs are done on.
+    #[cfg(feature = "async-exec")]
+    fn lane(&self) -> &Arc<asynchronous::Lane> {
+        &self.0.lane
     }
 
     /// The device's name.
@@ -202,7 +218,10 @@ impl Device {
                 let plan = self.plan(graph, outputs, updates)?;
                 let executable = self.0.backend.compile(&plan)?;
                 self.0.compilations.fetch_add(1, Ordering::Relaxed);
-                let compiled = Arc::new(Compiled::new(plan, executable));
+                let compiled = Compiled::new(plan, executable);
+                #[cfg(feature = "async-exec")]
+                let compiled = compiled.on(self.lane());
+                let compiled = Arc::new(compiled);
                 self.0.cache.put(structure, Arc::clone(&compiled));
                 compiled
             }

@@ -21,6 +21,9 @@ pub(super) struct Compiled {
     executable: Box<dyn Executable>,
     /// For each input of the plan: given at a run, or a constant of the recording.
     sources: Vec<InputSource>,
+    /// The device's thread for awaited runs.
+    #[cfg(feature = "async-exec")]
+    lane: Arc<super::asynchronous::Lane>,
 }
 
 #[derive(Clone, Copy)]
@@ -43,7 +46,19 @@ impl Compiled {
                 given += 1;
             }
         }
-        Self { plan, executable, sources }
+        Self {
+            plan,
+            executable,
+            sources,
+            #[cfg(feature = "async-exec")]
+            lane: Arc::default(),
+        }
+    }
+
+    /// With the device's thread for awaited runs.
+    #[cfg(feature = "async-exec")]
+    pub(super) fn on(self, lane: &Arc<super::asynchronous::Lane>) -> Self {
+        Self { lane: Arc::clone(lane), ..self }
     }
 }
 
@@ -57,6 +72,12 @@ pub struct Program {
 impl Program {
     pub(super) fn new(compiled: Arc<Compiled>, constants: Vec<Constant>) -> Self {
         Self { compiled, constants }
+    }
+
+    /// The thread that awaited runs are done on.
+    #[cfg(feature = "async-exec")]
+    pub(super) fn lane(&self) -> &Arc<super::asynchronous::Lane> {
+        &self.compiled.lane
     }
 
     /// What runs, and where everything lies.
