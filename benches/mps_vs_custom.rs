@@ -74,7 +74,8 @@ fn check(name: &str, ours: &[f64], theirs: &Tensor) {
     let theirs: Vec<f32> =
         theirs.flatten_all().and_then(|t| t.to_vec1()).expect("candle's result can be read");
     let scale = ours.iter().fold(0.0_f64, |a, x| a.max(x.abs()));
-    let apart = ours.iter().zip(&theirs).map(|(a, &b)| (a - f64::from(b)).abs()).fold(0.0, f64::max);
+    let differences = ours.iter().zip(&theirs).map(|(a, &b)| (a - f64::from(b)).abs());
+    let apart = differences.fold(0.0_f64, |a, x| if x.is_nan() { f64::INFINITY } else { a.max(x) });
     assert!(
         ours.len() == theirs.len() && apart <= 1e-4 * scale,
         "{name}: candle differs by {apart:e} of {scale}"
