@@ -6,16 +6,20 @@
 //! for. **Chain**: [`COPIES`] applications, each to the result of the one before. A benchmark that submits a hundred
 //! results and waits for the last alone may measure one; here nothing is shared between the copies and all are read.
 
+pub mod model;
+
 use std::time::Instant;
 
 use crate::Result;
 use crate::backend::{Device, Program};
-use crate::graph::{Graph, LazyTensor};
-use crate::ops::{Attention, Real};
+use crate::graph::{Graph, LazyTensor, Step};
+use crate::ops::{Attention, Cost, Real};
 use crate::tensor::{DType, HostTensor};
 
 /// Results of a throughput reading, and links of a chain.
 pub const COPIES: usize = 8;
+/// Elements of every timed result that are compared between libraries.
+pub const SAMPLES: usize = 64;
 /// The rank of the measured adapters, as in the plan.
 const RANK: usize = 8;
 /// The small number of the norms.
@@ -181,11 +185,7 @@ impl Case {
     /// so that a chain neither grows nor dies. `((i·7919 + 104729·copy + 1299709·index) mod 2003) / 1001.5 − 1`.
     pub fn values(&self, index: usize, copy: usize) -> HostTensor {
         let shape = &self.inputs()[index];
-        let scale = match self.kind {
-            Kind::MatMul { k, .. } if index == 1 => (3.0 / k as f32).sqrt(),
-            Kind::Lora { d, .. } if index == 1 || index == 2 => (3.0 / d as f32).sqrt(),
-            _ => 1.0,
-        };
+        let scale = self.scale(index);
         let values: Vec<f32> = (0..shape.iter().product())
             .map(|i: usize| {
                 scale * (((i * 7919 + copy * 104_729 + index * 1_299_709) % 2003) as f32 / 1001.5 - 1.0)
@@ -193,6 +193,15 @@ impl Case {
             .collect();
         let tensor = HostTensor::from_slice(&values, shape.as_slice()).expect("as many values as elements");
         tensor.cast(self.dtype)
+    }
+
+    /// What the values of an input are multiplied by.
+    pub fn scale(&self, index: usize) -> f32 {
+        match self.kind {
+            Kind::MatMul { k, .. } if index == 1 => (3.0 / k as f32).sqrt(),
+            Kind::Lora { d, .. } if index == 1 || index == 2 => (3.0 / d as f32).sqrt(),
+            _ => 1.0,
+        }
     }
 
     /// Records the operation.
@@ -311,23 +320,58 @@ impl Subject {
         self.outputs[0].iter().flat_map(HostTensor::to_f64).collect()
     }
 
-    /// Times every form once. A run returns when its outputs are in the host's memory.
-    pub fn read(&mut self) -> Result<Reading> {
-        let mut seconds = [None; 3];
-        for ((program, outputs), seconds) in self.programs.iter().zip(&mut self.outputs).zip(&mut seconds) {
-            if let Some(program) = program {
+    /// [`SAMPLES`] evenly spaced elements of every result of the last run of the copies, then of the chain.
+    pub fn samples(&self) -> Vec<Vec<f64>> {
+        self.outputs[1].iter().chain(&self.outputs[2]).map(samples).collect()
+    }
+
+    /// Floating-point operations and bytes of one result.
+    pub fn cost(&self) -> Cost {
+        let steps = self.programs[0].iter().flat_map(|program| &program.plan().steps);
+        steps.map(Step::cost).fold(Cost::default(), |sum, cost| Cost {
+            flops: sum.flops + cost.flops,
+            read: sum.read + cost.read,
+            written: sum.written + cost.written,
+        })
+    }
+
+    /// Times every form: after a run that wakes the device, runs for `seconds` and at least three, of which the median
+    /// counts. A run returns when its outputs are in the host's memory.
+    pub fn read(&mut self, seconds: f64) -> Result<Reading> {
+        let mut medians = [None; 3];
+        for ((program, outputs), median) in self.programs.iter().zip(&mut self.outputs).zip(&mut medians) {
+            let Some(program) = program else { continue };
+            program.run_into(&[], outputs)?;
+            let (started, mut samples) = (Instant::now(), Vec::new());
+            while samples.len() < 3 || started.elapsed().as_secs_f64() < seconds {
                 let begun = Instant::now();
                 program.run_into(&[], outputs)?;
-                *seconds = Some(begun.elapsed().as_secs_f64());
+                samples.push(begun.elapsed().as_secs_f64());
             }
+            samples.sort_by(f64::total_cmp);
+            *median = Some(samples[samples.len() / 2]);
         }
         let each = |seconds: f64| seconds / COPIES as f64;
         Ok(Reading {
-            latency: seconds[0].unwrap_or_default(),
-            throughput: seconds[1].map(each).unwrap_or_default(),
-            chain: seconds[2].map(each),
+            latency: medians[0].unwrap_or_default(),
+            throughput: medians[1].map(each).unwrap_or_default(),
+            chain: medians[2].map(each),
         })
     }
+}
+
+/// Evenly spaced elements.
+fn samples(tensor: &HostTensor) -> Vec<f64> {
+    let (bytes, size, count) = (tensor.bytes(), tensor.dtype().size(), tensor.shape().elements());
+    let element = |j: usize| {
+        let at = j * count / SAMPLES * size;
+        match (tensor.dtype(), &bytes[at..at + size]) {
+            (DType::F16, b) => f64::from(half::f16::from_le_bytes([b[0], b[1]])),
+            (DType::BF16, b) => f64::from(half::bf16::from_le_bytes([b[0], b[1]])),
+            (_, b) => f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+        }
+    };
+    (0..SAMPLES).map(element).collect()
 }
 
 #[cfg(test)]
@@ -344,13 +388,17 @@ mod tests {
                 continue;
             }
             let mut subject = Subject::new(&case, &device).unwrap();
-            let reading = subject.read().unwrap();
+            let reading = subject.read(0.0).unwrap();
             assert!(reading.latency > 0.0 && reading.throughput > 0.0, "{case:?}");
             assert_eq!(reading.chain.is_some(), case.chains());
             let per = subject.outputs[1].len() / COPIES;
             let [first, second] = [0, per].map(|at| subject.outputs[1][at].to_f64());
             assert_eq!(first, subject.outputs[0][0].to_f64());
             assert!(first != second, "{case:?}: copies are of different inputs");
+            let samples = subject.samples();
+            assert_eq!(samples.len(), per * COPIES + usize::from(case.chains()));
+            assert_eq!((samples[0][0], samples[0].len()), (first[0], SAMPLES));
+            assert_eq!(samples[0][SAMPLES - 1], first[(SAMPLES - 1) * first.len() / SAMPLES]);
             assert!(subject.result().iter().all(|x| x.is_finite()), "{case:?}");
             assert!(subject.outputs[2].iter().all(|y| y.to_f64().iter().all(|x| x.is_finite())), "{case:?}");
         }

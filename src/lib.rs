@@ -39,6 +39,7 @@ pub mod ops;
 pub mod tensor;
 pub mod training;
 
+pub use backend::candle::{AttentionMask, CustomMetalOps};
 pub use error::{Error, Result};
 
 /// The examples of the README, which are tested as those of the documentation are.

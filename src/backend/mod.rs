@@ -1,5 +1,8 @@
 //! How operations run: devices, compiled programs, and one folder a backend.
 
+#[cfg(feature = "async-exec")]
+pub mod asynchronous;
+pub mod candle;
 pub mod cpu;
 #[cfg(metal)]
 mod metal;
@@ -8,6 +11,7 @@ pub mod metal_chip;
 #[path = "metal/facts.rs"]
 pub mod metal_facts;
 pub mod mps;
+pub mod profile;
 mod program;
 pub mod reference;
 pub mod select;
@@ -21,7 +25,7 @@ use program::{Cache, Compiled, Structure};
 
 use crate::graph::{Graph, LazyTensor, Operand, Plan};
 use crate::ops::Op;
-use crate::tensor::{Buffer, HostTensor, Parameter, TensorSpec};
+use crate::tensor::{Buffer, Constant, HostTensor, Parameter, TensorSpec};
 use crate::{Error, Result};
 
 /// What a backend must do.
@@ -48,6 +52,16 @@ pub trait Backend: Send + Sync {
         false
     }
 
+    /// Whether inputs are read and outputs are written where the caller has them.
+    fn direct(&self) -> bool {
+        false
+    }
+
+    /// What the machine does at its best, if that can be told; a probe may take some tenths of a second.
+    fn peak(&self) -> Option<profile::Peak> {
+        None
+    }
+
     /// Chooses kernels for every step. An operation or dtype without a kernel is an error that names it.
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>>;
 }
@@ -65,8 +79,10 @@ pub trait Executable: Send + Sync {
 pub trait Io {
     /// The bytes of the plan's input `index`.
     fn input(&self, index: usize) -> &[u8];
-    /// Receives the bytes of the plan's output `index`.
+    /// Receives the bytes of the plan's output `index`, where they were not written in place.
     fn output(&mut self, index: usize, bytes: &[u8]);
+    /// Where the plan's output `index` is to be written: as many bytes as it has, valid while the run lasts.
+    fn output_memory(&mut self, index: usize) -> *mut u8;
 }
 
 /// A device with its compiled plans. Cloning gives another handle of the same device.
@@ -77,6 +93,8 @@ struct Inner {
     backend: Box<dyn Backend>,
     cache: Cache,
     compilations: AtomicUsize,
+    #[cfg(feature = "async-exec")]
+    lane: Arc<asynchronous::Lane>,
 }
 
 impl std::fmt::Debug for Device {
@@ -123,12 +141,30 @@ impl Device {
 
     /// A device from its backend.
     pub fn new(backend: Box<dyn Backend>) -> Self {
-        Self(Arc::new(Inner { backend, cache: Cache::default(), compilations: AtomicUsize::new(0) }))
+        Self(Arc::new(Inner {
+            backend,
+            cache: Cache::default(),
+            compilations: AtomicUsize::new(0),
+            #[cfg(feature = "async-exec")]
+            lane: Arc::default(),
+        }))
+    }
+
+    /// The thread that awaited runs are done on.
+    #[cfg(feature = "async-exec")]
+    fn lane(&self) -> &Arc<asynchronous::Lane> {
+        &self.0.lane
     }
 
     /// The device's name.
     pub fn name(&self) -> String {
         self.0.backend.name()
+    }
+
+    /// What the machine does at its best: a processor is probed, of a Mac's GPU others' figures are given; `None` where
+    /// neither is known.
+    pub fn peak(&self) -> Option<profile::Peak> {
+        self.0.backend.peak()
     }
 
     /// Memory filled with zeros.
@@ -168,6 +204,7 @@ impl Device {
             updates,
             &|op, inputs, specs| backend.scratch(op, inputs, specs),
             &|first, second| backend.together(first, second),
+            backend.direct(),
         )
     }
 
@@ -181,11 +218,20 @@ impl Device {
                 let plan = self.plan(graph, outputs, updates)?;
                 let executable = self.0.backend.compile(&plan)?;
                 self.0.compilations.fetch_add(1, Ordering::Relaxed);
-                let compiled = Arc::new(Compiled::new(plan, executable));
+                let compiled = Compiled::new(plan, executable);
+                #[cfg(feature = "async-exec")]
+                let compiled = compiled.on(self.lane());
+                let compiled = Arc::new(compiled);
                 self.0.cache.put(structure, Arc::clone(&compiled));
                 compiled
             }
         };
+        // A device that does not read its inputs in place is given copies of candle's tensors.
+        let copied = |constant| match constant {
+            Constant::Candle(tensor) if !self.0.backend.direct() => Ok(Constant::Host(tensor.to_host()?)),
+            constant => Ok(constant),
+        };
+        let constants = constants.into_iter().map(copied).collect::<Result<_>>()?;
         Ok(Program::new(compiled, constants))
     }
 

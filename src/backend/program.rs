@@ -2,11 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use candle_core::CpuStorage;
+
 use super::{Executable, Io};
 use crate::graph::{Graph, LazyTensor, Plan, Source};
 use crate::lru::Lru;
 use crate::ops::{Op, Value};
-use crate::tensor::{HostTensor, TensorSpec};
+use crate::tensor::candle::{Held, start};
+use crate::tensor::{Constant, DType, HostTensor, Layout, TensorSpec};
 use crate::{Error, Result};
 
 /// How many compiled plans a device keeps; the one unused for longest goes first.
@@ -18,6 +21,9 @@ pub(super) struct Compiled {
     executable: Box<dyn Executable>,
     /// For each input of the plan: given at a run, or a constant of the recording.
     sources: Vec<InputSource>,
+    /// The device's thread for awaited runs.
+    #[cfg(feature = "async-exec")]
+    lane: Arc<super::asynchronous::Lane>,
 }
 
 #[derive(Clone, Copy)]
@@ -40,7 +46,19 @@ impl Compiled {
                 given += 1;
             }
         }
-        Self { plan, executable, sources }
+        Self {
+            plan,
+            executable,
+            sources,
+            #[cfg(feature = "async-exec")]
+            lane: Arc::default(),
+        }
+    }
+
+    /// With the device's thread for awaited runs.
+    #[cfg(feature = "async-exec")]
+    pub(super) fn on(self, lane: &Arc<super::asynchronous::Lane>) -> Self {
+        Self { lane: Arc::clone(lane), ..self }
     }
 }
 
@@ -48,12 +66,18 @@ impl Compiled {
 #[derive(Clone)]
 pub struct Program {
     compiled: Arc<Compiled>,
-    constants: Vec<HostTensor>,
+    constants: Vec<Constant>,
 }
 
 impl Program {
-    pub(super) fn new(compiled: Arc<Compiled>, constants: Vec<HostTensor>) -> Self {
+    pub(super) fn new(compiled: Arc<Compiled>, constants: Vec<Constant>) -> Self {
         Self { compiled, constants }
+    }
+
+    /// The thread that awaited runs are done on.
+    #[cfg(feature = "async-exec")]
+    pub(super) fn lane(&self) -> &Arc<super::asynchronous::Lane> {
+        &self.compiled.lane
     }
 
     /// What runs, and where everything lies.
@@ -92,8 +116,39 @@ impl Program {
     /// Runs the program and writes its outputs into tensors made by [`Program::outputs`]. Nothing is allocated.
     pub fn run_into(&self, inputs: &[&HostTensor], outputs: &mut [HostTensor]) -> Result<()> {
         self.check(inputs, outputs)?;
-        let mut io = Tensors { program: self, inputs, outputs };
+        let mut io = Tensors { program: self, inputs, outputs, held: self.hold() };
         self.compiled.executable.run(&mut io)
+    }
+
+    /// Runs a program without inputs and writes its only output into storage with room for it.
+    pub(super) fn run_into_storage(&self, output: &mut CpuStorage) -> Result<()> {
+        let expected = self.compiled.plan.inputs.len() - self.constants.len();
+        if expected != 0 {
+            return Err(Error::invalid("run", format!("takes {expected} inputs, 0 given")));
+        }
+        let mut io = InStorage { program: self, output, held: self.hold() };
+        self.compiled.executable.run(&mut io)
+    }
+
+    /// The storages of candle's tensors, while nobody may change them.
+    fn hold(&self) -> Vec<Option<Held<'_>>> {
+        if !self.constants.iter().any(|constant| matches!(constant, Constant::Candle(_))) {
+            return Vec::new();
+        }
+        let held = self.constants.iter().map(|constant| match constant {
+            Constant::Candle(tensor) => Some(tensor.hold()),
+            Constant::Host(_) => None,
+        });
+        held.collect()
+    }
+
+    /// The bytes of an input that the recording knew.
+    fn constant<'a>(&'a self, index: usize, held: &'a [Option<Held<'a>>]) -> &'a [u8] {
+        match (&self.constants[index], held.get(index)) {
+            (Constant::Host(tensor), _) => tensor.bytes(),
+            (Constant::Candle(_), Some(Some(held))) => held.bytes(),
+            (Constant::Candle(_), _) => unreachable!("all of candle's tensors are held for a run"),
+        }
     }
 
     fn check(&self, inputs: &[&HostTensor], outputs: &[HostTensor]) -> Result<()> {
@@ -131,18 +186,48 @@ struct Tensors<'a> {
     program: &'a Program,
     inputs: &'a [&'a HostTensor],
     outputs: &'a mut [HostTensor],
+    held: Vec<Option<Held<'a>>>,
+}
+
+/// A run into candle's storage.
+struct InStorage<'a> {
+    program: &'a Program,
+    output: &'a mut CpuStorage,
+    held: Vec<Option<Held<'a>>>,
+}
+
+impl Io for InStorage<'_> {
+    fn input(&self, index: usize) -> &[u8] {
+        match self.program.compiled.sources[index] {
+            InputSource::Constant(constant) => self.program.constant(constant, &self.held),
+            InputSource::Given(_) => unreachable!("a program with inputs was refused"),
+        }
+    }
+
+    fn output(&mut self, _index: usize, bytes: &[u8]) {
+        // SAFETY: the storage has room for the program's only output, and nothing else points to it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), start(self.output), bytes.len()) };
+    }
+
+    fn output_memory(&mut self, _index: usize) -> *mut u8 {
+        start(self.output)
+    }
 }
 
 impl Io for Tensors<'_> {
     fn input(&self, index: usize) -> &[u8] {
         match self.program.compiled.sources[index] {
             InputSource::Given(given) => self.inputs[given].bytes(),
-            InputSource::Constant(constant) => self.program.constants[constant].bytes(),
+            InputSource::Constant(constant) => self.program.constant(constant, &self.held),
         }
     }
 
     fn output(&mut self, index: usize, bytes: &[u8]) {
         self.outputs[index].bytes_mut().copy_from_slice(bytes);
+    }
+
+    fn output_memory(&mut self, index: usize) -> *mut u8 {
+        self.outputs[index].bytes_mut().as_mut_ptr()
     }
 }
 
@@ -158,6 +243,7 @@ pub(super) struct Structure {
 #[derive(PartialEq, Eq, Hash)]
 enum Leaf {
     Input(String, TensorSpec),
+    View(String, DType, Layout),
     Constant(TensorSpec),
     Parameter(usize),
     Operation(Op),
@@ -169,7 +255,7 @@ impl Structure {
         graph: &Graph,
         outputs: &[LazyTensor],
         updates: &[LazyTensor],
-    ) -> Result<(Self, Vec<HostTensor>)> {
+    ) -> Result<(Self, Vec<Constant>)> {
         if outputs.iter().chain(updates).any(|tensor| !tensor.graph().is(graph)) {
             return Err(Error::invalid("compile", "an output belongs to another graph"));
         }
@@ -179,7 +265,7 @@ impl Structure {
             live[tensor.value().node] = true;
         }
         for index in (0..nodes.list.len()).rev() {
-            live[index] |= matches!(nodes.list[index].source, Source::Input(_));
+            live[index] |= matches!(nodes.list[index].source, Source::Input(_) | Source::View(..));
             if live[index] {
                 nodes.list[index].inputs.iter().for_each(|input| live[input.node] = true);
             }
@@ -193,9 +279,15 @@ impl Structure {
                 node.inputs.iter().map(|value| Value { node: number[value.node], ..*value }).collect();
             let leaf = match &node.source {
                 Source::Input(name) => Leaf::Input(name.clone(), node.outputs[0].clone()),
+                Source::View(name, layout) => Leaf::View(name.clone(), node.outputs[0].dtype, layout.clone()),
                 Source::Constant(tensor) => {
-                    constants.push(tensor.clone());
+                    constants.push(Constant::Host(tensor.clone()));
                     Leaf::Constant(tensor.spec().clone())
+                }
+                Source::Foreign(tensor) => {
+                    let leaf = Leaf::View(String::new(), tensor.spec().dtype, tensor.layout().clone());
+                    constants.push(Constant::Candle(tensor.clone()));
+                    leaf
                 }
                 Source::Parameter(parameter) => Leaf::Parameter(parameter.identity()),
                 Source::Operation(op) => Leaf::Operation(op.clone()),

@@ -96,6 +96,7 @@ impl Interpreter {
                 whole = self.parameter(index).0.read()?;
                 whole.bytes()
             }
+            Place::Input(_) | Place::Output(_) => unreachable!("this device's plans are not direct"),
         };
         for (element, at) in bytes.chunks_mut(size).zip(offsets(&operand.layout)) {
             element.copy_from_slice(&source[at * size..][..size]);
@@ -111,6 +112,7 @@ impl Interpreter {
                 let (_, buffer, offset) = self.parameter(index);
                 buffer.write(offset + operand.layout.offset * operand.dtype.size(), tensor.bytes())?;
             }
+            Place::Input(_) | Place::Output(_) => unreachable!("this device's plans are not direct"),
         }
         Ok(())
     }
@@ -160,6 +162,7 @@ impl Executable for Interpreter {
                     buffer.read(offset + operand.layout.offset * operand.dtype.size(), &mut copy)?;
                     io.output(index, &copy);
                 }
+                Place::Input(_) | Place::Output(_) => unreachable!("this device's plans are not direct"),
             }
         }
         Ok(())

@@ -195,6 +195,19 @@ impl Choices {
         }))
     }
 
+    /// Seconds by which Metal Performance Shaders are estimated to be faster in a product; less than 0 if they are slower.
+    #[cfg_attr(not(mps), allow(dead_code, reason = "asked by the product of candle's Metal tensors only"))]
+    pub(super) fn product_seconds_gained(
+        &self,
+        sizes: [usize; 3],
+        batch: usize,
+        dtype: DType,
+        chip: Chip,
+    ) -> f64 {
+        let (flops, bytes) = product_cost(sizes, batch, dtype);
+        chip.seconds(flops, bytes) - shaders(chip, dtype).seconds(flops, bytes) - CALL
+    }
+
     /// Who computes an attention of `[heads, t, d]` over s keys: one fused kernel, or a chain of two products with a
     /// softmax between them and the scores in memory, three calls a head.
     pub fn attention(&self, heads: usize, [t, s, d]: [usize; 3], dtype: DType, chip: Chip) -> Implementation {

@@ -15,14 +15,25 @@ pub(super) fn gradients(nodes: &mut Nodes, loss: Value, wrt: &[Value]) -> Result
     if loss_spec.shape.elements() != 1 {
         return Err(Error::shape("gradients", "the loss must have one element", &[&loss_spec.shape]));
     }
-    let depends = dependants(nodes, wrt);
     check_path(nodes, loss, wrt)?;
-
-    let mut sums: HashMap<Value, Vec<Value>> = HashMap::new();
     let seed = nodes.record(Fill { value: Real(1.0), spec: loss_spec }.into(), &[])?[0];
-    sums.insert(loss, vec![seed]);
+    pullback(nodes, loss, seed, wrt, &HashMap::new())
+}
+
+/// The gradients with respect to `wrt`, given the one that arrives at `result`. Where a gradient rule asks for a value
+/// of the forward pass that stands in `saved`, it gets the saved one, so that nothing is computed again.
+pub(super) fn pullback(
+    nodes: &mut Nodes,
+    result: Value,
+    upstream: Value,
+    wrt: &[Value],
+    saved: &HashMap<Value, Value>,
+) -> Result<Vec<Value>> {
+    let depends = dependants(nodes, wrt);
+    let mut sums: HashMap<Value, Vec<Value>> = HashMap::new();
+    sums.insert(result, vec![upstream]);
     let mut copies: HashMap<u32, HashMap<usize, usize>> = HashMap::new();
-    for index in (0..=loss.node).rev() {
+    for index in (0..=result.node).rev() {
         let Source::Operation(op) = nodes.list[index].source.clone() else { continue };
         let node = nodes.list[index].clone();
         let ports: Vec<Value> = (0..node.outputs.len()).map(|port| Value { node: index, port }).collect();
@@ -37,17 +48,20 @@ pub(super) fn gradients(nodes: &mut Nodes, loss: Value, wrt: &[Value]) -> Result
             });
         }
         let needed: Vec<bool> = node.inputs.iter().map(|input| depends[input.node]).collect();
-        let (inputs, outputs) = match node.block {
+        let (inputs, outputs): (Vec<Value>, Vec<Value>) = match node.block {
             Some(block) => {
                 let copy = match copies.entry(block) {
                     Entry::Occupied(known) => known.into_mut(),
-                    Entry::Vacant(new) => new.insert(recompute(nodes, block, loss.node)?),
+                    Entry::Vacant(new) => new.insert(recompute(nodes, block, result.node)?),
                 };
                 let again =
                     |value: &Value| Value { node: *copy.get(&value.node).unwrap_or(&value.node), ..*value };
                 (node.inputs.iter().map(again).collect(), ports.iter().map(again).collect())
             }
-            None => (node.inputs.clone(), ports),
+            None => {
+                let known = |value: &Value| *saved.get(value).unwrap_or(value);
+                (node.inputs.clone(), ports.iter().map(known).collect())
+            }
         };
         let mut cx = Backward {
             recorder: nodes,
@@ -124,8 +138,9 @@ fn check_path(nodes: &Nodes, loss: Value, wrt: &[Value]) -> Result<()> {
 fn name(nodes: &Nodes, value: Value) -> String {
     match &nodes.list[value.node].source {
         Source::Parameter(parameter) => parameter.name().to_owned(),
-        Source::Input(name) => name.clone(),
+        Source::Input(name) | Source::View(name, _) => name.clone(),
         Source::Constant(_) => format!("constant {}", value.node),
+        Source::Foreign(_) => format!("tensor {}", value.node),
         Source::Operation(op) => format!("{} (node {})", op.name(), value.node),
     }
 }

@@ -1,10 +1,10 @@
 //! The public handle of a recorded tensor.
 
-use super::Graph;
+use super::{Graph, Source};
 use crate::ops::{
     Affine, ArgMax, Attention, Binary, BinaryFn, Broadcast, Cast, Concat, CrossEntropy, Dropout, Embedding,
-    KvWrite, LayerNorm, LogSoftmax, Lora, LoraSlot, MatMul, Op, Permute, Real, Reduce, ReduceFn, Reshape,
-    RmsNorm, Rope, SiluMul, Slice, Softmax, TopK, Unary, UnaryFn, Value,
+    KvWrite, LayerNorm, LogSoftmax, Lora, LoraSlot, MatMul, Op, Permute, QuantMatMul, Real, Reduce, ReduceFn,
+    Reshape, RmsNorm, Rope, Sample, SiluMul, Slice, Softmax, TopK, Unary, UnaryFn, Value,
 };
 use crate::tensor::{DType, Shape, TensorSpec};
 use crate::{Error, Result};
@@ -45,6 +45,14 @@ impl LazyTensor {
         self.spec().dtype
     }
 
+    /// The strides of a tensor that is given as a view.
+    pub(crate) fn strides(&self) -> Option<Vec<usize>> {
+        match &self.graph.nodes().list[self.value.node].source {
+            Source::View(_, layout) => Some(layout.strides.clone()),
+            _ => None,
+        }
+    }
+
     fn one(&self, op: impl Into<Op>, others: &[&Self]) -> Result<Self> {
         let inputs: Vec<&Self> = std::iter::once(self).chain(others.iter().copied()).collect();
         Ok(self.graph.record(op, &inputs)?.remove(0))
@@ -58,6 +66,11 @@ impl LazyTensor {
     /// `x·Wᵀ` for a weight `[n, k]` as model files store it.
     pub fn linear(&self, weight: &Self) -> Result<Self> {
         self.one(MatMul::new(false, true), &[weight])
+    }
+
+    /// `x·Wᵀ` for a weight in ggml's blocks; see [`QuantMatMul`].
+    pub fn quant_matmul(&self, weight: &Self, op: QuantMatMul) -> Result<Self> {
+        self.one(op, &[weight])
     }
 
     /// `x·Wᵀ + scale·(x′·Aᵀ)·Bᵀ`, where x′ is `adapter_input` or x; see [`Lora`].
@@ -205,6 +218,11 @@ impl LazyTensor {
     /// The index of the greatest element of each row; see [`ArgMax`].
     pub fn arg_max(&self) -> Result<Self> {
         self.one(ArgMax, &[])
+    }
+
+    /// An element of each row, drawn by its probability; see [`Sample`].
+    pub fn sample(&self, settings: &Self, seed: &Self, op: Sample) -> Result<Self> {
+        self.one(op, &[settings, seed])
     }
 
     /// Rows of this table; see [`Embedding`].

@@ -21,17 +21,21 @@ pub use plan::{Operand, Place, Plan, PlanInput, Step};
 
 use crate::Result;
 use crate::ops::{Op, Recorder, Value};
-use crate::tensor::{HostTensor, Parameter, TensorSpec};
+use crate::tensor::{CandleTensor, DType, HostTensor, Layout, Parameter, TensorSpec};
 
 /// Where a node's outputs come from.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
     /// Given at every run.
     Input(String),
+    /// Given at every run as a view of more memory than its elements.
+    View(String, Layout),
     /// Lives on the device.
     Parameter(Parameter),
     /// Known when the graph is recorded.
     Constant(HostTensor),
+    /// A tensor of candle's.
+    Foreign(CandleTensor),
     /// Computed.
     Operation(Op),
 }
@@ -167,6 +171,14 @@ impl Graph {
         self.tensor(value)
     }
 
+    /// A tensor whose elements are given at every run, where they lie in memory of the caller's: the first byte that is
+    /// given is the layout's element 0. Only devices that read their inputs in place can plan it.
+    pub(crate) fn view(&self, name: impl Into<String>, dtype: DType, layout: Layout) -> LazyTensor {
+        let spec = TensorSpec::new(dtype, layout.shape.clone());
+        let value = self.nodes().leaf(Source::View(name.into(), layout), spec);
+        self.tensor(value)
+    }
+
     /// A tensor on the device; recording the same one twice gives the same node.
     pub fn parameter(&self, parameter: &Parameter) -> LazyTensor {
         let value = self.nodes().parameter(parameter);
@@ -177,6 +189,13 @@ impl Graph {
     pub fn constant(&self, tensor: HostTensor) -> LazyTensor {
         let spec = tensor.spec().clone();
         let value = self.nodes().leaf(Source::Constant(tensor), spec);
+        self.tensor(value)
+    }
+
+    /// A tensor of candle's.
+    pub(crate) fn foreign(&self, tensor: CandleTensor) -> LazyTensor {
+        let spec = tensor.spec();
+        let value = self.nodes().leaf(Source::Foreign(tensor), spec);
         self.tensor(value)
     }
 
@@ -221,6 +240,21 @@ impl Graph {
     pub fn gradients(&self, loss: &LazyTensor, wrt: &[LazyTensor]) -> Result<Vec<LazyTensor>> {
         let values: Vec<Value> = wrt.iter().map(LazyTensor::value).collect();
         let gradients = grad::gradients(&mut self.nodes(), loss.value(), &values)?;
+        Ok(gradients.into_iter().map(|value| self.tensor(value)).collect())
+    }
+
+    /// The gradients with respect to `wrt`, given the one that arrives at `result`; `saved` holds pairs of a value of the
+    /// forward pass and what stands for it, if it was computed before.
+    pub(crate) fn pullback(
+        &self,
+        result: &LazyTensor,
+        upstream: &LazyTensor,
+        wrt: &[LazyTensor],
+        saved: &[(LazyTensor, LazyTensor)],
+    ) -> Result<Vec<LazyTensor>> {
+        let wrt: Vec<Value> = wrt.iter().map(LazyTensor::value).collect();
+        let saved = saved.iter().map(|(value, known)| (value.value(), known.value())).collect();
+        let gradients = grad::pullback(&mut self.nodes(), result.value(), upstream.value(), &wrt, &saved)?;
         Ok(gradients.into_iter().map(|value| self.tensor(value)).collect())
     }
 

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Graph, LazyTensor, Nodes, Source};
 use crate::ops::{Copy, Op, Value};
-use crate::tensor::{DType, HostTensor, Layout, Parameter, TensorSpec};
+use crate::tensor::{Constant, DType, Layout, Parameter, TensorSpec};
 use crate::{Error, Result};
 
 /// Every tensor in the arena starts at a multiple of this.
@@ -21,6 +21,10 @@ pub enum Place {
     Arena(usize),
     /// The plan's parameter with this number.
     Parameter(usize),
+    /// The memory that is given as the plan's input of this number; it is never written.
+    Input(usize),
+    /// The memory that is given for the plan's output of this number.
+    Output(usize),
 }
 
 /// A tensor as a kernel sees it: a place, and a layout over it.
@@ -66,7 +70,7 @@ pub struct PlanInput {
     /// Where it is put.
     pub operand: Operand,
     /// Its value, if it was recorded as a constant.
-    pub constant: Option<HostTensor>,
+    pub constant: Option<Constant>,
 }
 
 /// A program for any device: steps in order, with places for everything.
@@ -91,13 +95,15 @@ impl Plan {
     ///
     /// `scratch` says how many bytes of working memory the device wants for an operation with these inputs and
     /// outputs, `together` whether it runs two operations that follow each other at the same time: then what the first
-    /// reads lives until the second is over.
+    /// reads lives until the second is over. With `direct` inputs are read and outputs are written where the caller has
+    /// them; otherwise both have places in the arena.
     pub fn new(
         graph: &Graph,
         outputs: &[LazyTensor],
         updates: &[LazyTensor],
         scratch: &dyn Fn(&Op, &[Operand], &[TensorSpec]) -> usize,
         together: &dyn Fn(&Op, &Op) -> bool,
+        direct: bool,
     ) -> Result<Self> {
         if outputs.iter().chain(updates).any(|tensor| !tensor.graph().is(graph)) {
             return Err(Error::invalid("plan", "an output belongs to another graph"));
@@ -105,7 +111,7 @@ impl Plan {
         let outputs: Vec<Value> = outputs.iter().map(LazyTensor::value).collect();
         let updates: Vec<Value> = updates.iter().map(LazyTensor::value).collect();
         let nodes = graph.nodes();
-        let mut planner = Planner::new(&nodes, &outputs, &updates);
+        let mut planner = Planner::new(&nodes, &outputs, &updates, direct);
         planner.lower()?;
         planner.finish(&outputs, scratch, together)
     }
@@ -137,7 +143,8 @@ impl Step {
 #[derive(Debug, Clone)]
 struct Storage {
     bytes: usize,
-    parameter: Option<usize>,
+    /// Where it lies, if that is not in the arena.
+    home: Option<Place>,
     first: usize,
     last: usize,
 }
@@ -167,13 +174,14 @@ struct Planner<'a> {
     views: HashMap<Value, View>,
     copies: HashMap<Value, View>,
     superseded: HashSet<Value>,
-    inputs: Vec<(String, View, Option<HostTensor>)>,
+    inputs: Vec<(String, View, Option<Constant>)>,
     parameters: Vec<Parameter>,
     pinned: HashSet<usize>,
+    direct: bool,
 }
 
 impl<'a> Planner<'a> {
-    fn new(nodes: &'a Nodes, outputs: &[Value], updates: &[Value]) -> Self {
+    fn new(nodes: &'a Nodes, outputs: &[Value], updates: &[Value], direct: bool) -> Self {
         let mut live = vec![false; nodes.list.len()];
         let mut used: HashSet<Value> = outputs.iter().copied().collect();
         for value in outputs.iter().chain(updates) {
@@ -199,13 +207,25 @@ impl<'a> Planner<'a> {
             inputs: Vec::new(),
             parameters: Vec::new(),
             pinned: HashSet::new(),
+            direct,
         }
     }
 
-    fn storage(&mut self, bytes: usize, parameter: Option<usize>) -> usize {
+    fn storage(&mut self, bytes: usize, home: Option<Place>) -> usize {
         let now = self.drafts.len();
-        self.storages.push(Storage { bytes, parameter, first: now, last: now });
+        self.storages.push(Storage { bytes, home, first: now, last: now });
         self.storages.len() - 1
+    }
+
+    /// The next input of the plan.
+    fn given(&mut self, spec: &TensorSpec) -> View {
+        if !self.direct {
+            let view = self.contiguous(spec);
+            self.storages[view.storage].first = 0;
+            return view;
+        }
+        let storage = self.storage(0, Some(Place::Input(self.inputs.len())));
+        View { storage, dtype: spec.dtype, layout: Layout::contiguous(&spec.shape) }
     }
 
     fn contiguous(&mut self, spec: &TensorSpec) -> View {
@@ -217,27 +237,45 @@ impl<'a> Planner<'a> {
     fn lower(&mut self) -> Result<()> {
         for index in 0..self.nodes.list.len() {
             // Every recorded input is part of the plan, read or not, so that callers give them by position.
-            if !self.live[index] && !matches!(self.nodes.list[index].source, Source::Input(_)) {
+            let source = &self.nodes.list[index].source;
+            if !self.live[index] && !matches!(source, Source::Input(_) | Source::View(..)) {
                 continue;
             }
             let node = &self.nodes.list[index];
             let value = Value { node: index, port: 0 };
             match &node.source {
                 Source::Input(name) => {
-                    let view = self.contiguous(&node.outputs[0]);
-                    self.storages[view.storage].first = 0;
+                    let view = self.given(&node.outputs[0]);
+                    self.inputs.push((name.clone(), view.clone(), None));
+                    self.views.insert(value, view);
+                }
+                Source::View(name, layout) => {
+                    if !self.direct {
+                        let message = "has strides of its own, which this device cannot read in place";
+                        return Err(Error::invalid(name.clone(), message));
+                    }
+                    let view = View { layout: layout.clone(), ..self.given(&node.outputs[0]) };
                     self.inputs.push((name.clone(), view.clone(), None));
                     self.views.insert(value, view);
                 }
                 Source::Constant(tensor) => {
-                    let view = self.contiguous(&node.outputs[0]);
-                    self.storages[view.storage].first = 0;
-                    self.inputs.push((format!("constant {index}"), view.clone(), Some(tensor.clone())));
+                    let view = self.given(&node.outputs[0]);
+                    let constant = Constant::Host(tensor.clone());
+                    self.inputs.push((format!("constant {index}"), view.clone(), Some(constant)));
+                    self.views.insert(value, view);
+                }
+                Source::Foreign(tensor) => {
+                    let mut view = self.given(&node.outputs[0]);
+                    if self.direct {
+                        view.layout = tensor.layout().clone();
+                    }
+                    let constant = Constant::Candle(tensor.clone());
+                    self.inputs.push((format!("tensor {index}"), view.clone(), Some(constant)));
                     self.views.insert(value, view);
                 }
                 Source::Parameter(parameter) => {
                     self.parameters.push(parameter.clone());
-                    let storage = self.storage(0, Some(self.parameters.len() - 1));
+                    let storage = self.storage(0, Some(Place::Parameter(self.parameters.len() - 1)));
                     let layout = Layout::contiguous(&node.outputs[0].shape);
                     self.views.insert(value, View { storage, dtype: node.outputs[0].dtype, layout });
                 }
@@ -264,14 +302,17 @@ impl<'a> Planner<'a> {
             return Ok(());
         }
         let mut inputs = Vec::with_capacity(node.inputs.len());
+        let updates = contract.updates(node.inputs.len());
         for (input, &value) in node.inputs.iter().enumerate() {
             let mut view = self.read(value, op.name())?;
-            if !contract.accepts(input, &view.layout) {
+            // What the caller gives is not written to.
+            let updated = updates.iter().any(|&(updated, _)| updated == input);
+            let foreign = matches!(self.storages[view.storage].home, Some(Place::Input(_)));
+            if !contract.accepts(input, &view.layout) || (updated && foreign) {
                 view = self.copied(value, &view);
             }
             inputs.push(view);
         }
-        let updates = contract.updates(inputs.len());
         let mut outputs = Vec::with_capacity(node.outputs.len());
         for (port, spec) in node.outputs.iter().enumerate() {
             let value = Value { node: index, port };
@@ -357,10 +398,17 @@ impl<'a> Planner<'a> {
         for view in &mut output_views {
             view.storage = heir[view.storage];
         }
+        if self.direct {
+            for (index, view) in output_views.iter().enumerate() {
+                let storage = &mut self.storages[view.storage];
+                let bytes = view.layout.shape.elements() * view.dtype.size();
+                if storage.home.is_none() && storage.bytes == bytes && view.layout.offset == 0 {
+                    (storage.home, storage.bytes) = (Some(Place::Output(index)), 0);
+                }
+            }
+        }
 
-        let places_of = |storage: &Storage, offset: usize| {
-            storage.parameter.map_or(Place::Arena(offset), Place::Parameter)
-        };
+        let places_of = |storage: &Storage, offset: usize| storage.home.unwrap_or(Place::Arena(offset));
         // Scratch depends on layouts only, so operands with provisional places serve to ask for it.
         let provisional = |view: &View| Operand {
             place: places_of(&self.storages[view.storage], 0),
@@ -447,8 +495,8 @@ impl<'a> Planner<'a> {
                 let fits = from != to
                     && readers == 1
                     && writers == 0
-                    && old.parameter.is_none()
-                    && new.parameter.is_none()
+                    && old.home.is_none()
+                    && new.home.is_none()
                     && old.last == step
                     && new.first == step
                     && !self.pinned.contains(&from)

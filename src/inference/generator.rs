@@ -1,5 +1,6 @@
 //! Prefill by buckets, then one replayed decode step a token.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::{Sampler, SamplingOptions};
@@ -68,8 +69,8 @@ pub struct Generation {
 
 /// A model with a cache that remembers the tokens it holds, so that a conversation goes on where it stood.
 pub struct Generator<'a> {
-    model: &'a Decoder,
-    adapter: Option<&'a AdapterParameters>,
+    model: Cow<'a, Decoder>,
+    adapter: Option<AdapterParameters>,
     cache: KvCache,
     cache_dtype: DType,
     /// The tokens whose keys and values the cache holds.
@@ -92,11 +93,15 @@ struct Step {
 
 impl<'a> Generator<'a> {
     /// A generator with an empty cache.
-    pub fn new(model: &'a Decoder, adapter: Option<&'a AdapterParameters>) -> Result<Self> {
+    pub fn new(model: &'a Decoder, adapter: Option<&AdapterParameters>) -> Result<Self> {
+        Self::with_model(Cow::Borrowed(model), adapter)
+    }
+
+    fn with_model(model: Cow<'a, Decoder>, adapter: Option<&AdapterParameters>) -> Result<Self> {
         let cache = model.cache(SMALLEST_CACHE.min(model.config().context), DType::F32)?;
         Ok(Self {
             model,
-            adapter,
+            adapter: adapter.cloned(),
             cache,
             cache_dtype: DType::F32,
             held: Vec::new(),
@@ -110,6 +115,14 @@ impl<'a> Generator<'a> {
         self.held.clear();
     }
 
+    /// Exchanges the adapter, or takes it away. The base model stays as it is. The tokens so far are forgotten: their
+    /// keys and values are the old adapter's. Programs of an adapter that comes back are found in the device's cache.
+    pub fn set_adapter(&mut self, adapter: Option<&AdapterParameters>) {
+        self.adapter = adapter.cloned();
+        self.programs.clear();
+        self.reset();
+    }
+
     /// Generates from the tokens of a prompt. `on_text` gets each piece of text as it comes and returns whether to
     /// go on. A prompt that begins with tokens of the last call computes only what is new.
     pub fn generate(
@@ -119,14 +132,26 @@ impl<'a> Generator<'a> {
         options: &GenerateOptions,
         on_text: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Generation> {
+        self.generate_while(tokenizer, prompt, options, on_text, &|| true)
+    }
+
+    /// [`Generator::generate`], where `wanted` is asked before every step whether to go on.
+    pub(super) fn generate_while(
+        &mut self,
+        tokenizer: &Tokenizer,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        on_text: &mut dyn FnMut(&str) -> bool,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Generation> {
         let mut sampler = Sampler::new(options.sampling.clone())?;
         let eos = options.eos.clone().unwrap_or_else(|| tokenizer.eos_ids().to_vec());
         let start = std::time::Instant::now();
-        let prompt_tokens = self.read(prompt, options.max_tokens)?;
+        let (prompt_tokens, read) = self.read_while(prompt, options.max_tokens, wanted)?;
         let mut result = Generation {
             text: String::new(),
             tokens: Vec::new(),
-            finish: Finish::Length,
+            finish: if read { Finish::Length } else { Finish::Cancelled },
             prompt_tokens,
             prefill_seconds: start.elapsed().as_secs_f64(),
             decode_seconds: 0.0,
@@ -135,7 +160,7 @@ impl<'a> Generator<'a> {
         let mut stream = tokenizer.decode_stream();
         let mut seen = prompt.to_vec();
         let start = std::time::Instant::now();
-        while result.tokens.len() < options.max_tokens {
+        while read && result.tokens.len() < options.max_tokens {
             let token = sampler.sample(self.logits()?, &seen)?;
             seen.push(token);
             result.tokens.push(token);
@@ -157,6 +182,10 @@ impl<'a> Generator<'a> {
                 }
             }
             if self.held.len() >= self.cache.capacity() || result.tokens.len() == options.max_tokens {
+                break;
+            }
+            if !wanted() {
+                result.finish = Finish::Cancelled;
                 break;
             }
             self.step(&[token])?;
@@ -184,6 +213,16 @@ impl<'a> Generator<'a> {
     /// Reads a prompt, using what the cache already holds, with room for new tokens. Returns how many tokens were
     /// computed.
     pub fn read(&mut self, prompt: &[u32], room: usize) -> Result<usize> {
+        Ok(self.read_while(prompt, room, &|| true)?.0)
+    }
+
+    /// [`Generator::read`], and whether all of it was read: before every piece `wanted` is asked.
+    fn read_while(
+        &mut self,
+        prompt: &[u32],
+        room: usize,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<(usize, bool)> {
         let context = self.model.config().context;
         if prompt.is_empty() {
             return Err(Error::invalid("prompt", "is empty; give at least one token"));
@@ -201,11 +240,14 @@ impl<'a> Generator<'a> {
         let known = self.held.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         // The last token is always computed: its logits are wanted.
         self.held.truncate(known.min(prompt.len() - 1));
-        let new = &prompt[self.held.len()..];
-        for piece in new.chunks(LONGEST_PIECE) {
+        let known = self.held.len();
+        for piece in prompt[known..].chunks(LONGEST_PIECE) {
+            if !wanted() {
+                return Ok((self.held.len() - known, false));
+            }
             self.step(piece)?;
         }
-        Ok(new.len())
+        Ok((prompt.len() - known, true))
     }
 
     /// Makes the cache large enough, in powers of two. Growing empties it.
@@ -255,7 +297,8 @@ impl<'a> Generator<'a> {
         let positions = graph.input("positions", TensorSpec::u32([width]));
         let pos = graph.input("pos", TensorSpec::u32([1]));
         let last = graph.input("last", TensorSpec::u32([1]));
-        let hidden = self.model.record_cached(&graph, &ids, &positions, &pos, &self.cache, self.adapter)?;
+        let hidden =
+            self.model.record_cached(&graph, &ids, &positions, &pos, &self.cache, self.adapter.as_ref())?;
         let hidden = hidden.embedding(&last, DType::F32)?;
         let logits = self.model.record_logits(&graph, &hidden)?;
         let (graph, fused) = graph.fused(&[logits])?;
@@ -277,6 +320,13 @@ impl<'a> Generator<'a> {
         let step = self.programs.get(&self.latest);
         let step = step.ok_or_else(|| Error::invalid("generator", "no prompt was read yet"))?;
         step.outputs[0].as_slice::<f32>()
+    }
+}
+
+impl Generator<'static> {
+    /// A generator that owns a handle of the model, for threads and tasks. The handle shares the model's memory.
+    pub fn owned(model: Decoder, adapter: Option<&AdapterParameters>) -> Result<Self> {
+        Self::with_model(Cow::Owned(model), adapter)
     }
 }
 

@@ -172,7 +172,7 @@ impl Operation for LoraGrad {
         super::expect_inputs("lora_grad", inputs, 4 + 2 * self.slots.len())?;
         let (dy, x, h, w) = (&inputs[0], &inputs[1], &inputs[2], &inputs[3]);
         expect_shape("lora_grad", "dy", dy, &[x.shape[0], w.shape[0]])?;
-        expect_shape("lora_grad", "h", h, &[x.shape[0], total_rank(&self.slots)])?;
+        super::expect_spec("lora_grad", "h", h, &TensorSpec::f32([x.shape[0], total_rank(&self.slots)]))?;
         check_slots("lora_grad", &self.slots, w, &inputs[4..])?;
         let dx = TensorSpec::new(dy.dtype, x.shape.clone());
         let mut outputs = vec![dx; 1 + usize::from(self.separate)];

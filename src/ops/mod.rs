@@ -16,10 +16,12 @@ mod layer_norm;
 mod layout;
 mod lora;
 mod matmul;
+mod quant_matmul;
 mod reduce;
 pub mod reference;
 mod rms_norm;
 mod rope;
+mod sample;
 mod silu_mul;
 mod softmax;
 mod top_k;
@@ -42,10 +44,14 @@ pub use layout::{Broadcast, Concat, Copy, Permute, Reshape, Slice, Unslice};
 pub(crate) use lora::total_rank;
 pub use lora::{Lora, LoraGrad, LoraSlot};
 pub use matmul::MatMul;
+pub(crate) use quant_matmul::MOST_ELEMENTS;
+pub use quant_matmul::{Blocks, QuantMatMul, QuantMatMulGrad};
 pub use reduce::{GlobalNorm, Reduce, ReduceFn};
 use reference::Reference;
 pub use rms_norm::{RmsNorm, RmsNormGrad};
 pub use rope::Rope;
+pub use sample::Sample;
+pub(crate) use sample::{NONE as SAMPLE_NONE, word as sample_word};
 pub use silu_mul::{SiluMul, SiluMulGrad};
 pub(crate) use softmax::split;
 pub use softmax::{LogSoftmax, LogSoftmaxGrad, Softmax, SoftmaxGrad};
@@ -85,7 +91,7 @@ impl From<f32> for Real {
 }
 
 /// What an execution of an operation moves and computes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Cost {
     /// Floating-point operations; a multiply-add counts as two.
     pub flops: u64,
@@ -237,11 +243,14 @@ operations!(
     LoraGrad,
     MatMul,
     Permute,
+    QuantMatMul,
+    QuantMatMulGrad,
     Reduce,
     Reshape,
     RmsNorm,
     RmsNormGrad,
     Rope,
+    Sample,
     Scale,
     SiluMul,
     SiluMulGrad,

@@ -1,6 +1,7 @@
-//! Dtypes, shapes and tensors in host memory.
+//! Dtypes, shapes and tensors in host memory, and the border to candle's.
 
 mod buffer;
+pub(crate) mod candle;
 mod dtype;
 mod host;
 pub(crate) mod layout;
@@ -8,6 +9,7 @@ mod mapped_file;
 mod shape;
 
 pub use buffer::{Buffer, Parameter};
+pub use candle::{CandleTensor, Constant};
 pub use dtype::{DType, Element};
 pub use host::HostTensor;
 pub use layout::Layout;

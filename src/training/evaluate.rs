@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::batches::{self, Batch, BatchOptions};
 use super::data::Example;
-use super::loss::{BatchShape, Programs, batch_inputs, record_loss};
+use super::loss::{BatchShape, Programs, Purpose, batch_inputs, record_loss};
 use super::tensors::write_tensors;
 use crate::graph::Graph;
 use crate::models::{AdapterParameters, Decoder};
@@ -49,7 +49,7 @@ pub fn evaluate(
         }
         progress(index, batches.len());
         let shape = BatchShape::of(batch);
-        let program = programs.get(shape, false, || {
+        let program = programs.get(shape, Purpose::Evaluate, || {
             let (graph, output) = record_loss(model, adapter, shape, false, 0.0, false)?;
             model.device().compile(&graph, &[output], &[])
         })?;

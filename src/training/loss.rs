@@ -13,8 +13,19 @@ const SUPERVISED_STEP: usize = 32;
 /// How many programs are kept; recording one anew takes less time than running it once.
 const KEPT_PROGRAMS: usize = 32;
 
+/// What a program does with the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Purpose {
+    /// Reads it.
+    Evaluate,
+    /// Adds up its gradients: all batches of a step but the last.
+    Accumulate,
+    /// Adds its gradients to those of the step, and updates the adapter by them: the last batch of a step.
+    Update,
+}
+
 /// Programs by what decides their shapes.
-pub(super) struct Programs(Lru<(BatchShape, bool), Program>);
+pub(super) struct Programs(Lru<(BatchShape, Purpose), Program>);
 
 impl Default for Programs {
     fn default() -> Self {
@@ -27,14 +38,14 @@ impl Programs {
     pub(super) fn get(
         &mut self,
         shape: BatchShape,
-        train: bool,
+        purpose: Purpose,
         compile: impl FnOnce() -> Result<Program>,
     ) -> Result<Program> {
-        if let Some(program) = self.0.get(&(shape, train)) {
+        if let Some(program) = self.0.get(&(shape, purpose)) {
             return Ok(program);
         }
         let program = compile()?;
-        self.0.put((shape, train), program.clone());
+        self.0.put((shape, purpose), program.clone());
         Ok(program)
     }
 }

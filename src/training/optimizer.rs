@@ -1,7 +1,7 @@
-//! The adapter's parameters with their gradients and AdamW state, each kind side by side in one buffer, and the
-//! program that updates all of them.
+//! The adapter's parameters with their gradients and AdamW state, each kind side by side in one buffer, and what updates
+//! all of them.
 
-use crate::backend::{Device, Program};
+use crate::backend::Device;
 use crate::graph::{Graph, LazyTensor};
 use crate::ops::{Accumulate, AdamW, GlobalNorm, Real};
 use crate::tensor::{HostTensor, Parameter, TensorSpec};
@@ -34,8 +34,7 @@ pub(crate) struct Optimizer {
     gradients: Vec<Parameter>,
     means: Vec<Parameter>,
     squares: Vec<Parameter>,
-    update: Program,
-    outputs: Vec<HostTensor>,
+    options: OptimizerOptions,
 }
 
 impl Optimizer {
@@ -52,31 +51,11 @@ impl Optimizer {
         let gradients = side_by_side(device, tensors, ".grad", false)?;
         let means = side_by_side(device, tensors, ".exp_avg", false)?;
         let squares = side_by_side(device, tensors, ".exp_avg_sq", false)?;
-
-        let graph = Graph::new();
-        let hyper = graph.input("hyper", TensorSpec::f32([3]));
-        let recorded =
-            |list: &[Parameter]| -> Vec<LazyTensor> { list.iter().map(|p| graph.parameter(p)).collect() };
-        let kinds = [&parameters, &gradients, &means, &squares].map(|list| recorded(list));
-        let gradient_refs: Vec<&LazyTensor> = kinds[1].iter().collect();
-        let norm = graph.record(GlobalNorm, &gradient_refs)?.remove(0);
-        let mut inputs: Vec<&LazyTensor> =
-            (0..tensors.len()).flat_map(|i| kinds.iter().map(move |k| &k[i])).collect();
-        inputs.extend([&hyper, &norm]);
-        let op = AdamW {
-            beta1: Real(options.beta1),
-            beta2: Real(options.beta2),
-            eps: Real(options.eps),
-            weight_decay: Real(options.weight_decay),
-            max_norm: Real(options.max_norm),
-        };
-        let updates = graph.record(op, &inputs)?;
-        let update = device.compile(&graph, &[norm], &updates)?;
-        Ok(Self { outputs: update.outputs(), parameters, gradients, means, squares, update })
+        Ok(Self { parameters, gradients, means, squares, options: *options })
     }
 
     /// Records that the loss's gradients are added to those kept here; `keep` (f32 `[1]`) is 0 for the first
-    /// micro-batch of a step, 1 for the others. Returns what must be computed.
+    /// micro-batch of a step, 1 for the others. Returns the sums, which must be computed.
     pub(crate) fn record_gradients(
         &self,
         graph: &Graph,
@@ -91,12 +70,41 @@ impl Optimizer {
         self.gradients.iter().zip(&gradients).map(add).collect()
     }
 
-    /// Updates all tensors from the accumulated gradients times `factor`. Returns the global norm of the
-    /// gradients, times `factor`, before clipping; if it is not finite, nothing was changed.
-    pub(crate) fn step(&mut self, learning_rate: f64, step: usize, factor: f64) -> Result<f64> {
-        let hyper = HostTensor::from_slice(&[learning_rate as f32, step as f32, factor as f32], [3])?;
-        self.update.run_into(&[&hyper], &mut self.outputs)?;
-        Ok(f64::from(self.outputs[0].as_slice::<f32>()?[0]) * factor)
+    /// Records the update of all tensors from the gradients that [`Optimizer::record_gradients`] gave, with the input
+    /// [`Optimizer::hyper`]. Returns the gradients' global norm, without the factor and before clipping, and what must be
+    /// computed. If the norm or the loss is not finite, nothing changes.
+    pub(crate) fn record_update(
+        &self,
+        graph: &Graph,
+        gradients: &[LazyTensor],
+        loss: &LazyTensor,
+    ) -> Result<(LazyTensor, Vec<LazyTensor>)> {
+        let hyper = graph.input("hyper", TensorSpec::f32([3]));
+        let recorded =
+            |list: &[Parameter]| -> Vec<LazyTensor> { list.iter().map(|p| graph.parameter(p)).collect() };
+        let [parameters, means, squares] =
+            [&self.parameters, &self.means, &self.squares].map(|list| recorded(list));
+        let norm = graph.record(GlobalNorm, &gradients.iter().collect::<Vec<_>>())?.remove(0);
+        // Nothing times a loss that is no number is no number.
+        let guarded = norm.add(&loss.reshape([1])?.affine(0.0, 0.0)?)?;
+        let kinds = [&parameters[..], gradients, &means, &squares];
+        let mut inputs: Vec<&LazyTensor> =
+            (0..parameters.len()).flat_map(|i| kinds.map(|kind| &kind[i])).collect();
+        inputs.extend([&hyper, &guarded]);
+        let op = AdamW {
+            beta1: Real(self.options.beta1),
+            beta2: Real(self.options.beta2),
+            eps: Real(self.options.eps),
+            weight_decay: Real(self.options.weight_decay),
+            max_norm: Real(self.options.max_norm),
+        };
+        let updates = graph.record(op, &inputs)?;
+        Ok((norm, updates))
+    }
+
+    /// The input of an update: learning rate, step (counted from 1), and what gradients are multiplied by.
+    pub(crate) fn hyper(learning_rate: f64, step: usize, factor: f64) -> Result<HostTensor> {
+        HostTensor::from_slice(&[learning_rate as f32, step as f32, factor as f32], [3])
     }
 
     /// The accumulated gradient of a tensor.

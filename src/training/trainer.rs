@@ -9,7 +9,7 @@ use super::batches::{self, Batch, BatchOptions};
 use super::checkpoint::{self, TrainerState};
 use super::data::Example;
 use super::lora::{LoraConfig, LoraModule};
-use super::loss::{BatchShape, Programs, batch_inputs, record_loss};
+use super::loss::{BatchShape, Programs, Purpose, batch_inputs, record_loss};
 use super::metrics::{Metrics, Report};
 use super::optimizer::{Optimizer, OptimizerOptions};
 use super::scheduler::Schedule;
@@ -138,6 +138,8 @@ pub struct Trainer<'a> {
     adapter: AdapterParameters,
     programs: Programs,
     state: TrainerState,
+    /// The device failed while it updated the adapter, which may hold anything now.
+    in_doubt: bool,
 }
 
 impl<'a> Trainer<'a> {
@@ -206,6 +208,7 @@ impl<'a> Trainer<'a> {
             adapter,
             programs: Programs::default(),
             state,
+            in_doubt: false,
         })
     }
 
@@ -220,7 +223,7 @@ impl<'a> Trainer<'a> {
         let largest = batches.iter().max_by_key(|batch| (batch.padded_tokens(), batch.supervised.len()));
         let activations = match largest {
             Some(batch) => {
-                let (graph, outputs, updates) = self.record(BatchShape::of(batch), true)?;
+                let (graph, outputs, updates) = self.record(BatchShape::of(batch), Purpose::Update)?;
                 self.model.device().plan(&graph, &outputs, &updates)?.arena_bytes
             }
             None => 0,
@@ -328,6 +331,7 @@ impl<'a> Trainer<'a> {
             values.extend(tensors);
             self.optimizer.restore(&values)?;
             self.state = state;
+            self.in_doubt = false;
         } else if self.options.resume {
             return Err(Error::file(
                 &self.out,
@@ -387,22 +391,37 @@ impl<'a> Trainer<'a> {
     /// One optimizer step on these batches, their gradients added up and divided by the number of trained tokens. For
     /// whoever wants a loop of their own; [`Trainer::run`] calls it too.
     pub fn train_on(&mut self, batches: &[Batch]) -> Result<StepDone> {
-        let step = self.state.step;
-        let mut loss = 0.0;
-        for (micro, batch) in batches.iter().enumerate() {
-            loss += self.micro_step(batch, micro)?;
+        let Some((last, others)) = batches.split_last() else {
+            return Err(Error::invalid("a step", "has no batch; give at least one"));
+        };
+        if self.in_doubt {
+            let message = "the device failed during an update, and the adapter may be broken; start again from the \
+                           newest checkpoint (--resume)";
+            return Err(Error::invalid("training", message));
         }
+        let step = self.state.step;
         let supervised: usize = batches.iter().map(|batch| batch.supervised.len()).sum();
         let real_tokens = batches.iter().map(|batch| batch.real_tokens).sum();
         let computed_tokens = batches.iter().map(Batch::padded_tokens).sum();
-        let mean = loss / supervised.max(1) as f64;
+        let factor = 1.0 / supervised.max(1) as f64;
         let learning_rate = self.options.schedule.learning_rate(step);
         let advice = "the last good state was saved; lower the learning rate, or look for broken values in the model \
                       or the data of this step";
-        if !mean.is_finite() {
-            return Err(non_finite(step + 1, "training loss", mean, advice));
+        let finite = |loss: f64| match loss * factor {
+            mean if mean.is_finite() => Ok(mean),
+            mean => Err(non_finite(step + 1, "training loss", mean, advice)),
+        };
+        let mut loss = 0.0;
+        for (micro, batch) in others.iter().enumerate() {
+            loss += self.micro_step(batch, micro, None)?[0];
         }
-        let norm = self.optimizer.step(learning_rate, step + 1, 1.0 / supervised.max(1) as f64)?;
+        finite(loss)?;
+        let hyper = Optimizer::hyper(learning_rate, step + 1, factor)?;
+        let results = self.micro_step(last, others.len(), Some(&hyper));
+        self.in_doubt = matches!(results, Err(Error::Device { .. }));
+        let results = results?;
+        let mean = finite(loss + results[0])?;
+        let norm = results[1] * factor;
         if !norm.is_finite() {
             return Err(non_finite(step + 1, &self.broken_gradient()?, norm, advice));
         }
@@ -422,40 +441,47 @@ impl<'a> Trainer<'a> {
         Ok("global gradient norm".to_owned())
     }
 
-    fn micro_step(&mut self, batch: &Batch, micro: usize) -> Result<f64> {
+    /// Adds up the gradients of a batch, and with `hyper` updates the adapter by them: one program, waited for once.
+    /// Returns the summed loss, and after an update the gradients' norm without the factor.
+    fn micro_step(&mut self, batch: &Batch, micro: usize, hyper: Option<&HostTensor>) -> Result<Vec<f64>> {
         let seed = self.options.seed ^ (self.state.step as u64) << 20 ^ micro as u64;
         let keep = if micro == 0 { 0.0_f32 } else { 1.0 };
         let seed = HostTensor::from_slice(&[seed as u32, (seed >> 32) as u32], [2])?;
         let keep = HostTensor::scalar(keep);
         let inputs = batch_inputs(batch)?;
-        let program = self.program(batch, true)?;
-        let all: Vec<&HostTensor> = inputs.iter().chain([&seed, &keep]).collect();
+        let program =
+            self.program(batch, if hyper.is_some() { Purpose::Update } else { Purpose::Accumulate })?;
+        let all: Vec<&HostTensor> = inputs.iter().chain([&seed, &keep]).chain(hyper).collect();
         let outputs = program.run(&all)?;
-        Ok(f64::from(outputs[0].as_slice::<f32>()?[0]))
+        outputs.iter().map(|output| Ok(f64::from(output.as_slice::<f32>()?[0]))).collect()
     }
 
-    fn program(&mut self, batch: &Batch, train: bool) -> Result<Program> {
+    fn program(&mut self, batch: &Batch, purpose: Purpose) -> Result<Program> {
         let shape = BatchShape::of(batch);
         let mut programs = std::mem::take(&mut self.programs);
-        let program = programs.get(shape, train, || {
-            let (graph, outputs, updates) = self.record(shape, train)?;
+        let program = programs.get(shape, purpose, || {
+            let (graph, outputs, updates) = self.record(shape, purpose)?;
             self.model.device().compile(&graph, &outputs, &updates)
         });
         self.programs = programs;
         program
     }
 
-    fn record(&self, shape: BatchShape, train: bool) -> Result<Recorded> {
+    fn record(&self, shape: BatchShape, purpose: Purpose) -> Result<Recorded> {
+        let train = purpose != Purpose::Evaluate;
         let dropout = if train { self.config.dropout } else { 0.0 };
         let checkpoint = train && self.options.checkpoint_layers;
         let (graph, loss) = record_loss(self.model, &self.adapter, shape, train, dropout, checkpoint)?;
-        let updates = if train {
-            let keep = graph.input("keep", TensorSpec::f32([1]));
-            self.optimizer.record_gradients(&graph, &loss, &keep)?
-        } else {
-            Vec::new()
-        };
-        Ok((graph, vec![loss], updates))
+        if !train {
+            return Ok((graph, vec![loss], Vec::new()));
+        }
+        let keep = graph.input("keep", TensorSpec::f32([1]));
+        let gradients = self.optimizer.record_gradients(&graph, &loss, &keep)?;
+        if purpose == Purpose::Accumulate {
+            return Ok((graph, vec![loss], gradients));
+        }
+        let (norm, updates) = self.optimizer.record_update(&graph, &gradients, &loss)?;
+        Ok((graph, vec![loss, norm], updates))
     }
 
     /// Mean loss of the validation set; `None` if it was interrupted.
@@ -470,7 +496,7 @@ impl<'a> Trainer<'a> {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let program = self.program(&batch, false)?;
+            let program = self.program(&batch, Purpose::Evaluate)?;
             let inputs = batch_inputs(&batch)?;
             let outputs = program.run(&inputs.iter().collect::<Vec<_>>())?;
             loss += f64::from(outputs[0].as_slice::<f32>()?[0]);

@@ -1,50 +1,112 @@
 //! What a step costs: command buffers, dispatches, waits, memory and live objects, counted by the software device.
 
-use metal_candle::backend::Device;
-use metal_candle::inference::Generator;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
-use crate::model::{Subject, adapter, load, subjects};
+use metal_candle::backend::Device;
+use metal_candle::backend::select::Preference;
+use metal_candle::bench::{Case, Form, Kind, cases};
+use metal_candle::graph::Graph;
+use metal_candle::inference::Generator;
+use metal_candle::models::Decoder;
+use metal_candle::tensor::{DType, HostTensor, TensorSpec};
+use metal_candle::training::{Event, Example, LoraConfig, Trainer};
+
+use crate::model::{Subject, adapter, load_as, options, small};
 
 /// Counts of one decode step, when everything it needs was made by the step before.
-fn decode(subject: &Subject, with_adapter: bool) -> softmetal::counters::Counters {
+fn decode(subject: &Subject, dtype: DType, with_adapter: bool) -> (softmetal::counters::Counters, Duration) {
     let device = Device::metal().unwrap();
-    let model = load(subject, &device);
+    let model: Decoder = load_as(subject, &device, dtype);
     let adapter = with_adapter.then(|| adapter(&model).on(&device).unwrap());
     let mut generator = Generator::new(&model, adapter.as_ref()).unwrap();
     generator.next_logits(&[1, 2, 3]).unwrap();
     generator.next_logits(&[1, 2, 3, 4]).unwrap();
     softmetal::quiesce();
     softmetal::counters::take();
+    let begun = Instant::now();
     generator.next_logits(&[1, 2, 3, 4, 5]).unwrap();
-    softmetal::counters::take()
+    (softmetal::counters::take(), begun.elapsed())
 }
 
 #[test]
 fn a_decode_step_is_one_command_buffer_and_eight_dispatches_a_layer() {
     let _alone = crate::alone();
-    for (with_adapter, most) in [(false, 8), (true, 12)] {
-        let subject = subjects().remove(0);
-        let (counted, layers) = (decode(&subject, with_adapter), subject.config.layers);
-        let dispatches: u64 = counted.commands.values().sum();
-        // Beside the layers: the embedding, the last norm, the row of the last token and the head.
-        let beside = 4;
-        assert!(dispatches <= (most * layers + beside) as u64, "{with_adapter}: {counted:?}");
-        assert_eq!((counted.command_buffers, counted.encoders), (1, 1), "{counted:?}");
-        // None if the run was over while the host looked.
-        assert!(counted.host_waits <= 1, "{counted:?}");
+    let subject = small();
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        for (with_adapter, most) in [(false, 8), (true, 12)] {
+            let ((counted, elapsed), layers) = (decode(&subject, dtype, with_adapter), subject.config.layers);
+            let dispatches: u64 = counted.commands.values().sum();
+            // Beside the layers: the embedding, the last norm, the row of the last token and the head.
+            let beside = 4;
+            assert!(dispatches <= (most * layers + beside) as u64, "{dtype}, {with_adapter}: {counted:?}");
+            assert_eq!((counted.command_buffers, counted.encoders), (1, 1), "{counted:?}");
+            crate::assert_waited_once(&counted, elapsed);
+            assert_eq!((counted.bytes_allocated, counted.pipelines), (0, 0), "{counted:?}");
+            println!("{dtype}, with an adapter {with_adapter}: {counted:?}");
+        }
+    }
+}
+
+/// Forward, backward and update: submitted in one go, waited for once, in memory that the first step has made.
+#[test]
+fn a_training_step_waits_once_and_allocates_nothing() {
+    let _alone = crate::alone();
+    let device = Device::metal().unwrap();
+    let model = load_as(&small(), &device, DType::F32);
+    let examples =
+        [Example { tokens: vec![5, 17, 101, 42, 7], supervised: vec![false, false, true, true, true] }];
+    let folder = tempfile::tempdir().unwrap();
+    let config = LoraConfig { rank: 4, alpha: 8.0, seed: 5, ..LoraConfig::default() };
+    let mut trainer = Trainer::new(&model, config, None, options(4), &examples, &[], folder.path()).unwrap();
+    let (mut steps, mut begun) = (Vec::new(), Instant::now());
+    let observer = &mut |event: &Event| {
+        if matches!(event, Event::Step { .. }) {
+            softmetal::quiesce();
+            steps.push((softmetal::counters::take(), begun.elapsed()));
+            begun = Instant::now();
+        }
+    };
+    trainer.run(&AtomicBool::new(false), observer).unwrap();
+    assert_eq!(steps.len(), 4);
+    for (counted, elapsed) in &steps[1..] {
+        crate::assert_waited_once(counted, *elapsed);
         assert_eq!((counted.bytes_allocated, counted.pipelines), (0, 0), "{counted:?}");
-        println!("with an adapter {with_adapter}: {counted:?}");
+        // What a bound of dispatches makes of one run; a run of its own would begin a buffer of its own.
+        let dispatches: u64 = counted.commands.values().sum();
+        assert!(dispatches > 20 && counted.command_buffers <= 1 + dispatches.div_ceil(20), "{counted:?}");
+        println!("a training step: {counted:?}");
+    }
+}
+
+#[test]
+fn an_adapter_adds_two_dispatches_to_a_product() {
+    let _alone = crate::alone();
+    let device = Device::metal_with(Preference::Metal).unwrap();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for rows in [1, 5, 128] {
+            let launches = |kind| {
+                let case = Case { kind, dtype, backward: false };
+                case.program(&device, Form::One).unwrap().launches()
+            };
+            let base = launches(Kind::MatMul { m: rows, n: 512, k: 512 });
+            let with = launches(Kind::Lora { rows, d: 512 });
+            assert_eq!(base, 1);
+            assert!((2..=3).contains(&with), "{dtype}, {rows} rows: {with}");
+        }
     }
 }
 
 /// A step that is run again and again leaves nothing behind.
 #[test]
 fn a_thousand_repeats_leave_no_more_objects_than_one() {
-    use metal_candle::graph::Graph;
-    use metal_candle::tensor::{HostTensor, TensorSpec};
-
     let _alone = crate::alone();
-    let device = Device::metal().unwrap();
+    for preference in [Preference::Metal, Preference::Mps] {
+        repeats(&Device::metal_with(preference).unwrap());
+    }
+}
+
+fn repeats(device: &Device) {
     let graph = Graph::new();
     let x = graph.input("x", TensorSpec::f32([4, 8]));
     let w = device.parameter("w", &HostTensor::zeros(TensorSpec::f32([8, 8])), false).unwrap();
@@ -69,9 +131,6 @@ fn a_thousand_repeats_leave_no_more_objects_than_one() {
 
 #[test]
 fn the_arena_is_as_large_as_the_plan_says() {
-    use metal_candle::graph::Graph;
-    use metal_candle::tensor::TensorSpec;
-
     let _alone = crate::alone();
     let device = Device::metal().unwrap();
     let graph = Graph::new();
@@ -82,4 +141,29 @@ fn the_arena_is_as_large_as_the_plan_says() {
     let allocated = softmetal::counters::take().bytes_allocated;
     assert_eq!(allocated, program.plan().arena_bytes as u64);
     assert!(allocated >= 3 * 64 * 64 * 4);
+}
+
+/// All operations with their gradients: what is allocated when one is compiled are its parameters and the plan's arena;
+/// what is allocated when it runs is nothing.
+#[test]
+fn no_operation_allocates_more_than_its_plan_says() {
+    let _alone = crate::alone();
+    for case in cases(DType::F32).into_iter().filter(|case| case.backward && large(case) < 1 << 18) {
+        let device = Device::metal_with(Preference::Metal).unwrap();
+        softmetal::counters::take();
+        let program = case.program(&device, Form::One).unwrap();
+        let compiled = softmetal::counters::take().bytes_allocated;
+        // Parameters up to 4 MiB are parts of buffers of 1, 2, 4, … MiB; all larger ones are left out here.
+        let parameters = program.plan().parameters.len() as u64 + 1;
+        let slabs = (1..=parameters).map(|n| 1_u64 << 20 << (n - 1).min(4)).sum::<u64>();
+        let arena = program.plan().arena_bytes as u64;
+        assert!((arena..=arena + slabs).contains(&compiled), "{}: {compiled} for {arena}", case.op());
+        program.run(&[]).unwrap();
+        assert_eq!(softmetal::counters::take().bytes_allocated, 0, "{} {}", case.op(), case.shape());
+    }
+}
+
+/// Elements of the largest input.
+fn large(case: &Case) -> usize {
+    case.inputs().iter().map(|shape| shape.iter().product()).max().unwrap_or(0)
 }

@@ -35,6 +35,7 @@ fn every_error_of_a_command_buffer_is_typed_and_the_next_run_works() {
         (CommandBufferError::OutOfMemory, DeviceFault::OutOfMemory),
         (CommandBufferError::InvalidResource, DeviceFault::InvalidResource),
         (CommandBufferError::DeviceRemoved, DeviceFault::DeviceRemoved),
+        (CommandBufferError::Memoryless, DeviceFault::Unknown(10)),
         (CommandBufferError::StackOverflow, DeviceFault::Unknown(12)),
     ] {
         for after in [0, 1] {
@@ -89,6 +90,36 @@ fn a_step_with_an_update_is_not_repeated() {
     assert_eq!(sum.read().unwrap().as_slice::<f32>().unwrap(), [2.0; 4]);
 }
 
+/// A timeout makes the command buffers of the next run smaller even where this one cannot be done again: a training step.
+#[test]
+fn after_a_timeout_in_training_the_next_steps_are_smaller() {
+    let _alone = crate::alone();
+    let device = Device::metal().unwrap();
+    let sum = device.state("sum", TensorSpec::f32([8])).unwrap();
+    let graph = Graph::new();
+    let mut g = graph.input("g", TensorSpec::f32([8]));
+    for _ in 0..60 {
+        g = g.affine(1.0, 0.0).unwrap().reshape([1, 8]).unwrap().softmax(0).unwrap().reshape([8]).unwrap();
+    }
+    let keep = graph.constant(HostTensor::scalar(0.0_f32));
+    let updated = graph.record(metal_candle::ops::Accumulate, &[&graph.parameter(&sum), &g, &keep]).unwrap();
+    let program = device.compile(&graph, &[], &updated).unwrap();
+    let g = HostTensor::zeros(TensorSpec::f32([8]));
+    let buffers = || {
+        softmetal::counters::take();
+        program.run(&[&g]).unwrap();
+        softmetal::counters::take().command_buffers
+    };
+    let before = buffers();
+    faults::fail_command_buffer_after(0, CommandBufferError::Timeout);
+    let failed = program.run(&[&g]);
+    faults::clear();
+    assert!(matches!(failed, Err(Error::Device { fault: DeviceFault::Timeout, .. })), "{failed:?}");
+    let after = buffers();
+    assert!(after > before, "{before} command buffers before, {after} after");
+    assert_eq!(sum.read().unwrap().as_slice::<f32>().unwrap(), [1.0; 8]);
+}
+
 #[test]
 fn memory_and_pipelines_that_cannot_be_had_are_errors() {
     let _alone = crate::alone();
@@ -132,7 +163,7 @@ fn training_that_fails_leaves_its_checkpoint_and_resumes() {
     use std::sync::atomic::AtomicBool;
 
     let _alone = crate::alone();
-    let subject = crate::model::subjects().remove(0);
+    let subject = crate::model::small();
     let device = Device::metal().unwrap();
     let model = crate::model::load(&subject, &device);
     let examples =
@@ -179,4 +210,28 @@ fn training_that_fails_leaves_its_checkpoint_and_resumes() {
             assert_eq!(found.as_slice::<f32>().unwrap(), expected.as_slice::<f32>().unwrap());
         }
     }
+}
+
+/// After a fault in the midst of an update the adapter on the device may be anything: the trainer says so, and does not go
+/// on with it.
+#[test]
+fn a_trainer_does_not_go_on_with_an_adapter_in_doubt() {
+    use metal_candle::training::{Example, LoraConfig, Trainer};
+    use std::sync::atomic::AtomicBool;
+
+    let _alone = crate::alone();
+    let device = Device::metal().unwrap();
+    let model = crate::model::load(&crate::model::small(), &device);
+    let examples = [Example { tokens: vec![5, 17, 101], supervised: vec![false, true, true] }];
+    let config = LoraConfig { rank: 4, alpha: 8.0, seed: 5, ..LoraConfig::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let options = crate::model::options(2);
+    let mut trainer = Trainer::new(&model, config, None, options, &examples, &[], folder.path()).unwrap();
+    faults::fail_command_buffer_after(0, CommandBufferError::PageFault);
+    let failed = trainer.run(&AtomicBool::new(false), &mut |_| ());
+    faults::clear();
+    assert!(matches!(failed, Err(Error::Device { fault: DeviceFault::PageFault, .. })), "{failed:?}");
+    let again = trainer.run(&AtomicBool::new(false), &mut |_| ()).unwrap_err().to_string();
+    assert!(again.contains("may be broken") && again.contains("--resume"), "{again}");
+    assert!(!folder.path().join("adapter_model.safetensors").exists(), "nothing was saved");
 }

@@ -5,6 +5,7 @@
 #[cfg(softmetal)]
 extern crate softmetal;
 
+mod calibration;
 #[cfg(softmetal)]
 mod counters;
 #[cfg(softmetal)]
@@ -13,6 +14,7 @@ mod encode;
 mod estimates;
 #[cfg(softmetal)]
 mod faults;
+mod fusion;
 mod model;
 #[cfg(mps)]
 mod mps;
@@ -27,6 +29,14 @@ use metal_candle::tensor::{HostTensor, TensorSpec};
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// That the host waited once: not at all if the run was over while it looked, and once more for every tenth of a second,
+/// as it then looks whether a command buffer has failed.
+#[cfg(softmetal)]
+pub(crate) fn assert_waited_once(counted: &softmetal::counters::Counters, elapsed: std::time::Duration) {
+    let allowed = 1 + elapsed.as_millis() as u64 / 100;
+    assert!(counted.host_waits <= allowed, "more than {allowed} waits in {elapsed:?}: {counted:?}");
 }
 
 #[test]

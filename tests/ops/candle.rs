@@ -23,6 +23,28 @@ fn compare(name: &str, ours: &HostTensor, theirs: &Tensor) {
     assert!(error < TOLERANCE, "{name}: greatest error {error}");
 }
 
+/// Weights that candle has quantised, and candle's products with what it makes of them.
+#[test]
+fn products_with_quantised_weights_agree_with_candle() {
+    use candle_core::quantized::{GgmlDType, QTensor};
+    use metal_candle::ops::{Blocks, QuantMatMul};
+
+    let device = super::device();
+    let r = &mut Random::new(22);
+    let (m, n, k) = (5, 12, 512);
+    let kinds = [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q6K];
+    for (blocks, kind) in Blocks::ALL.into_iter().zip(kinds) {
+        let (x, w) = (r.spread([m, k], 0.1, 0.0), r.spread([n, k], 0.5, 0.0));
+        let quantised = QTensor::quantize(&to_candle(&w), kind).unwrap();
+        let op = QuantMatMul { blocks, n, k };
+        let weight = op.weight(&quantised.data().unwrap()).unwrap();
+        let ours = recorded(&[x.clone(), weight], |t| t[0].quant_matmul(&t[1], op.clone()));
+        let w = quantised.dequantize(&CandleDevice::Cpu).unwrap();
+        let theirs = to_candle(&x).matmul(&w.t().unwrap()).unwrap();
+        compare(blocks.name(), &ours.eval(&device).unwrap(), &theirs);
+    }
+}
+
 #[test]
 fn results_agree_with_candle() {
     let device = super::device();

@@ -36,6 +36,23 @@ impl Random {
         HostTensor::from_f64(&values, DType::F32, shape).unwrap()
     }
 
+    /// A weight with every pattern of bits in all but the blocks' factors, which are between -0.02 and 0.02.
+    pub(crate) fn blocks(&mut self, op: &QuantMatMul) -> HostTensor {
+        let mut bytes: Vec<u8> = (0..op.n * op.row_bytes()).map(|_| self.below(256) as u8).collect();
+        let factors: &[usize] = match op.blocks {
+            Blocks::Q4_1 | Blocks::Q4_K => &[0, 2],
+            Blocks::Q6_K => &[208],
+            Blocks::Q4_0 | Blocks::Q8_0 => &[0],
+        };
+        for block in bytes.chunks_mut(op.blocks.bytes()) {
+            for &at in factors {
+                let factor = half::f16::from_f64(0.02 * self.unit());
+                block[at..at + 2].copy_from_slice(&factor.to_le_bytes());
+            }
+        }
+        op.weight(&bytes).unwrap()
+    }
+
     fn indices(&mut self, count: usize, limit: usize) -> HostTensor {
         let values: Vec<u32> = (0..count).map(|_| self.below(limit) as u32).collect();
         HostTensor::from_slice(&values, [count]).unwrap()
@@ -118,6 +135,14 @@ fn products(cases: &mut Vec<Case>, Sizes { m, n, k, b }: Sizes, r: &mut Random) 
         inputs.extend(pairs);
         cases.push(case(LoraGrad { slots: slots.clone(), separate }, inputs));
     }
+    for blocks in Blocks::ALL {
+        // Some rows beyond those that one decoding serves; more would only take longer.
+        let (m, n) = (m.min(19), n.min(21));
+        let op = QuantMatMul { blocks, n, k: blocks.elements() * (1 + k % 2) };
+        let w = r.blocks(&op);
+        cases.push(case(op.clone(), vec![r.tensor([m, op.k]), w.clone()]));
+        cases.push(case(QuantMatMulGrad { of: op }, vec![r.tensor([m, n]), w]));
+    }
     let (targets, weights) = (r.indices(m, n), r.tensor([m]));
     cases.push(case(
         CrossEntropy { head: false },
@@ -153,6 +178,19 @@ fn rows(cases: &mut Vec<Case>, Sizes { m, n, k, b }: Sizes, r: &mut Random) {
     cases.push(case(SiluMul, vec![x.clone(), y.clone()]));
     cases.push(case(SiluMulGrad, vec![x.clone(), y, r.tensor([m, n])]));
     cases.push(case(ArgMax, vec![x.clone()]));
+    for (top_k, settings) in [
+        (0, [1.0, 1.0, 0.0]),
+        (1 + n / 3, [0.7, 1.0, 0.0]),
+        (0, [1.3, 0.8, 0.0]),
+        (3, [0.5, 0.9, 0.1]),
+        (0, [0.0, 1.0, 0.0]),
+    ] {
+        // A draw is a comparison of sums in f32: few rows, so that a random test meets no near tie.
+        let logits = r.spread([m.min(4), n], 4.0, 0.0);
+        let seed = HostTensor::from_slice(&[r.below(1000) as u32, 9], [2]).unwrap();
+        let settings = HostTensor::from_slice(&settings, [3]).unwrap();
+        cases.push(case(Sample { top_k, stream: 5 }, vec![logits, settings, seed]));
+    }
     cases.push(case(TopK { k: n.min(3) }, vec![x]));
     cases.push(case(GlobalNorm, vec![r.tensor([m, n]), r.tensor([n]), r.spread([b], 100.0, 0.0)]));
     let (cos, sin, positions) = (r.tensor([9, k]), r.tensor([9, k]), r.indices(m, 9));

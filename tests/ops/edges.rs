@@ -202,13 +202,13 @@ fn sixteen_bit_storage() {
 }
 
 /// Inputs that are f32 whatever the storage of the others.
-fn f32_inputs(op: &Op) -> Vec<usize> {
+pub(super) fn f32_inputs(op: &Op) -> Vec<usize> {
     match op {
         Op::Rope(_) => vec![1, 2],
         Op::CrossEntropy(op) => vec![2 + usize::from(op.head)],
         Op::AttentionGrad(_) => vec![4],
         Op::LoraGrad(_) => vec![2],
-        Op::Scale(_) => vec![1],
+        Op::Scale(_) | Op::Sample(_) => vec![1],
         _ => Vec::new(),
     }
 }

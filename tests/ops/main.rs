@@ -155,6 +155,26 @@ fn products_of_few_rows_and_mixed_types_give_their_definition() {
     }
 }
 
+/// One block, fewer runs than the lanes of a SIMD group, and more of both than whole turns; rows for both of the ways
+/// that there are.
+#[test]
+fn products_with_blocks_of_many_sizes_give_their_definition() {
+    use metal_candle::ops::{Blocks, QuantMatMul};
+    let r = &mut cases::Random::new(7);
+    for device in devices() {
+        for blocks in Blocks::ALL {
+            let block = blocks.elements();
+            for k in [block, 3 * block, 1024 + 5 * block] {
+                for (m, n) in [(1, 37), (3, 16), (6, 5), (8, 1), (9, 3)] {
+                    let op = QuantMatMul { blocks, n, k };
+                    let inputs = vec![r.tensor([m, k]), r.blocks(&op)];
+                    check(&device, &Case { op: op.into(), inputs }, F32);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn large_products_and_heads_give_their_definition() {
     // Deeper than one packed block, more rows than one block, and more logits than one chunk.

@@ -237,14 +237,21 @@ fn write_sdk(sdk: &Path, libraries: &[Library]) -> Result<(), String> {
     Ok(())
 }
 
-/// Shows that the link sees names: a program that uses a class as it is called links, one that misspells it does not.
+/// A class and a function of Apple's, as symbols, each beside a misspelt one.
+const CONTROLS: [[&str; 2]; 2] = [
+    ["_OBJC_CLASS_$_MPSMatrixMultiplication", "_OBJC_CLASS_$_MPSMatrixMultiplicaton"],
+    ["_MTLCreateSystemDefaultDevice", "_MTLCreateSystemDefaultDevise"],
+];
+
+/// Shows that the link sees names: a program that uses a class or function as it is called links, one that misspells it
+/// does not.
 fn control(folder: &Path, sdk: &Path) -> Result<(), String> {
-    println!("== apple: a misspelt class fails the link");
-    let link = |class: &str| -> Result<std::process::Output, String> {
+    println!("== apple: a misspelt name fails the link");
+    let link = |symbol: &str| -> Result<std::process::Output, String> {
         let source = folder.join("control.c");
         let object = folder.join("control.o");
         let text = format!(
-            "extern char class __asm(\"_OBJC_CLASS_$_{class}\");\nvoid *used = &class;\nint main(void) {{ return 0; }}\n"
+            "extern char name __asm(\"{symbol}\");\nvoid *used = &name;\nint main(void) {{ return 0; }}\n"
         );
         write(&source, &text)?;
         run(
@@ -257,20 +264,24 @@ fn control(folder: &Path, sdk: &Path) -> Result<(), String> {
         Command::new(LINKER)
             .args(["-arch", "arm64", "-platform_version", "macos", "11.0", "11.0", "-syslibroot"])
             .arg(sdk)
-            .args(["-lSystem", "-framework", "MetalPerformanceShaders", "-o"])
+            .args(["-lSystem", "-framework", "Metal", "-framework", "MetalPerformanceShaders", "-o"])
             .arg(folder.join("control"))
             .arg(&object)
             .output()
             .map_err(|error| format!("{LINKER}: {error}"))
     };
-    let right = link("MPSMatrixMultiplication")?;
-    if !right.status.success() {
-        return Err(format!("the control does not link: {}", String::from_utf8_lossy(&right.stderr)));
-    }
-    let wrong = link("MPSMatrixMultiplicaton")?;
-    let message = String::from_utf8_lossy(&wrong.stderr);
-    if wrong.status.success() || !message.contains("MPSMatrixMultiplicaton") {
-        return Err(format!("a misspelt class is not refused by name: {message}"));
+    for [right, misspelt] in CONTROLS {
+        let output = link(right)?;
+        if !output.status.success() {
+            return Err(format!("{right} does not link: {}", String::from_utf8_lossy(&output.stderr)));
+        }
+        let output = link(misspelt)?;
+        let message = String::from_utf8_lossy(&output.stderr);
+        // The linker writes classes without the prefix of their symbols.
+        let name = misspelt.rsplit("$_").next().unwrap_or(misspelt);
+        if output.status.success() || !message.contains(name) {
+            return Err(format!("{misspelt} is not refused by name: {message}"));
+        }
     }
     Ok(())
 }
@@ -316,6 +327,27 @@ mod tests {
         assert!(libraries("_free\n").err().unwrap().contains("apple.txt:1"));
         assert!(libraries("[/usr/lib/libSystem.B.dylib]\n_free _free\n").err().unwrap().contains("twice"));
         assert!(libraries(NAMES).is_ok_and(|all| all.len() > 5));
+    }
+
+    #[test]
+    fn the_controls_are_names_that_the_stubs_have_and_have_not() {
+        let all = libraries(NAMES).unwrap();
+        let listed = |symbol: &str| {
+            let class = symbol.strip_prefix("_OBJC_CLASS_$_");
+            all.iter().any(|library| {
+                library.symbols.iter().any(|name| name == symbol)
+                    || class.is_some_and(|class| library.classes.iter().any(|name| name == class))
+            })
+        };
+        for [right, misspelt] in CONTROLS {
+            assert!(listed(right) && !listed(misspelt), "{right}, {misspelt}");
+        }
+    }
+
+    /// What a Mac's build resolves to, by the lock file.
+    #[test]
+    fn each_of_apples_crates_is_there_once() {
+        one_version_each().unwrap();
     }
 
     #[test]

@@ -12,7 +12,8 @@ const HELP: &str = "cargo xtask test     format, lints, documents, all tests; th
                                      with --encode the host's time for a dispatch,\n\
                                      with --calibrate [SUITE] candle's own Metal tests\n\
                     cargo xtask apple-check  everything compiled, linted, documented and linked for macOS, on Debian\n\
-                    cargo xtask compare  our figures beside candle's and torch's, interleaved (needs compare/requirements.txt)";
+                    cargo xtask compare  metal-candle bench ops, train and generate beside the peers that are installed\n\
+                                     (compare/requirements.txt, and cargo install --path compare/candle)";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
@@ -145,19 +146,59 @@ impl Counts {
 fn test() -> Result<(), String> {
     run("format", cargo().args(["fmt", "--all", "--check"]))?;
     run("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    run("documents", cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    let mut documents = cargo();
+    documents.args(["doc", "--workspace", "--no-deps", "--all-features"]).env("RUSTDOCFLAGS", "-D warnings");
+    run("documents", &mut documents)?;
     let model = model()?;
     let mut tests = cargo();
     tests
         .args(["test", "--workspace", "--no-fail-fast", "--", "--nocapture", "--test-threads", "2"])
         .env("METAL_CANDLE_MODEL", &model);
     let here = counted(&format!("tests, with {}", model.display()), &mut tests)?;
+    let others = combinations()?;
     let device = softmetal::softmetal(Some(&model))?;
     println!(
-        "here: {here}\nthe software Metal device, and the library on it: {device}\nin all: {}",
-        here.plus(device)
+        "here: {here}\nother features: {others}\nthe software Metal device, and the library on it: {device}\nin all: {}",
+        here.plus(others).plus(device)
     );
     Ok(())
+}
+
+/// What is built beside the default features, and the tests of the library that depend on it.
+const COMBINATIONS: [(&[&str], &[&str]); 6] = [
+    (&["--no-default-features"], &["candle"]),
+    (&["--no-default-features", "--features", "custom-metal"], &["candle"]),
+    (&["--no-default-features", "--features", "fast"], &["candle"]),
+    (&["--no-default-features", "--features", "balanced"], &["candle"]),
+    (&["--no-default-features", "--features", "portable"], &["candle"]),
+    (&["--all-features"], &["candle", "async_exec"]),
+];
+
+/// Lints everything of the library with every combination of features, and tests what differs.
+fn combinations() -> Result<Counts, String> {
+    let mut counts = Counts::default();
+    let library = |task: &str, features: &[&str]| {
+        let mut command = cargo();
+        command.args([task, "-p", "metal-candle"]).args(features).env_remove("METAL_CANDLE_BACKEND");
+        if task == "test" {
+            // Compiling the CPU's kernels well takes a minute for each of them, and they are the same ones.
+            command.args(["--config", "profile.dev.package.metal-candle.opt-level=0"]);
+        }
+        command
+    };
+    for (features, tests) in COMBINATIONS {
+        let name = features.join(" ");
+        let mut lints = library("clippy", features);
+        run(&format!("lints, {name}"), lints.args(["--all-targets", "--", "-D", "warnings"]))?;
+        let mut command = library("test", features);
+        for test in tests {
+            command.args(["--test", test]);
+        }
+        command.args(["--", "--nocapture", "--test-threads", "2"]);
+        counts = counts.plus(counted(&format!("tests, {name}"), &mut command)?);
+    }
+    let mut examples = library("test", &["--all-features"]);
+    Ok(counts.plus(counted("examples of the documents, --all-features", examples.arg("--doc"))?))
 }
 
 /// Runs tests, shows what they print, and counts them. A failure, and a run without a single test, is an error.
@@ -176,8 +217,22 @@ fn counted(what: &str, command: &mut Command) -> Result<Counts, String> {
     }
 }
 
+/// The tool's measurements, built for speed, with every peer; what is missing is named.
 fn compare() -> Result<(), String> {
-    run("compare", Command::new("python3").current_dir(root()).args(["compare/run.py"]))
+    for (job, peers) in [
+        ("ops", "candle,torch,mlx"),
+        ("train", "torch,mlx,candle,llama.cpp"),
+        ("generate", "torch,mlx,candle,llama.cpp"),
+        ("explain-plan", ""),
+    ] {
+        let mut command = cargo();
+        command.args(["run", "-q", "--release", "-p", "metal-candle-cli", "--", "bench", job, "--markdown"]);
+        if !peers.is_empty() {
+            command.args(["--peers", peers]);
+        }
+        run(&format!("compare: {job}"), &mut command)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

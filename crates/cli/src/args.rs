@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use crate::bench::args::{BenchArgs, BenchModelArgs, BenchOpsArgs, BenchWhat, ExplainArgs};
 use crate::fetch::Route;
+use crate::profiling::ProfileArgs;
 use crate::settings::TrainFlags;
 
 /// The tool.
@@ -64,6 +66,20 @@ pub(crate) enum Command {
     /// Show what this machine has, and what is missing.
     #[command(after_help = "Example:\n  metal-candle doctor --json")]
     Doctor(DoctorArgs),
+    /// Measure operations, training and generation, beside other libraries.
+    #[command(
+        after_help = "Examples:\n  metal-candle bench ops\n  metal-candle bench ops --peers candle,torch,mlx --filter softmax\n  \
+                      metal-candle bench train --peers torch,mlx\n  metal-candle bench generate --peers torch,candle,llama.cpp\n  \
+                      metal-candle bench --explain-plan\n\nA peer that is missing is named with the command that installs it. A \
+                      ratio is printed only for results that were computed and are ours."
+    )]
+    Bench(BenchArgs),
+    /// Measure this Mac's GPU, so that products go the faster way.
+    #[command(
+        after_help = "Example:\n  metal-candle tune\n\nThe table lies in the cache folder and is used from then on; \
+                      deleting it goes back to estimates."
+    )]
+    Tune(TuneArgs),
 }
 
 /// Which model, and how it is held.
@@ -105,6 +121,8 @@ pub(crate) struct TrainArgs {
     /// Leave out the answers before and after.
     #[arg(long)]
     pub(crate) no_samples: bool,
+    #[command(flatten)]
+    pub(crate) profiling: ProfileArgs,
 }
 
 /// How text is generated.
@@ -154,6 +172,8 @@ pub(crate) struct GenerateArgs {
     /// Print one JSON object with text, tokens and times.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) profiling: ProfileArgs,
 }
 
 #[derive(Debug, Args)]
@@ -219,6 +239,19 @@ pub(crate) struct PullArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Print everything as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TuneArgs {
+    /// How often each product is measured; the least time counts.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) repeats: usize,
+    /// Where the table goes instead of the cache folder.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Print the table as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -1,6 +1,7 @@
 //! The `metal-candle` command-line tool.
 
 mod args;
+mod bench;
 mod builtin;
 mod cache;
 mod commands;
@@ -13,6 +14,7 @@ mod model;
 mod model_source;
 mod pip;
 mod plot;
+mod profiling;
 mod progress;
 mod record;
 mod session;
@@ -53,6 +55,8 @@ fn run(command: &Command, session: &Session) -> anyhow::Result<()> {
         Command::Merge(args) => commands::merge::run(args, session),
         Command::Pull(args) => commands::pull::run(args, session),
         Command::Doctor(args) => commands::doctor::run(args),
+        Command::Bench(args) => commands::bench::run(args, session),
+        Command::Tune(args) => commands::tune::run(args, session),
     }
 }
 

@@ -7,7 +7,7 @@
 use super::executor::{Call, Run, Site, Tensor, real};
 use super::kernel::{In, Out, Tasks, chunks, run_tasks};
 use super::math::{exp_nonpositive, log};
-use super::tile::{Job, Matrix, Panels, Tile, WIDEST, pack};
+use super::tile::{Ahead, Job, Matrix, Panels, Tile, WIDEST, pack};
 use super::vector::{Isa, V};
 use crate::Result;
 use crate::graph::Operand;
@@ -275,6 +275,7 @@ impl Forward {
                     ldc: KEYS,
                     alpha: 1.0,
                     add: false,
+                    ahead: Ahead::NONE,
                 });
                 for row in 0..tile.rows {
                     let (lo, hi) = self.mask.range(tile.batch, tile.first + row / group);
@@ -293,6 +294,7 @@ impl Forward {
                     ldc: padded,
                     alpha: 1.0,
                     add: true,
+                    ahead: Ahead::NONE,
                 });
             }
         }

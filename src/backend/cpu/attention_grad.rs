@@ -7,7 +7,7 @@ use super::attention::{Heads, KEYS, Mask, Sizes, load, store};
 use super::executor::{Call, Site};
 use super::kernel::{In, Out, Tasks, chunks, run_tasks};
 use super::math::exp;
-use super::tile::{Job, Matrix, Panels, Tile, pack};
+use super::tile::{Ahead, Job, Matrix, Panels, Tile, pack};
 use super::vector::{Isa, V};
 use crate::Result;
 use crate::graph::Operand;
@@ -207,6 +207,7 @@ impl Backward {
                 ldc: KEYS,
                 alpha,
                 add: false,
+                ahead: Ahead::NONE,
             };
             I::Tile::multiply(&scores(tiles.q, tiles.k_columns, tiles.p, self.scale));
             I::Tile::multiply(&scores(tiles.dout, tiles.v_columns, tiles.ds, 1.0));
@@ -244,6 +245,7 @@ impl Backward {
                 ldc: padded,
                 alpha: 1.0,
                 add: true,
+                ahead: Ahead::NONE,
             };
             I::Tile::multiply(&over_queries(tiles.p, tiles.dout_rows, tiles.dv));
             I::Tile::multiply(&over_queries(tiles.ds, tiles.q_rows, tiles.dk));
@@ -258,6 +260,7 @@ impl Backward {
                 ldc: padded,
                 alpha: 1.0,
                 add: true,
+                ahead: Ahead::NONE,
             });
         }
     }

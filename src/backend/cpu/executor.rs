@@ -1,15 +1,15 @@
 //! From a plan to kernel calls: every step becomes a closure that knows its addresses, sizes and steps.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::memory::{Arena, CpuBuffer};
 use super::number::Number;
 use super::pool::Pool;
 use super::{
     accumulate, adamw, attention, attention_grad, cross_entropy, dropout, elementwise, embedding, kv_write,
-    layer_norm, layout, lora, matmul, reduce, rms_norm, rope, silu_mul, softmax, top_k,
+    layer_norm, layout, lora, matmul, quant_matmul, reduce, rms_norm, rope, sample, silu_mul, softmax, top_k,
 };
-use crate::backend::{Executable, Io};
+use crate::backend::{Executable, Io, profile};
 use crate::graph::{Operand, Place, Plan, Step};
 use crate::ops::Op;
 use crate::tensor::{DType, Layout, Parameter, TensorSpec};
@@ -41,6 +41,8 @@ pub(super) use real;
 pub(super) struct Run<'a> {
     pub(super) pool: &'a Pool,
     arena: *mut u8,
+    /// The first bytes of the plan's inputs, then of its outputs.
+    given: &'a [*mut u8],
 }
 
 /// One step, ready to run.
@@ -53,6 +55,8 @@ pub(super) enum Address {
     Arena(usize),
     /// In a parameter's buffer, which the executable keeps alive.
     Fixed(*mut u8),
+    /// In memory of the caller's: the number of an input, or behind them of an output.
+    Given(usize),
 }
 
 // SAFETY: an address is used only by the calls of the executable that owns what it points to, under the arena's lock.
@@ -68,6 +72,7 @@ impl Run<'_> {
             // SAFETY: the planner's offsets lie within the arena.
             Address::Arena(offset) => unsafe { self.arena.add(offset).cast() },
             Address::Fixed(pointer) => pointer.cast(),
+            Address::Given(index) => self.given[index].cast(),
         }
     }
 }
@@ -206,10 +211,13 @@ fn compile_step(site: &Site<'_>) -> Result<Call> {
         Op::Lora(op) => lora::compile(op, site),
         Op::LoraGrad(op) => lora::compile_grad(op, site),
         Op::MatMul(op) => matmul::compile(op, site),
+        Op::QuantMatMul(op) => quant_matmul::compile(op, false, site),
+        Op::QuantMatMulGrad(op) => quant_matmul::compile(&op.of, true, site),
         Op::Reduce(op) => reduce::compile(op, site),
         Op::RmsNorm(op) => rms_norm::compile(op, site),
         Op::RmsNormGrad(op) => rms_norm::compile_grad(op, site),
         Op::Rope(op) => rope::compile(op, site),
+        Op::Sample(op) => sample::compile(op, site),
         Op::SiluMul(_) => silu_mul::compile(site),
         Op::SiluMulGrad(_) => silu_mul::compile_grad(site),
         Op::Softmax(op) => softmax::compile(op.axis, false, site),
@@ -237,6 +245,8 @@ pub(super) fn compile(pool: &Arc<Pool>, arena: &Arena, plan: &Plan) -> Result<Bo
         address: match operand.place {
             Place::Arena(offset) => Address::Arena(offset),
             Place::Parameter(index) => Address::Fixed(parameters[index].0),
+            Place::Input(index) => Address::Given(index),
+            Place::Output(index) => Address::Given(plan.inputs.len() + index),
         },
         dtype: operand.dtype,
         layout: operand.layout.clone(),
@@ -259,12 +269,16 @@ pub(super) fn compile(pool: &Arc<Pool>, arena: &Arena, plan: &Plan) -> Result<Bo
             threads: pool.threads(),
         })?);
     }
-    let inputs = plan.inputs.iter().map(|input| tensor(&input.operand)).collect();
-    let outputs = plan.outputs.iter().map(tensor).collect();
+    let outputs = plan.outputs.iter().map(|output| {
+        let direct = matches!(output.place, Place::Output(_));
+        (!direct).then(|| tensor(output))
+    });
     Ok(Box::new(Calls {
         calls,
-        inputs,
-        outputs,
+        costs: profile::costs(plan),
+        inputs: plan.inputs.len(),
+        outputs: outputs.collect(),
+        given: Mutex::new(Given(Vec::with_capacity(plan.inputs.len() + plan.outputs.len()))),
         arena_bytes: plan.arena_bytes,
         pool: Arc::clone(pool),
         arena: arena.clone(),
@@ -274,14 +288,23 @@ pub(super) fn compile(pool: &Arc<Pool>, arena: &Arena, plan: &Plan) -> Result<Bo
 
 struct Calls {
     calls: Vec<Call>,
-    inputs: Vec<Tensor>,
-    outputs: Vec<Tensor>,
+    costs: Vec<profile::StepCost>,
+    inputs: usize,
+    /// Those that are not written in place.
+    outputs: Vec<Option<Tensor>>,
+    given: Mutex<Given>,
     arena_bytes: usize,
     pool: Arc<Pool>,
     arena: Arena,
     /// Keeps the buffers that calls point into.
     _parameters: Vec<Parameter>,
 }
+
+/// Memory of the caller's, kept between runs for its capacity only.
+struct Given(Vec<*mut u8>);
+
+// SAFETY: the pointers are used within the run that collected them only.
+unsafe impl Send for Given {}
 
 impl Executable for Calls {
     fn launches(&self) -> usize {
@@ -291,17 +314,26 @@ impl Executable for Calls {
     fn run(&self, io: &mut dyn Io) -> Result<()> {
         let mut memory = self.arena.lock();
         assert!(memory.bytes() >= self.arena_bytes, "the arena never shrinks");
-        let run = Run { pool: &self.pool, arena: memory.start() };
-        let _awake = self.pool.awake();
-        for (index, input) in self.inputs.iter().enumerate() {
-            let bytes = io.input(index);
-            // SAFETY: the planner gave the input these bytes of the arena, and the lock is held.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), input.at(&run), bytes.len()) };
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.0.clear();
+        given.0.extend((0..self.inputs).map(|index| io.input(index).as_ptr().cast_mut()));
+        given.0.extend((0..self.outputs.len()).map(|index| io.output_memory(index)));
+        let run = Run { pool: &self.pool, arena: memory.start(), given: &given.0 };
+        let awake = self.pool.awake();
+        match profile::run() {
+            None => self.calls.iter().try_for_each(|call| call(&run))?,
+            Some(mut times) => {
+                times.mark();
+                for call in &self.calls {
+                    call(&run)?;
+                    times.lap();
+                }
+                times.finish(&self.costs);
+            }
         }
-        for call in &self.calls {
-            call(&run)?;
-        }
+        drop(awake);
         for (index, output) in self.outputs.iter().enumerate() {
+            let Some(output) = output else { continue };
             let bytes = output.elements() * output.dtype.size();
             // SAFETY: the output is contiguous, and the lock is held.
             io.output(index, unsafe { std::slice::from_raw_parts(output.at(&run), bytes) });

@@ -5,10 +5,25 @@ use std::ops::Range;
 use super::executor::{Call, Site, real, vector_f32, vector_scratch};
 use super::kernel::{In, Kernel, Out, chunks, run};
 use super::number::Real;
-use super::vector::{Isa, LANES, V};
+use super::parts::Parts;
+use super::vector::{Isa, V};
 use crate::Result;
 use crate::graph::Operand;
 use crate::ops::{LayerNorm, LayerNormGrad};
+
+/// The mean of a row.
+///
+/// # Safety
+/// `x` is valid for `n` reads.
+#[inline(always)]
+unsafe fn mean<I: Isa, T: Real>(x: *const T, n: usize) -> f32 {
+    let mut sum = V::<I>::splat(0.0);
+    chunks!(n, |i, len| {
+        // SAFETY: i + len <= n.
+        sum = sum + unsafe { V::<I>::load(x.add(i), len, 0.0) };
+    });
+    sum.sum() / n as f32
+}
 
 /// Mean and 1/√(variance + eps) of a row.
 ///
@@ -16,12 +31,8 @@ use crate::ops::{LayerNorm, LayerNormGrad};
 /// `x` is valid for `n` reads.
 #[inline(always)]
 unsafe fn moments<I: Isa, T: Real>(x: *const T, n: usize, eps: f32) -> (f32, f32) {
-    let mut sum = V::<I>::splat(0.0);
-    chunks!(n, |i, len| {
-        // SAFETY: i + len <= n.
-        sum = sum + unsafe { V::<I>::load(x.add(i), len, 0.0) };
-    });
-    let mean = sum.sum() / n as f32;
+    // SAFETY: as the caller promises.
+    let mean = unsafe { mean::<I, T>(x, n) };
     let mut squares = V::<I>::splat(0.0);
     chunks!(n, |i, len| {
         // SAFETY: i + len <= n. Lanes beyond the row hold the mean and count as 0.
@@ -86,6 +97,8 @@ pub(super) fn compile(op: &LayerNorm, site: &Site<'_>) -> Result<Call> {
     }))
 }
 
+/// The gradient of rows, an item a [`Parts`] of them: with the row in the first-level cache, `dx` and what the row
+/// adds to `dw` and `db`.
 struct Gradient<T> {
     dy: In<T>,
     dy_stride: usize,
@@ -93,8 +106,10 @@ struct Gradient<T> {
     x_stride: usize,
     w: In<f32>,
     dx: Option<Out<T>>,
-    /// Mean and scale of each row, for the weights' gradients.
-    moments: Out<[f32; 2]>,
+    /// `[parts, n]` each.
+    dw: Option<Out<f32>>,
+    db: Option<Out<f32>>,
+    parts: Parts,
     n: usize,
     eps: f32,
 }
@@ -103,65 +118,50 @@ impl<T: Real> Kernel for Gradient<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let n = self.n;
-        for row in range {
-            // SAFETY: the row is one of the kernel's; dx lies apart from dy and x.
-            unsafe {
-                let (dy, x) = (self.dy.at(row * self.dy_stride), self.x.at(row * self.x_stride));
-                let (mean, scale) = moments::<I, T>(x, n, self.eps);
-                self.moments.at(row).write([mean, scale]);
-                let Some(dx) = self.dx else { continue };
-                let (mut sum, mut dot) = (V::<I>::splat(0.0), V::<I>::splat(0.0));
-                chunks!(n, |i, len| {
-                    let g = V::<I>::load(dy.add(i), len, 0.0) * V::load(self.w.at(i), len, 0.0);
-                    sum = sum + g;
-                    dot = g.fma(V::load(x.add(i), len, mean) - mean, dot);
-                });
-                let mean_g = sum.sum() / n as f32;
-                let back = V::<I>::splat(-scale * scale * (dot.sum() / n as f32));
-                chunks!(n, |i, len| {
-                    let g = V::<I>::load(dy.add(i), len, 0.0) * V::load(self.w.at(i), len, 0.0);
-                    let centred = V::load(x.add(i), len, mean) - mean;
-                    (centred.fma(back, g - mean_g) * scale).store(dx.at(row * n + i), len);
-                });
-            }
-        }
-    }
-}
-
-/// `dw` and `db`, an item a group of columns.
-struct WeightGradient<T> {
-    dy: In<T>,
-    dy_stride: usize,
-    x: In<T>,
-    x_stride: usize,
-    moments: In<[f32; 2]>,
-    dw: Option<Out<f32>>,
-    db: Option<Out<f32>>,
-    rows: usize,
-    n: usize,
-}
-
-impl<T: Real> Kernel for WeightGradient<T> {
-    #[inline(always)]
-    unsafe fn items<I: Isa>(&self, range: Range<usize>) {
-        for item in range {
-            let column = item * LANES;
-            let len = LANES.min(self.n - column);
-            let (mut dw, mut db) = (V::<I>::splat(0.0), V::<I>::splat(0.0));
-            // SAFETY: the columns are the item's.
-            unsafe {
-                for row in 0..self.rows {
-                    let [mean, scale] = self.moments.at(row).read();
-                    let dy = V::<I>::load(self.dy.at(row * self.dy_stride + column), len, 0.0);
-                    let x = V::load(self.x.at(row * self.x_stride + column), len, 0.0);
-                    dw = ((x - mean) * scale).fma(dy, dw);
-                    db = db + dy;
-                }
-                if let Some(to) = self.dw {
-                    dw.store(to.at(column), len);
-                }
-                if let Some(to) = self.db {
-                    db.store(to.at(column), len);
+        for part in range {
+            for (index, row) in self.parts.rows(part).enumerate() {
+                // SAFETY: the row is one of the kernel's, the sums the part's; a group of lanes is read before it is
+                // written.
+                unsafe {
+                    let (dy, x) = (self.dy.at(row * self.dy_stride), self.x.at(row * self.x_stride));
+                    let mean = mean::<I, T>(x, n);
+                    let zero = V::<I>::splat(0.0);
+                    let (mut squares, mut sum, mut dot) = (zero, zero, zero);
+                    chunks!(n, |i, len| {
+                        // Lanes beyond the row hold the mean and count as 0.
+                        let d = V::load(x.add(i), len, mean) - mean;
+                        let g = V::load(dy.add(i), len, 0.0) * V::load(self.w.at(i), len, 0.0);
+                        squares = d.fma(d, squares);
+                        sum = sum + g;
+                        dot = g.fma(d, dot);
+                    });
+                    let scale = 1.0 / (squares.sum() / n as f32 + self.eps).sqrt();
+                    let mean_g = sum.sum() / n as f32;
+                    let back = V::<I>::splat(-scale * scale * (dot.sum() / n as f32));
+                    chunks!(n, |i, len| {
+                        let (d, dy) =
+                            (V::<I>::load(x.add(i), len, mean) - mean, V::load(dy.add(i), len, 0.0));
+                        if let Some(dw) = self.dw {
+                            let to = dw.at(part * n + i);
+                            let mut old = zero;
+                            if index > 0 {
+                                old = V::load(to.cast_const(), len, 0.0);
+                            }
+                            (d * scale).fma(dy, old).store(to, len);
+                        }
+                        if let Some(db) = self.db {
+                            let to = db.at(part * n + i);
+                            let mut new = dy;
+                            if index > 0 {
+                                new = V::load(to.cast_const(), len, 0.0) + dy;
+                            }
+                            new.store(to, len);
+                        }
+                        if let Some(dx) = self.dx {
+                            let g = dy * V::load(self.w.at(i), len, 0.0);
+                            (d.fma(back, g - mean_g) * scale).store(dx.at(row * n + i), len);
+                        }
+                    });
                 }
             }
         }
@@ -169,7 +169,13 @@ impl<T: Real> Kernel for WeightGradient<T> {
 }
 
 pub(super) fn grad_scratch(inputs: &[Operand]) -> usize {
-    vector_scratch(&inputs[2]) + 8 * inputs[1].layout.shape.rows()
+    let x = &inputs[1].layout.shape;
+    vector_scratch(&inputs[2]) + 2 * sums_bytes(x.rows(), x.last())
+}
+
+/// Room for the parts' sums of one gradient.
+fn sums_bytes(rows: usize, n: usize) -> usize {
+    4 * Parts::of(rows).count * n
 }
 
 pub(super) fn compile_grad(op: &LayerNormGrad, site: &Site<'_>) -> Result<Call> {
@@ -177,42 +183,34 @@ pub(super) fn compile_grad(op: &LayerNormGrad, site: &Site<'_>) -> Result<Call> 
     site.expect(&dy, x.dtype)?;
     let (dx, dw, db) = (site.output(0), site.output(1), site.output(2));
     let (rows, n, eps, scratch) = (x.rows(), x.last(), op.eps.0, site.scratch);
-    let weight_bytes = vector_scratch(&site.step.inputs[2]);
+    let (parts, weight_bytes) = (Parts::of(rows), vector_scratch(&site.step.inputs[2]));
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places, and the scratch its size.
         unsafe {
             let w = In(vector_f32(&w, cx, cx.at(scratch)));
-            let moments = cx.at::<u8>(scratch).add(weight_bytes).cast::<[f32; 2]>();
+            let sums = cx.at::<u8>(scratch).add(weight_bytes);
+            let (dw_sums, db_sums) = (Out(sums.cast()), Out(sums.add(sums_bytes(rows, n)).cast()));
             real!(x.dtype, |T| {
-                let (dy_start, x_start) = (In(dy.at::<T>(cx).cast_const()), In(x.at::<T>(cx).cast_const()));
-                let (dy_stride, x_stride) = (dy.row_stride(), x.row_stride());
-                let kernel = Gradient {
-                    dy: dy_start,
-                    dy_stride,
-                    x: x_start,
-                    x_stride,
+                let kernel = Gradient::<T> {
+                    dy: In(dy.at(cx)),
+                    dy_stride: dy.row_stride(),
+                    x: In(x.at(cx)),
+                    x_stride: x.row_stride(),
                     w,
                     dx: dx.as_ref().map(|dx| Out(dx.at(cx))),
-                    moments: Out(moments),
+                    dw: dw.as_ref().map(|_| dw_sums),
+                    db: db.as_ref().map(|_| db_sums),
+                    parts,
                     n,
                     eps,
                 };
-                run(cx.pool, rows, 5 * rows * n, &kernel);
-                if dw.is_some() || db.is_some() {
-                    let kernel = WeightGradient {
-                        dy: dy_start,
-                        dy_stride,
-                        x: x_start,
-                        x_stride,
-                        moments: In(moments),
-                        dw: dw.as_ref().map(|dw| Out(dw.at(cx))),
-                        db: db.as_ref().map(|db| Out(db.at(cx))),
-                        rows,
-                        n,
-                    };
-                    run(cx.pool, n.div_ceil(LANES), 2 * rows * n, &kernel);
-                }
+                run(cx.pool, parts.count, 5 * rows * n, &kernel);
             });
+            for (gradient, sums) in [(&dw, dw_sums), (&db, db_sums)] {
+                if let Some(gradient) = gradient {
+                    parts.add_up(cx.pool, sums, Out(gradient.at(cx)), n);
+                }
+            }
         }
         Ok(())
     }))

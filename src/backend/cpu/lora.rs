@@ -3,6 +3,8 @@
 //! The adapters' products are thin beside the frozen one: they are added to its result in place.
 
 use super::executor::{Address, Call, Run, Site, Tensor};
+use super::gemv::{TAILS, Tail};
+use super::kernel::In;
 use super::matmul::{Product, Side};
 use crate::Result;
 use crate::graph::Operand;
@@ -49,16 +51,51 @@ struct Stage {
     a: Place,
     b: Place,
     c: Place,
+    /// Adapters that are added on the way.
+    tails: Vec<Adapter>,
+}
+
+/// h and B of a slot.
+struct Adapter {
+    slot: LoraSlot,
+    h: Place,
+    h_rows: usize,
+    b: Place,
+    side: Side,
+}
+
+impl Stage {
+    fn new(product: Product, a: Place, b: Place, c: Place) -> Self {
+        Self { product, a, b, c, tails: Vec::new() }
+    }
+}
+
+impl Adapter {
+    /// # Safety
+    /// The places belong to the step that runs.
+    unsafe fn tail(&self, cx: &Run<'_>, scratch: Address) -> Tail {
+        let LoraSlot { start, len, rank, scale } = self.slot;
+        // SAFETY: as the caller promises.
+        let (h, b) = unsafe { (self.h.at(cx, scratch), self.b.at(cx, scratch)) };
+        let (h, b, scale) = (In(h.cast::<f32>().cast_const()), In(b.cast_const()), scale.0);
+        let (b_rows, b_dtype) = (self.side.rows, self.side.dtype);
+        Tail { start, len, rank, scale, h, h_rows: self.h_rows, b, b_rows, b_dtype }
+    }
 }
 
 /// Products in order; those of one step share the scratch from byte `shared` on.
 fn in_order(stages: Vec<Stage>, scratch: Address, shared: usize) -> Call {
     Box::new(move |cx| {
-        for Stage { product, a, b, c } in &stages {
+        for Stage { product, a, b, c, tails: adapters } in &stages {
             // SAFETY: the planner gave the tensors their places, and the scratch its size.
             unsafe {
                 let work = cx.at::<u8>(scratch).add(shared);
-                product.run(cx.pool, a.at(cx, scratch), b.at(cx, scratch), c.at(cx, scratch), work);
+                let mut tails = [None; TAILS];
+                for (tail, adapter) in tails.iter_mut().zip(adapters) {
+                    *tail = Some(adapter.tail(cx, scratch));
+                }
+                let (a, b, c) = (a.at(cx, scratch), b.at(cx, scratch), c.at(cx, scratch));
+                product.run_with(cx.pool, a, b, c, work, tails);
             }
         }
         Ok(())
@@ -130,25 +167,33 @@ pub(super) fn compile(op: &Lora, site: &Site<'_>) -> Result<Call> {
         None => Place::Scratch(4 * start),
     };
     let input = |index: usize| Place::Tensor(site.inputs[index].clone(), 0);
-    let mut stages = Vec::new();
-    let mut start = 0;
     let products = forward(op, &tensor_parts(&site.inputs), site.step.output_specs[0].dtype);
-    for (index, (slot, [base, down, up])) in op.slots.iter().zip(products).enumerate() {
-        if let (0, Some(y)) = (index, &y) {
-            stages.push(Stage {
-                product: base,
-                a: input(0),
-                b: input(first - 1),
-                c: Place::Tensor(y.clone(), 0),
-            });
-        }
+    let mut base = y.clone().zip(products.first()).map(|(y, products)| Stage {
+        product: products[0],
+        a: input(0),
+        b: input(first - 1),
+        c: Place::Tensor(y, 0),
+        tails: Vec::new(),
+    });
+    // A few rows: the adapters are added while the frozen product is at their columns, so h comes first.
+    let at_once = op.slots.len() <= TAILS && base.as_ref().is_some_and(|base| base.product.takes_tails());
+    let (mut downs, mut ups) = (Vec::new(), Vec::new());
+    let mut start = 0;
+    for (index, (slot, [_, down, up])) in op.slots.iter().zip(products).enumerate() {
         let (a, b) = (input(first + 2 * index), input(first + 2 * index + 1));
-        stages.push(Stage { product: down, a: input(first - 2), b: a, c: hidden(start) });
-        if let Some(y) = &y {
-            stages.push(Stage { product: up, a: hidden(start), b, c: Place::Tensor(y.clone(), slot.start) });
+        let (h, h_rows) = (hidden(start), down.ldc);
+        downs.push(Stage::new(down, input(first - 2), a, hidden(start)));
+        match (&mut base, &y) {
+            (Some(base), _) if at_once => {
+                let side = transposed(up.b);
+                base.tails.push(Adapter { slot: slot.clone(), h, h_rows, b, side });
+            }
+            (_, Some(y)) => ups.push(Stage::new(up, h, b, Place::Tensor(y.clone(), slot.start))),
+            _ => {}
         }
         start += slot.rank;
     }
+    let stages = downs.into_iter().chain(base).chain(ups).collect();
     Ok(in_order(stages, site.scratch, hidden_bytes(&site.step.output_specs[1].shape)))
 }
 
@@ -220,7 +265,7 @@ pub(super) fn compile_grad(op: &LoraGrad, site: &Site<'_>) -> Result<Call> {
     let mut stages = Vec::new();
     if let Some(dx) = site.output(0) {
         let c = Place::Tensor(dx, 0);
-        stages.push(Stage { product: base_gradient(&inputs), a: input(0, 0), b: input(3, 0), c });
+        stages.push(Stage::new(base_gradient(&inputs), input(0, 0), input(3, 0), c));
     }
     let mut start = 0;
     for (index, (slot, products)) in op.slots.iter().zip(backward(op, &inputs)).enumerate() {
@@ -228,19 +273,19 @@ pub(super) fn compile_grad(op: &LoraGrad, site: &Site<'_>) -> Result<Call> {
         let (a, b) = (4 + 2 * index, 5 + 2 * index);
         if da.is_some() || adapter_dx.is_some() {
             let c = Place::Scratch(0);
-            stages.push(Stage { product: products.t, a: input(0, slot.start), b: input(b, 0), c });
+            stages.push(Stage::new(products.t, input(0, slot.start), input(b, 0), c));
         }
         if let Some(dx) = &adapter_dx {
             let c = Place::Tensor(dx.clone(), 0);
-            stages.push(Stage { product: products.dx, a: Place::Scratch(0), b: input(a, 0), c });
+            stages.push(Stage::new(products.dx, Place::Scratch(0), input(a, 0), c));
         }
         if let Some(da) = da {
             let c = Place::Tensor(da, 0);
-            stages.push(Stage { product: products.da, a: Place::Scratch(0), b: input(1, 0), c });
+            stages.push(Stage::new(products.da, Place::Scratch(0), input(1, 0), c));
         }
         if let Some(db) = db {
             let c = Place::Tensor(db, 0);
-            stages.push(Stage { product: products.db, a: input(0, slot.start), b: input(2, start), c });
+            stages.push(Stage::new(products.db, input(0, slot.start), input(2, start), c));
         }
         start += slot.rank;
     }

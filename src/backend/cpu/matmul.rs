@@ -2,17 +2,19 @@
 //!
 //! Tasks are blocks of columns (and of rows, where there are few columns). A task packs its columns of the right
 //! matrix once for every [`DEPTH`] of k and multiplies all its rows with them. Sums go through k in one order
-//! whatever the number of threads, so results do not depend on it. One or a few rows against columns that lie one
-//! after the other in memory, the products of decoding, are dot products instead: nothing is packed.
+//! whatever the number of threads, so results do not depend on it. Products with hardly any rows, those of decoding,
+//! are in [`super::gemv`]: nothing is packed.
 
 use std::ops::Range;
 
 use super::executor::{Call, Site, real};
+use super::gemv::{self, Axpys, Dots, FEW, Outer, Parts, TAILS, Tail};
 use super::kernel::{In, Kernel, Out, Tasks, chunks, run, run_tasks};
 use super::number::{Number, Real};
 use super::pool::Pool;
-use super::tile::{Job, Matrix, Panels, Tile, WIDEST, pack};
-use super::vector::{Isa, V};
+use super::tile::{Ahead, Job, Matrix, Panels, Tile, WIDEST, pack};
+use super::turned;
+use super::vector::{Isa, LANES, V};
 use crate::Result;
 use crate::graph::Operand;
 use crate::ops::MatMul;
@@ -24,12 +26,14 @@ const DEPTH: usize = 384;
 /// The most columns of a task.
 const COLUMNS: usize = 128;
 /// Rows that are multiplied with all of a task's columns before the next rows.
-const ROWS: usize = 96;
+pub(super) const ROWS: usize = 96;
 /// Rows of the left matrix that lie further apart than this, in elements, are copied together before: each would be on
 /// a page of its own, and at powers of two they would push each other out of the caches.
-const FAR: usize = 1024;
-/// The most rows for which dot products are used.
-const FEW: usize = 3;
+const FAR: usize = 1023;
+/// Columns of the result up to which a transposed left matrix is read where it lies.
+const THIN: usize = 16;
+/// Columns of the result from which that pays.
+const WIDE: usize = 256;
 
 /// The steps of a matrix, and its dtype.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +43,16 @@ pub(super) struct Side {
     pub(super) columns: usize,
     /// From one matrix of the batch to the next; 0 if all share one.
     pub(super) batch: usize,
+}
+
+/// How a product is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Dots,
+    Axpys,
+    Outer,
+    Turned,
+    Blocks,
 }
 
 /// A product `c = alpha·a·b`, or `c += alpha·a·b`, of fixed sizes and steps.
@@ -63,17 +77,42 @@ impl Product {
         Self { batch: 1, m, n, k, a, b, c_dtype: DType::F32, ldc: n, alpha: 1.0, add: false }
     }
 
-    /// Whether a must first be written as contiguous f32.
-    fn copies_a(&self) -> bool {
-        self.a.dtype != DType::F32 || (self.a.columns != 1 && self.k > 1)
+    /// How it is computed.
+    fn way(&self) -> Way {
+        let in_order = self.batch == 1 && self.b.columns == 1 && self.c_dtype == DType::F32;
+        if self.m <= FEW && self.b.rows == 1 && self.batch == 1 {
+            Way::Dots
+        } else if self.k <= FEW && in_order {
+            Way::Outer
+        } else if self.m <= FEW && in_order {
+            Way::Axpys
+        } else if turned::fits(self) {
+            Way::Turned
+        } else {
+            Way::Blocks
+        }
     }
 
-    fn is_dot(&self) -> bool {
-        self.m <= FEW && self.b.rows == 1 && self.batch == 1
+    /// Whether a must first be written as f32, for each part of k the rows one after the other.
+    fn copies_a(&self) -> bool {
+        let Side { dtype, rows, columns, .. } = self.a;
+        let plain = dtype == DType::F32 && (columns == 1 || self.k <= 1);
+        match self.way() {
+            Way::Outer | Way::Turned => false,
+            Way::Dots | Way::Axpys => !plain,
+            Way::Blocks if plain => rows > FAR && self.n >= WIDE,
+            // A thin product reads columns where they lie.
+            Way::Blocks => !(dtype == DType::F32 && rows == 1 && self.n <= THIN),
+        }
+    }
+
+    /// Whether [`Tail`]s can be added on the way.
+    pub(super) fn takes_tails(&self) -> bool {
+        self.way() == Way::Dots
     }
 
     /// The part of k that is packed at a time.
-    fn depth(&self) -> usize {
+    pub(super) fn depth(&self) -> usize {
         self.k.div_ceil(self.k.div_ceil(DEPTH).max(1)).max(1)
     }
 
@@ -82,7 +121,7 @@ impl Product {
         if threads == 1 {
             return (COLUMNS, self.m.max(1));
         }
-        let wanted = 4 * threads;
+        let wanted = 8 * threads;
         let columns = self.n.div_ceil(wanted).next_multiple_of(WIDEST).min(COLUMNS);
         let tasks = self.batch * self.n.div_ceil(columns);
         let rows = if tasks >= 2 * threads {
@@ -96,7 +135,12 @@ impl Product {
     /// Working memory in bytes.
     pub(super) fn scratch(&self, threads: usize) -> usize {
         let left = if self.copies_a() { (self.batch * self.m * self.k).next_multiple_of(16) } else { 0 };
-        let right = if self.is_dot() { 0 } else { threads * self.thread_scratch(threads) };
+        let right = match self.way() {
+            Way::Blocks => threads * self.thread_scratch(threads),
+            Way::Axpys => gemv::parts(self.k).0 * self.m * self.n,
+            Way::Turned => turned::scratch(self, threads),
+            Way::Dots | Way::Outer => 0,
+        };
         4 * (left + right)
     }
 
@@ -106,9 +150,9 @@ impl Product {
         self.depth() * columns
     }
 
-    /// Elements of one thread's packed columns, results and rows.
+    /// Elements of one thread's packed columns and results.
     fn thread_scratch(&self, threads: usize) -> usize {
-        self.panels(threads) + self.sums(threads) + ROWS * self.depth()
+        self.panels(threads) + self.sums(threads)
     }
 
     /// Elements of one thread's results before they are rounded to 16 bits.
@@ -123,8 +167,25 @@ impl Product {
     /// The pointers are valid for the matrices, `scratch` for [`Product::scratch`] bytes, 64-byte aligned; c
     /// overlaps nothing.
     pub(super) unsafe fn run(&self, pool: &Pool, a: *const u8, b: *const u8, c: *mut u8, scratch: *mut u8) {
+        // SAFETY: as the caller promises.
+        unsafe { self.run_with(pool, a, b, c, scratch, [None; TAILS]) }
+    }
+
+    /// [`Product::run`], with adapters added on the way if [`Product::takes_tails`].
+    ///
+    /// # Safety
+    /// As for [`Product::run`]; the tails are valid for its rows and columns.
+    pub(super) unsafe fn run_with(
+        &self,
+        pool: &Pool,
+        a: *const u8,
+        b: *const u8,
+        c: *mut u8,
+        scratch: *mut u8,
+        tails: [Option<Tail>; TAILS],
+    ) {
         let mut product = *self;
-        let (mut a, mut scratch) = (a, scratch.cast::<f32>());
+        let (mut a, mut scratch, mut copied) = (a, scratch.cast::<f32>(), false);
         if self.batch * self.m * self.n == 0 {
             return;
         }
@@ -138,6 +199,7 @@ impl Product {
                         side: self.a,
                         m: self.m,
                         k: self.k,
+                        depth: if self.way() == Way::Blocks { self.depth() } else { self.k.max(1) },
                     };
                     run(pool, self.batch * self.m.div_ceil(8), self.batch * self.m * self.k, &kernel);
                 });
@@ -145,110 +207,106 @@ impl Product {
                 scratch = scratch.add((self.batch * self.m * self.k).next_multiple_of(16));
                 let batch = self.m * self.k;
                 product.a = Side { dtype: DType::F32, rows: self.k, columns: 1, batch };
+                copied = true;
             }
-            if self.is_dot() {
-                real!(self.b.dtype, |B| {
-                    let kernel = Dots { product, a: In(a.cast::<f32>()), b: In(b.cast::<B>()), c: Out(c) };
-                    run(pool, self.n, self.n * self.k, &kernel);
-                });
-                return;
+            let groups = self.n.div_ceil(LANES);
+            match self.way() {
+                Way::Dots => real!(self.b.dtype, |B| {
+                    let (a, b) = (In(a.cast::<f32>()), In(b.cast::<B>()));
+                    return run(pool, groups, self.n * self.k, &Dots { product, a, b, c: Out(c), tails });
+                }),
+                Way::Axpys => real!(self.b.dtype, |B| {
+                    let (a, b, c) = (In(a.cast::<f32>()), In(b.cast::<B>()), Out(c.cast()));
+                    let parts = gemv::parts(self.k).0;
+                    let sums = if parts == 1 { c } else { Out(scratch) };
+                    run(pool, parts, self.n * self.k, &Axpys { product, a, b, sums });
+                    if parts > 1 {
+                        let sums = In(sums.0.cast_const());
+                        run(pool, groups, parts * self.n, &Parts { product, sums, c });
+                    }
+                    return;
+                }),
+                Way::Outer => real!(self.a.dtype, |A| real!(self.b.dtype, |B| {
+                    let (a, b, c) = (In(a.cast::<A>()), In(b.cast::<B>()), Out(c.cast()));
+                    return run(pool, self.m, self.m * self.n, &Outer { product, a, b, c });
+                })),
+                Way::Turned => return turned::run(pool, product, In(a), In(b.cast()), Out(c), scratch),
+                Way::Blocks => {}
             }
             let threads = pool.threads();
             let (columns, rows) = self.blocks(threads);
             let (a, b, c, scratch) = (In(a.cast::<f32>()), In(b), Out(c), Out(scratch));
-            let kernel = Blocks { product, a, b, c, columns, rows, scratch, threads };
+            let kernel = Blocks { product, copied, a, b, c, columns, rows, scratch, threads };
             let tasks = self.batch * self.n.div_ceil(columns) * self.m.div_ceil(rows);
             run_tasks(pool, tasks, self.batch * self.m * self.n * self.k, &kernel);
         }
     }
 }
 
-/// Writes the left matrices as contiguous f32, eight rows an item.
+/// Writes the left matrices as f32, eight rows an item: for each part of k, the rows one after the other.
 struct Rows<T> {
     from: In<T>,
     to: Out<f32>,
     side: Side,
     m: usize,
     k: usize,
+    depth: usize,
 }
 
 impl<T: Real> Kernel for Rows<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
-        let Self { from, to, side, m, k } = *self;
+        let Self { from, to, side, m, k, depth } = *self;
         let groups = m.div_ceil(8);
         for item in range {
             let (batch, row) = (item / groups, item % groups * 8);
             let count = 8.min(m - row);
-            // SAFETY: the rows are the kernel's.
-            unsafe {
-                let from = from.at(batch * side.batch + row * side.rows);
-                let to = to.at((batch * m + row) * k);
-                if side.columns == 1 {
-                    for i in 0..count {
-                        chunks!(k, |p, len| {
-                            V::<I>::load(from.add(i * side.rows + p), len, 0.0).store(to.add(i * k + p), len);
-                        });
-                    }
-                    continue;
-                }
-                let whole =
-                    if count == 8 && side.rows == 1 && T::DTYPE == DType::F32 { k / 8 * 8 } else { 0 };
-                for p in (0..whole).step_by(8) {
-                    I::Tile::transpose(from.add(p * side.columns).cast(), side.columns, to.add(p), k);
-                }
-                for p in whole..k {
-                    for i in 0..count {
-                        to.add(i * k + p).write(from.add(p * side.columns + i * side.rows).read().get());
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Dot products of a few rows with columns, an item a column.
-struct Dots<B> {
-    product: Product,
-    a: In<f32>,
-    b: In<B>,
-    c: Out<u8>,
-}
-
-impl<B: Real> Kernel for Dots<B> {
-    #[inline(always)]
-    unsafe fn items<I: Isa>(&self, range: Range<usize>) {
-        let Product { m, k, a: left, b: right, ldc, .. } = self.product;
-        for column in range {
-            for row in 0..m {
-                // SAFETY: row and column are the product's.
+            for start in (0..k).step_by(depth) {
+                let len = depth.min(k - start);
+                // SAFETY: the rows are the kernel's.
                 unsafe {
-                    let (x, w) = (self.a.at(row * left.rows), self.b.at(column * right.columns));
-                    let mut sum = V::<I>::splat(0.0);
-                    chunks!(k, |p, len| {
-                        sum = V::load(w.add(p), len, 0.0).fma(V::load(x.add(p), len, 0.0), sum);
-                    });
-                    store(self.product, self.c.0, row * ldc + column, &[sum.sum()]);
+                    let from = from.at(batch * side.batch + row * side.rows + start * side.columns);
+                    let to = to.at(batch * m * k + m * start + row * len);
+                    if side.columns == 1 {
+                        for i in 0..count {
+                            chunks!(len, |p, part| {
+                                let x = V::<I>::load(from.add(i * side.rows + p), part, 0.0);
+                                x.store(to.add(i * len + p), part);
+                            });
+                        }
+                        continue;
+                    }
+                    let whole =
+                        if count == 8 && side.rows == 1 && T::DTYPE == DType::F32 { len / 8 * 8 } else { 0 };
+                    for p in (0..whole).step_by(8) {
+                        I::Tile::transpose(from.add(p * side.columns).cast(), side.columns, to.add(p), len);
+                    }
+                    for p in whole..len {
+                        for i in 0..count {
+                            let x = from.add(p * side.columns + i * side.rows).read();
+                            to.add(i * len + p).write(x.get());
+                        }
+                    }
                 }
             }
         }
     }
 }
 
-/// Writes neighbouring results that are not yet multiplied by alpha.
+/// Writes neighbouring results.
 ///
 /// # Safety
 /// `c` is valid for them, from element `at` on.
 #[inline(always)]
-unsafe fn store(product: Product, c: *mut u8, at: usize, sums: &[f32]) {
-    let Product { alpha, add, .. } = product;
+pub(super) unsafe fn store(product: Product, c: *mut u8, at: usize, sums: &[f32]) {
+    let add = product.add;
     real!(product.c_dtype, |C| {
         for (i, sum) in sums.iter().enumerate() {
             // SAFETY: as the caller promises.
             unsafe {
                 let to = c.cast::<C>().add(at + i);
                 let old = if add { to.read().get() } else { 0.0 };
-                to.write(C::of(old + alpha * sum));
+                to.write(C::of(old + sum));
             }
         }
     });
@@ -257,6 +315,8 @@ unsafe fn store(product: Product, c: *mut u8, at: usize, sums: &[f32]) {
 /// Blocks of columns and rows.
 struct Blocks {
     product: Product,
+    /// Whether a was written by [`Rows`].
+    copied: bool,
     a: In<f32>,
     b: In<u8>,
     c: Out<u8>,
@@ -266,22 +326,42 @@ struct Blocks {
     threads: usize,
 }
 
+impl Blocks {
+    /// The part of the right matrix that a task packs at `start` of k, where it lies in rows or in columns.
+    fn piece(&self, task: usize, start: usize) -> Ahead {
+        let Product { m, n, k, b: side, batch: count, .. } = self.product;
+        let (across, down) = (n.div_ceil(self.columns), m.div_ceil(self.rows));
+        let (batch, column) = (task / (across * down), task % across * self.columns);
+        if batch >= count {
+            return Ahead::NONE;
+        }
+        let size = side.dtype.size();
+        let (len, width) = (self.product.depth().min(k - start), self.columns.min(n - column));
+        let from = batch * side.batch + column * side.columns + start * side.rows;
+        let from = self.b.0.wrapping_add(from * size);
+        match (side.rows, side.columns) {
+            (1, columns) => Ahead::new(from, width, columns * size, len * size),
+            (rows, 1) => Ahead::new(from, len, rows * size, width * size),
+            _ => Ahead::NONE,
+        }
+    }
+}
+
 impl Tasks for Blocks {
     #[inline(always)]
     unsafe fn task<I: Isa>(&self, task: usize, thread: usize) {
         let Product { m, n, k, a: left, b: right, c_dtype, ldc, alpha, add, .. } = self.product;
         let (across, down) = (n.div_ceil(self.columns), m.div_ceil(self.rows));
-        let (batch, task) = (task / (across * down), task % (across * down));
-        let (column, row) = (task % across * self.columns, task / across * self.rows);
+        let (batch, place) = (task / (across * down), task % (across * down));
+        let (column, row) = (place % across * self.columns, place / across * self.rows);
         let (width, height) = (self.columns.min(n - column), self.rows.min(m - row));
         let (depth, nr) = (self.product.depth(), I::Tile::NR);
         let whole = c_dtype == DType::F32;
         // SAFETY: the block is the task's alone; the packed columns and the sums belong to the thread.
         unsafe {
-            let (panels, sums) = (self.product.panels(self.threads), self.product.sums(self.threads));
+            let panels = self.product.panels(self.threads);
             let packed = self.scratch.at(thread * self.product.thread_scratch(self.threads));
-            let close = packed.add(panels + sums);
-            let a = self.a.at(batch * left.batch + row * left.rows);
+            let a = self.a.at(batch * left.batch);
             let b = self.b.at((batch * right.batch + column * right.columns) * right.dtype.size());
             let at = (batch * m + row) * ldc + column;
             // 16-bit results are summed up in f32 and rounded once.
@@ -293,20 +373,20 @@ impl Tasks for Blocks {
                 let from = b.add(start * right.rows * right.dtype.size());
                 let part = Matrix { start: from, rows: right.rows, columns: right.columns };
                 pack::<I::Tile>(right.dtype, part, len, width, packed);
+                // Threads take turns, more or less.
+                let mut ahead = if start + len < k {
+                    self.piece(task, start + len)
+                } else {
+                    self.piece(task + self.threads, 0)
+                };
                 for first in (0..height).step_by(ROWS) {
                     let count = ROWS.min(height - first);
-                    let mut rows =
-                        Matrix { start: a.add(first * left.rows + start), rows: left.rows, columns: 1 };
-                    if left.rows > FAR {
-                        for i in 0..count {
-                            std::ptr::copy_nonoverlapping(
-                                rows.start.add(i * left.rows),
-                                close.add(i * len),
-                                len,
-                            );
-                        }
-                        rows = Matrix { start: close.cast_const(), rows: len, columns: 1 };
-                    }
+                    let rows = if self.copied {
+                        Matrix { start: a.add(m * start + (row + first) * len), rows: len, columns: 1 }
+                    } else {
+                        let (rows, columns) = (left.rows, left.columns);
+                        Matrix { start: a.add((row + first) * rows + start * columns), rows, columns }
+                    };
                     I::Tile::multiply(&Job {
                         m: count,
                         n: width,
@@ -315,9 +395,11 @@ impl Tasks for Blocks {
                         b: Panels { start: packed, panel: len * nr, ldb: nr },
                         c: c.add(first * step),
                         ldc: step,
-                        alpha: if whole { alpha } else { 1.0 },
+                        alpha,
                         add: start > 0 || (whole && add),
+                        ahead,
                     });
+                    ahead = Ahead::NONE;
                 }
                 start += depth;
             }

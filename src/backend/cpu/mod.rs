@@ -9,6 +9,7 @@ mod dropout;
 mod elementwise;
 mod embedding;
 mod executor;
+mod gemv;
 mod kernel;
 mod kv_write;
 mod layer_norm;
@@ -18,14 +19,19 @@ mod math;
 mod matmul;
 mod memory;
 mod number;
+mod parts;
+mod peak;
 mod pool;
+mod quant_matmul;
 mod reduce;
 mod rms_norm;
 mod rope;
+mod sample;
 mod silu_mul;
 mod softmax;
 mod tile;
 mod top_k;
+mod turned;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod vector_x86;
@@ -33,6 +39,7 @@ mod walk;
 
 use std::sync::Arc;
 
+use super::profile::Peak;
 use super::{Backend, Executable};
 use crate::Result;
 use crate::graph::{Operand, Plan};
@@ -69,6 +76,14 @@ impl Backend for Cpu {
 
     fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
         executor::scratch(&self.pool, op, inputs, outputs)
+    }
+
+    fn direct(&self) -> bool {
+        true
+    }
+
+    fn peak(&self) -> Option<Peak> {
+        Some(peak::measure(&self.pool))
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {

@@ -1,6 +1,6 @@
 //! Element types as kernels see them: loaded to f32, stored with rounding to nearest even.
 
-use super::vector::{Isa, LANES};
+use super::vector::{Isa, LANES, gather, scatter};
 use crate::tensor::Element;
 
 /// An element type with which kernels compute, in f32.
@@ -19,6 +19,32 @@ pub(crate) trait Number: Element {
     /// # Safety
     /// `p` is valid for [`LANES`] writes, and `I` is there.
     unsafe fn store<I: Isa>(p: *mut Self, a: I::Float);
+    /// The first `len` numbers; lanes beyond them hold `fill`.
+    ///
+    /// # Safety
+    /// `p` is valid for `len` reads, at most [`LANES`], and `I` is there.
+    #[inline(always)]
+    unsafe fn load_first<I: Isa>(p: *const Self, len: usize, fill: f32) -> I::Float {
+        let mut lanes = [fill; LANES];
+        // SAFETY: as the caller promises.
+        unsafe {
+            gather(p, 1, len, &mut lanes);
+            I::load(lanes.as_ptr())
+        }
+    }
+    /// Writes the first `len` lanes.
+    ///
+    /// # Safety
+    /// `p` is valid for `len` writes, at most [`LANES`], and `I` is there.
+    #[inline(always)]
+    unsafe fn store_first<I: Isa>(p: *mut Self, a: I::Float, len: usize) {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: as the caller promises.
+        unsafe {
+            I::store(lanes.as_mut_ptr(), a);
+            scatter(p, &lanes, len);
+        }
+    }
 }
 
 /// An element type for real numbers: f32, f16 or bf16.
@@ -29,6 +55,16 @@ impl Real for half::f16 {}
 impl Real for half::bf16 {}
 
 impl Number for f32 {
+    #[inline(always)]
+    unsafe fn load_first<I: Isa>(p: *const Self, len: usize, fill: f32) -> I::Float {
+        // SAFETY: as the caller promises.
+        unsafe { I::load_first(p, len, fill) }
+    }
+    #[inline(always)]
+    unsafe fn store_first<I: Isa>(p: *mut Self, a: I::Float, len: usize) {
+        // SAFETY: as the caller promises.
+        unsafe { I::store_first(p, a, len) }
+    }
     #[inline(always)]
     unsafe fn load<I: Isa>(p: *const Self) -> I::Float {
         // SAFETY: as the caller promises.

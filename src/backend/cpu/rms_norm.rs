@@ -5,7 +5,8 @@ use std::ops::Range;
 use super::executor::{Call, Site, real, vector_f32, vector_scratch};
 use super::kernel::{In, Kernel, Out, chunks, run};
 use super::number::Real;
-use super::vector::{Isa, LANES, V};
+use super::parts::Parts;
+use super::vector::{Isa, V};
 use crate::Result;
 use crate::graph::Operand;
 use crate::ops::{RmsNorm, RmsNormGrad};
@@ -21,6 +22,23 @@ struct Normed<T> {
     eps: f32,
 }
 
+/// A group of lanes of x, or of x + r. Not a closure: one that is called twice is not inlined, and its numbers would
+/// go through memory.
+///
+/// # Safety
+/// The rows are valid for `len` reads from `i` on.
+#[inline(always)]
+unsafe fn added<I: Isa, T: Real>(x: *const T, r: Option<*const T>, i: usize, len: usize) -> V<I> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let x = V::load(x.add(i), len, 0.0);
+        match r {
+            Some(r) => x + V::load(r.add(i), len, 0.0),
+            None => x,
+        }
+    }
+}
+
 impl<T: Real> Kernel for Normed<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
@@ -29,30 +47,25 @@ impl<T: Real> Kernel for Normed<T> {
             // SAFETY: the row is one of the kernel's; a group of lanes is read before it is written.
             unsafe {
                 let x = self.x.at(row * self.x_stride);
-                let sum = |i: usize, len: usize| {
-                    let x = V::<I>::load(x.add(i), len, 0.0);
-                    match self.r {
-                        Some((r, stride)) => x + V::load(r.at(row * stride + i), len, 0.0),
-                        None => x,
-                    }
-                };
+                let r = self.r.map(|(r, stride)| r.at(row * stride));
+                let s = self.s.map(|s| s.at(row * n));
                 let mut squares = V::<I>::splat(0.0);
                 chunks!(n, |i, len| {
-                    let s = sum(i, len);
-                    squares = s.fma(s, squares);
-                    if let Some(to) = self.s {
-                        s.store(to.at(row * n + i), len);
+                    let sum = added::<I, T>(x, r, i, len);
+                    squares = sum.fma(sum, squares);
+                    if let Some(s) = s {
+                        sum.store(s.add(i), len);
                     }
                 });
                 let Some(y) = self.y else { continue };
                 let scale = V::<I>::splat(1.0 / (squares.sum() / n as f32 + self.eps).sqrt());
                 chunks!(n, |i, len| {
                     // Once s is stored, an input may be gone: s can lie over it.
-                    let s = match self.s {
-                        Some(s) => V::load(s.at(row * n + i), len, 0.0),
-                        None => sum(i, len),
+                    let sum = match s {
+                        Some(s) => V::load(s.add(i).cast_const(), len, 0.0),
+                        None => added::<I, T>(x, r, i, len),
                     };
-                    (s * scale * V::load(self.w.at(i), len, 0.0)).store(y.at(row * n + i), len);
+                    (sum * scale * V::load(self.w.at(i), len, 0.0)).store(y.at(row * n + i), len);
                 });
             }
         }
@@ -92,6 +105,8 @@ pub(super) fn compile(op: &RmsNorm, site: &Site<'_>) -> Result<Call> {
     }))
 }
 
+/// The gradient of rows, an item a [`Parts`] of them: with the row in the first-level cache, `ds` and what the row
+/// adds to `dw`.
 struct Gradient<T> {
     dy: In<T>,
     dy_stride: usize,
@@ -99,108 +114,60 @@ struct Gradient<T> {
     s_stride: usize,
     w: In<f32>,
     upstream: Option<(In<T>, usize)>,
-    ds: Out<T>,
+    ds: Option<Out<T>>,
+    /// `[parts, n]`
+    dw: Option<Out<f32>>,
+    parts: Parts,
     n: usize,
     eps: f32,
-}
-
-/// 1/√(mean(s²) + eps) of a row.
-///
-/// # Safety
-/// `s` is valid for `n` reads.
-#[inline(always)]
-unsafe fn inverse_rms<I: Isa, T: Real>(s: *const T, n: usize, eps: f32) -> f32 {
-    let mut squares = V::<I>::splat(0.0);
-    chunks!(n, |i, len| {
-        // SAFETY: i + len <= n.
-        let x = unsafe { V::<I>::load(s.add(i), len, 0.0) };
-        squares = x.fma(x, squares);
-    });
-    1.0 / (squares.sum() / n as f32 + eps).sqrt()
 }
 
 impl<T: Real> Kernel for Gradient<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let n = self.n;
-        for row in range {
-            // SAFETY: the row is one of the kernel's; a group of lanes is read before it is written.
-            unsafe {
-                let (dy, s) = (self.dy.at(row * self.dy_stride), self.s.at(row * self.s_stride));
-                let scale = inverse_rms::<I, T>(s, n, self.eps);
-                let mut dot = V::<I>::splat(0.0);
-                chunks!(n, |i, len| {
-                    let g = V::<I>::load(dy.add(i), len, 0.0) * V::load(self.w.at(i), len, 0.0);
-                    dot = g.fma(V::load(s.add(i), len, 0.0), dot);
-                });
-                let back = V::<I>::splat(-scale * scale * (dot.sum() / n as f32));
-                chunks!(n, |i, len| {
-                    let g = V::<I>::load(dy.add(i), len, 0.0) * V::load(self.w.at(i), len, 0.0);
-                    let mut ds = V::load(s.add(i), len, 0.0).fma(back, g) * scale;
-                    if let Some((upstream, stride)) = self.upstream {
-                        ds = ds + V::load(upstream.at(row * stride + i), len, 0.0);
-                    }
-                    ds.store(self.ds.at(row * n + i), len);
-                });
-            }
-        }
-    }
-}
-
-/// `dw`, an item a group of columns. Runs before [`Gradient`], which may write over dy.
-struct WeightGradient<T> {
-    dy: In<T>,
-    dy_stride: usize,
-    s: In<T>,
-    s_stride: usize,
-    scales: In<f32>,
-    dw: Out<f32>,
-    rows: usize,
-    n: usize,
-}
-
-impl<T: Real> Kernel for WeightGradient<T> {
-    #[inline(always)]
-    unsafe fn items<I: Isa>(&self, range: Range<usize>) {
-        for item in range {
-            let column = item * LANES;
-            let len = LANES.min(self.n - column);
-            let mut sum = V::<I>::splat(0.0);
-            // SAFETY: the columns are the item's.
-            unsafe {
-                for row in 0..self.rows {
-                    let dy = V::<I>::load(self.dy.at(row * self.dy_stride + column), len, 0.0);
-                    let s = V::load(self.s.at(row * self.s_stride + column), len, 0.0);
-                    sum = (dy * self.scales.at(row).read()).fma(s, sum);
+        for part in range {
+            for (index, row) in self.parts.rows(part).enumerate() {
+                // SAFETY: the row is one of the kernel's, the sums the part's; a group of lanes is read before it is
+                // written.
+                unsafe {
+                    let (dy, s) = (self.dy.at(row * self.dy_stride), self.s.at(row * self.s_stride));
+                    let (mut squares, mut dot) = (V::<I>::splat(0.0), V::<I>::splat(0.0));
+                    chunks!(n, |i, len| {
+                        let s = V::load(s.add(i), len, 0.0);
+                        let g = V::load(dy.add(i), len, 0.0) * V::load(self.w.at(i), len, 0.0);
+                        squares = s.fma(s, squares);
+                        dot = g.fma(s, dot);
+                    });
+                    let scale = 1.0 / (squares.sum() / n as f32 + self.eps).sqrt();
+                    let back = V::<I>::splat(-scale * scale * (dot.sum() / n as f32));
+                    chunks!(n, |i, len| {
+                        let (dy, s) = (V::<I>::load(dy.add(i), len, 0.0), V::load(s.add(i), len, 0.0));
+                        if let Some(dw) = self.dw {
+                            let sum = dw.at(part * n + i);
+                            let mut old = V::splat(0.0);
+                            if index > 0 {
+                                old = V::load(sum.cast_const(), len, 0.0);
+                            }
+                            (dy * scale).fma(s, old).store(sum, len);
+                        }
+                        if let Some(to) = self.ds {
+                            let mut ds = s.fma(back, dy * V::load(self.w.at(i), len, 0.0)) * scale;
+                            if let Some((upstream, stride)) = self.upstream {
+                                ds = ds + V::load(upstream.at(row * stride + i), len, 0.0);
+                            }
+                            ds.store(to.at(row * n + i), len);
+                        }
+                    });
                 }
-                sum.store(self.dw.at(column), len);
             }
-        }
-    }
-}
-
-struct Scales<T> {
-    s: In<T>,
-    stride: usize,
-    to: Out<f32>,
-    n: usize,
-    eps: f32,
-}
-
-impl<T: Real> Kernel for Scales<T> {
-    #[inline(always)]
-    unsafe fn items<I: Isa>(&self, range: Range<usize>) {
-        for row in range {
-            // SAFETY: the row is one of the kernel's.
-            unsafe {
-                self.to.at(row).write(inverse_rms::<I, T>(self.s.at(row * self.stride), self.n, self.eps))
-            };
         }
     }
 }
 
 pub(super) fn grad_scratch(inputs: &[Operand]) -> usize {
-    vector_scratch(&inputs[2]) + 4 * inputs[1].layout.shape.rows()
+    let s = &inputs[1].layout.shape;
+    vector_scratch(&inputs[2]) + 4 * Parts::of(s.rows()).count * s.last()
 }
 
 pub(super) fn compile_grad(op: &RmsNormGrad, site: &Site<'_>) -> Result<Call> {
@@ -212,45 +179,31 @@ pub(super) fn compile_grad(op: &RmsNormGrad, site: &Site<'_>) -> Result<Call> {
     }
     let (ds, dw) = (site.output(0), site.output(1));
     let (rows, n, eps, scratch) = (s.rows(), s.last(), op.eps.0, site.scratch);
-    let weight_bytes = vector_scratch(&site.step.inputs[2]);
+    let (parts, weight_bytes) = (Parts::of(rows), vector_scratch(&site.step.inputs[2]));
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places, and the scratch its size.
         unsafe {
             let w = In(vector_f32(&w, cx, cx.at(scratch)));
-            let scales = cx.at::<u8>(scratch).add(weight_bytes).cast::<f32>();
+            let sums = Out(cx.at::<u8>(scratch).add(weight_bytes).cast::<f32>());
             real!(s.dtype, |T| {
-                let (dy_start, s_start) = (In(dy.at::<T>(cx).cast_const()), In(s.at::<T>(cx).cast_const()));
-                let (dy_stride, s_stride) = (dy.row_stride(), s.row_stride());
-                if let Some(dw) = &dw {
-                    let kernel = Scales { s: s_start, stride: s_stride, to: Out(scales), n, eps };
-                    run(cx.pool, rows, rows * n, &kernel);
-                    let kernel = WeightGradient {
-                        dy: dy_start,
-                        dy_stride,
-                        s: s_start,
-                        s_stride,
-                        scales: In(scales),
-                        dw: Out(dw.at(cx)),
-                        rows,
-                        n,
-                    };
-                    run(cx.pool, n.div_ceil(LANES), 2 * rows * n, &kernel);
-                }
-                if let Some(ds) = &ds {
-                    let kernel = Gradient {
-                        dy: dy_start,
-                        dy_stride,
-                        s: s_start,
-                        s_stride,
-                        w,
-                        upstream: upstream.as_ref().map(|u| (In(u.at::<T>(cx).cast_const()), u.row_stride())),
-                        ds: Out(ds.at(cx)),
-                        n,
-                        eps,
-                    };
-                    run(cx.pool, rows, 4 * rows * n, &kernel);
-                }
+                let kernel = Gradient::<T> {
+                    dy: In(dy.at(cx)),
+                    dy_stride: dy.row_stride(),
+                    s: In(s.at(cx)),
+                    s_stride: s.row_stride(),
+                    w,
+                    upstream: upstream.as_ref().map(|u| (In(u.at::<T>(cx).cast_const()), u.row_stride())),
+                    ds: ds.as_ref().map(|ds| Out(ds.at(cx))),
+                    dw: dw.as_ref().map(|_| sums),
+                    parts,
+                    n,
+                    eps,
+                };
+                run(cx.pool, parts.count, 4 * rows * n, &kernel);
             });
+            if let Some(dw) = &dw {
+                parts.add_up(cx.pool, sums, Out(dw.at(cx)), n);
+            }
         }
         Ok(())
     }))

@@ -246,24 +246,26 @@ impl<T: Real> Kernel for AxisSoftmax<T> {
             let (start, len) = block(item, axis, inner);
             // SAFETY: the slices are the kernel's; an element is read for the last time before it is written.
             unsafe {
-                let load = |i: usize| V::<I>::load(x.at(start + i * inner), len, 0.0);
+                let x = x.at(start);
                 let mut max = V::splat(f32::NEG_INFINITY);
                 for i in 0..axis {
-                    max = load(i).max(max);
+                    max = V::<I>::load(x.add(i * inner), len, 0.0).max(max);
                 }
                 let mut total = V::splat(0.0);
                 for i in 0..axis {
-                    total = total + exp_nonpositive(load(i) - max);
+                    total = total + exp_nonpositive(V::<I>::load(x.add(i * inner), len, 0.0) - max);
                 }
                 if is_log {
                     let log_sum = log(total);
                     for i in 0..axis {
-                        (load(i) - max - log_sum).store(y.at(start + i * inner), len);
+                        (V::<I>::load(x.add(i * inner), len, 0.0) - max - log_sum)
+                            .store(y.at(start + i * inner), len);
                     }
                 } else {
                     let scale = V::splat(1.0) / total;
                     for i in 0..axis {
-                        (exp_nonpositive(load(i) - max) * scale).store(y.at(start + i * inner), len);
+                        (exp_nonpositive(V::<I>::load(x.add(i * inner), len, 0.0) - max) * scale)
+                            .store(y.at(start + i * inner), len);
                     }
                 }
             }

@@ -10,6 +10,10 @@ use crate::tensor::DType;
 
 /// The most columns of a tile on any machine; panels that hold tensors of any ISA are padded to this.
 pub(crate) const WIDEST: usize = 32;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// How many rows ahead packing asks for.
+const AHEAD: usize = 8;
 
 /// Registers for one row of a tile.
 ///
@@ -30,6 +34,9 @@ pub(crate) unsafe trait Tile: Copy {
     fn fma(x: f32, b: Self::Row, row: Self::Row) -> Self::Row;
     /// Writes the transpose of the 8 x 8 block at `from`, whose rows are `from_stride` apart.
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+    /// Asks for a cache line that will be read; any address will do.
+    #[inline(always)]
+    fn prefetch(_p: *const u8) {}
 
     /// [`product`] compiled for this instruction set, once.
     unsafe fn multiply(job: &Job);
@@ -53,6 +60,53 @@ pub(crate) struct Job {
     pub(crate) ldc: usize,
     pub(crate) alpha: f32,
     pub(crate) add: bool,
+    pub(crate) ahead: Ahead,
+}
+
+/// What the product after this one will read: cache lines that are asked for on the way, a few with every tile. They
+/// are pieces of rows, too short for the processor to see what comes.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    start: *const u8,
+    /// Bytes from one row to the next.
+    step: usize,
+    /// Cache lines of a row.
+    lines: usize,
+    rows: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self { start: std::ptr::null(), step: 0, lines: 0, rows: 0 };
+
+    /// `rows` pieces of `bytes` bytes, `step` bytes apart. Nothing is read, so any address will do.
+    pub(crate) fn new(start: *const u8, rows: usize, step: usize, bytes: usize) -> Self {
+        Self { start, step, lines: bytes.div_ceil(LINE), rows }
+    }
+
+    /// Asks for all of it at once.
+    #[inline(always)]
+    pub(crate) fn fetch<S: Tile>(mut self) {
+        let all = self.rows * self.lines;
+        self.advance::<S>(&mut 0, all);
+    }
+
+    /// Asks for the next `count` lines.
+    #[inline(always)]
+    fn advance<S: Tile>(&mut self, line: &mut usize, count: usize) {
+        for _ in 0..count {
+            if self.rows == 0 {
+                return;
+            }
+            S::prefetch(self.start.wrapping_add(*line * LINE));
+            *line += 1;
+            if *line == self.lines {
+                *line = 0;
+                self.rows -= 1;
+                self.start = self.start.wrapping_add(self.step);
+            }
+        }
+    }
 }
 
 /// A matrix in memory: where it begins and the steps between rows and columns, in elements.
@@ -75,7 +129,9 @@ pub(crate) struct Panels {
 /// a is valid for `m` x `k`, b for `k` x `n` rounded up to [`Tile::NR`], c for `m` x `n`; nothing else uses c.
 #[inline(always)]
 unsafe fn product<S: Tile>(job: &Job) {
-    let Job { m, n, k, a, b, .. } = *job;
+    let Job { m, n, k, a, b, mut ahead, .. } = *job;
+    let tiles = n.div_ceil(S::NR) * m.div_ceil(S::MR);
+    let (mut line, share) = (0, (ahead.rows * ahead.lines).div_ceil(tiles.max(1)));
     for column in (0..n).step_by(S::NR) {
         let width = S::NR.min(n - column);
         // SAFETY: the panel and these columns of c exist.
@@ -83,6 +139,7 @@ unsafe fn product<S: Tile>(job: &Job) {
             let panel = b.start.add(column / S::NR * b.panel);
             let mut row = 0;
             while row < m {
+                ahead.advance::<S>(&mut line, share);
                 let left = a.start.add(row * a.rows);
                 let c = job.c.add(row * job.ldc + column);
                 let count = S::MR.min(m - row);
@@ -202,6 +259,10 @@ pub(crate) unsafe fn pack<S: Tile>(dtype: DType, b: Matrix<*const u8>, k: usize,
 /// `b` is valid for `k` x `n`, `to` for `k` times `n` rounded up to NR.
 #[inline(always)]
 unsafe fn panels<S: Tile, T: Number>(b: Matrix<*const T>, k: usize, n: usize, to: *mut f32) {
+    if b.columns == 1 && b.rows != 1 {
+        // SAFETY: as the caller promises.
+        return unsafe { pack_rows::<S, T>(b, k, n, to) };
+    }
     for (index, column) in (0..n).step_by(S::NR).enumerate() {
         let width = S::NR.min(n - column);
         // SAFETY: panel `index` lies within `to`, its columns within `b`.
@@ -213,14 +274,44 @@ unsafe fn panels<S: Tile, T: Number>(b: Matrix<*const T>, k: usize, n: usize, to
             }
             if b.rows == 1 {
                 pack_transposed::<S, T>(from, k, width, to);
-            } else if b.columns == 1 && width == S::NR {
-                for p in 0..k {
-                    for j in 0..S::NR {
-                        to.add(p * S::NR + j).write(from.start.add(p * b.rows + j).read().get());
-                    }
-                }
             } else {
                 pack_any::<S, T>(from, 0, k, 0, width, to);
+            }
+        }
+    }
+}
+
+/// Rows lie one after the other in memory: each is read once, from end to end, into all panels.
+///
+/// # Safety
+/// See [`panels`].
+#[inline(always)]
+unsafe fn pack_rows<S: Tile, T: Number>(b: Matrix<*const T>, k: usize, n: usize, to: *mut f32) {
+    let (whole, rest) = (n / S::NR, n % S::NR);
+    let line = LINE / size_of::<T>();
+    for p in 0..k {
+        // SAFETY: the row lies within the matrix, its places within the panels.
+        unsafe {
+            let row = b.start.add(p * b.rows);
+            for ahead in (0..n).step_by(line) {
+                S::prefetch(row.wrapping_add(AHEAD * b.rows + ahead).cast());
+            }
+            let to = to.add(p * S::NR);
+            for index in 0..whole {
+                let (from, to) = (row.add(index * S::NR), to.add(index * k * S::NR));
+                if T::DTYPE == DType::F32 {
+                    S::store(to, S::load(from.cast()));
+                } else {
+                    for j in 0..S::NR {
+                        to.add(j).write(from.add(j).read().get());
+                    }
+                }
+            }
+            if rest > 0 {
+                let (from, to) = (row.add(whole * S::NR), to.add(whole * k * S::NR));
+                for j in 0..S::NR {
+                    to.add(j).write(if j < rest { from.add(j).read().get() } else { 0.0 });
+                }
             }
         }
     }
@@ -260,6 +351,11 @@ unsafe fn pack_transposed<S: Tile, T: Number>(from: Matrix<*const T>, k: usize, 
             let columns = from.start.add(j * from.columns);
             for p in (0..whole_k).step_by(8) {
                 let to = to.add(p * S::NR + j);
+                for column in 0..8 {
+                    S::prefetch(
+                        columns.wrapping_add(column * from.columns + p).cast::<u8>().wrapping_add(256),
+                    );
+                }
                 if T::DTYPE == DType::F32 {
                     S::transpose(columns.add(p).cast(), from.columns, to, S::NR);
                 } else {
@@ -423,6 +519,12 @@ mod x86 {
                 unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
                     // SAFETY: as the trait demands.
                     unsafe { transpose(from, from_stride, to, to_stride) }
+                }
+
+                #[inline(always)]
+                fn prefetch(p: *const u8) {
+                    // SAFETY: SSE is part of every x86-64 processor; an address that is not mapped does no harm.
+                    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
                 }
 
                 unsafe fn multiply(job: &Job) {

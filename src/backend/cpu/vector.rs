@@ -51,6 +51,35 @@ pub(crate) unsafe trait Isa: Copy {
     /// `mask ? a : b`
     fn select(mask: Self::Mask, a: Self::Float, b: Self::Float) -> Self::Float;
     fn any(mask: Self::Mask) -> bool;
+    /// The sum of the lanes: halves are added until one number is left.
+    fn sum(a: Self::Float) -> f32 {
+        // SAFETY: the instruction set is there, as for every function.
+        unsafe { fold::<Self>(a, |a, b| a + b) }
+    }
+    /// The greatest lane. A NaN may be passed over.
+    fn greatest(a: Self::Float) -> f32 {
+        // SAFETY: as above.
+        unsafe { fold::<Self>(a, |a, b| if a > b { a } else { b }) }
+    }
+
+    /// The first `len` numbers at `p`; lanes beyond them hold `fill`.
+    unsafe fn load_first(p: *const f32, len: usize, fill: f32) -> Self::Float {
+        let mut lanes = [fill; LANES];
+        // SAFETY: as the trait demands, for `len` elements.
+        unsafe {
+            gather(p, 1, len, &mut lanes);
+            Self::load(lanes.as_ptr())
+        }
+    }
+    /// Writes the first `len` lanes.
+    unsafe fn store_first(p: *mut f32, a: Self::Float, len: usize) {
+        let mut lanes = [0.0; LANES];
+        // SAFETY: as the trait demands, for `len` elements.
+        unsafe {
+            Self::store(lanes.as_mut_ptr(), a);
+            scatter(p, &lanes, len);
+        }
+    }
 
     fn bits(a: Self::Float) -> Self::Int;
     fn from_bits(a: Self::Int) -> Self::Float;
@@ -121,7 +150,7 @@ impl<I: Isa> V<I> {
             return Self(unsafe { T::load::<I>(p) });
         }
         // SAFETY: as the caller promises.
-        unsafe { Self::gather(p, 1, len, fill) }
+        Self(unsafe { T::load_first::<I>(p, len, fill) })
     }
 
     /// The numbers at `p`, `p + stride`, …; lanes from `len` on hold `fill`.
@@ -147,7 +176,7 @@ impl<I: Isa> V<I> {
             return unsafe { T::store::<I>(p, self.0) };
         }
         // SAFETY: as the caller promises.
-        unsafe { scatter(p, &self.to_array(), len) };
+        unsafe { T::store_first::<I>(p, self.0, len) };
     }
 
     /// From an array.
@@ -224,27 +253,33 @@ impl<I: Isa> V<I> {
     /// The sum of the lanes, pairwise.
     #[inline(always)]
     pub(crate) fn sum(self) -> f32 {
-        self.fold(|a, b| a + b)
+        I::sum(self.0)
     }
 
     /// The greatest lane. A NaN may be passed over.
     #[inline(always)]
     pub(crate) fn greatest(self) -> f32 {
-        self.fold(|a, b| if a > b { a } else { b })
+        I::greatest(self.0)
     }
+}
 
-    #[inline(always)]
-    fn fold(self, f: impl Fn(f32, f32) -> f32) -> f32 {
-        let mut lanes = self.to_array();
-        let mut width = LANES / 2;
-        while width > 0 {
-            for l in 0..width {
-                lanes[l] = f(lanes[l], lanes[l + width]);
-            }
-            width /= 2;
+/// Combines the two halves of the lanes until one number is left.
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+unsafe fn fold<I: Isa>(a: I::Float, f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    // SAFETY: the array has LANES elements.
+    unsafe { I::store(lanes.as_mut_ptr(), a) };
+    let mut width = LANES / 2;
+    while width > 0 {
+        for l in 0..width {
+            lanes[l] = f(lanes[l], lanes[l + width]);
         }
-        lanes[0]
+        width /= 2;
     }
+    lanes[0]
 }
 
 /// The first `len` lanes from numbers `stride` apart. Out of line: it is for the rest of a row.
@@ -252,7 +287,7 @@ impl<I: Isa> V<I> {
 /// # Safety
 /// `p` is valid for these reads.
 #[inline(never)]
-unsafe fn gather<T: Number>(p: *const T, stride: usize, len: usize, lanes: &mut [f32; LANES]) {
+pub(super) unsafe fn gather<T: Number>(p: *const T, stride: usize, len: usize, lanes: &mut [f32; LANES]) {
     for (l, lane) in lanes.iter_mut().enumerate().take(len) {
         // SAFETY: l < len.
         *lane = unsafe { p.add(l * stride).read() }.get();
@@ -264,7 +299,7 @@ unsafe fn gather<T: Number>(p: *const T, stride: usize, len: usize, lanes: &mut 
 /// # Safety
 /// `p` is valid for `len` writes.
 #[inline(never)]
-unsafe fn scatter<T: Number>(p: *mut T, lanes: &[f32; LANES], len: usize) {
+pub(super) unsafe fn scatter<T: Number>(p: *mut T, lanes: &[f32; LANES], len: usize) {
     for (l, &lane) in lanes.iter().enumerate().take(len) {
         // SAFETY: l < len.
         unsafe { p.add(l).write(T::of(lane)) };

@@ -38,6 +38,36 @@ macro_rules! map {
     }};
 }
 
+/// The sum of four lanes.
+#[inline(always)]
+unsafe fn lanes_sum(x: __m128) -> f32 {
+    // SAFETY: the machine has AVX.
+    unsafe {
+        let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+    }
+}
+
+/// The greatest of four lanes.
+#[inline(always)]
+unsafe fn lanes_greatest(x: __m128) -> f32 {
+    // SAFETY: as above.
+    unsafe {
+        let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+    }
+}
+
+/// All bits of the lanes whose number, counted from `start`, is below `len`.
+#[inline(always)]
+unsafe fn first(len: usize, start: usize) -> __m256i {
+    // SAFETY: the machine has AVX2.
+    unsafe {
+        let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(len as i32 - start as i32), lanes)
+    }
+}
+
 /// AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2;
@@ -161,6 +191,37 @@ unsafe impl Isa for Avx2 {
             let low = _mm256_or_ps(mask[0], mask[1]);
             let high = _mm256_or_ps(mask[2], mask[3]);
             _mm256_movemask_ps(_mm256_or_ps(low, high)) != 0
+        }
+    }
+    #[inline(always)]
+    fn sum(a: Self::Float) -> f32 {
+        // SAFETY: the machine has AVX.
+        unsafe {
+            let x = _mm256_add_ps(_mm256_add_ps(a[0], a[2]), _mm256_add_ps(a[1], a[3]));
+            lanes_sum(_mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)))
+        }
+    }
+    #[inline(always)]
+    fn greatest(a: Self::Float) -> f32 {
+        // SAFETY: the machine has AVX.
+        unsafe {
+            let x = _mm256_max_ps(_mm256_max_ps(a[0], a[2]), _mm256_max_ps(a[1], a[3]));
+            lanes_greatest(_mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_first(p: *const f32, len: usize, fill: f32) -> Self::Float {
+        map!([_mm256_setzero_ps(); 4], |r| {
+            let mask = first(len, 8 * r);
+            let here = _mm256_maskload_ps(p.wrapping_add(8 * r), mask);
+            _mm256_blendv_ps(_mm256_set1_ps(fill), here, _mm256_castsi256_ps(mask))
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_first(p: *mut f32, a: Self::Float, len: usize) {
+        for r in 0..4 {
+            // SAFETY: as the trait demands: lanes that are masked out are not touched.
+            unsafe { _mm256_maskstore_ps(p.wrapping_add(8 * r), first(len, 8 * r), a[r]) };
         }
     }
     #[inline(always)]
@@ -318,6 +379,39 @@ unsafe impl Isa for Avx512 {
     #[inline(always)]
     fn any(mask: Self::Mask) -> bool {
         mask[0] | mask[1] != 0
+    }
+    #[inline(always)]
+    fn sum(a: Self::Float) -> f32 {
+        // SAFETY: the machine has AVX-512.
+        unsafe {
+            let x = _mm512_add_ps(a[0], a[1]);
+            let x = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
+            lanes_sum(_mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)))
+        }
+    }
+    #[inline(always)]
+    fn greatest(a: Self::Float) -> f32 {
+        // SAFETY: the machine has AVX-512.
+        unsafe {
+            let x = _mm512_max_ps(a[0], a[1]);
+            let x = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
+            lanes_greatest(_mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_first(p: *const f32, len: usize, fill: f32) -> Self::Float {
+        map!([_mm512_setzero_ps(); 2], |r| {
+            let mask = ((1_u64 << len) - 1) >> (16 * r);
+            _mm512_mask_loadu_ps(_mm512_set1_ps(fill), mask as __mmask16, p.wrapping_add(16 * r))
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_first(p: *mut f32, a: Self::Float, len: usize) {
+        for r in 0..2 {
+            let mask = ((1_u64 << len) - 1) >> (16 * r);
+            // SAFETY: as the trait demands: lanes that are masked out are not touched.
+            unsafe { _mm512_mask_storeu_ps(p.wrapping_add(16 * r), mask as __mmask16, a[r]) };
+        }
     }
     #[inline(always)]
     fn bits(a: Self::Float) -> Self::Int {

@@ -168,15 +168,9 @@ mod chain {
     fn head(tensor: &Tensor, batch: usize, head: usize) -> mps::Operand {
         let [by_batch, by_token, by_head] = strides(&tensor.layout).map(|stride| stride as usize);
         let elements = batch * by_batch + head * by_head;
-        mps::Operand {
-            address: tensor.first().plus(elements * tensor.dtype.size()),
-            dtype: tensor.dtype,
-            rows: tensor.layout.shape[1],
-            columns: tensor.layout.shape[3],
-            row: by_token,
-            batch: 1,
-            step: 0,
-        }
+        let address = tensor.first().plus(elements * tensor.dtype.size());
+        let size = (tensor.layout.shape[1], tensor.layout.shape[3]);
+        mps::Operand::single(address, tensor.dtype, size, by_token)
     }
 
     /// Adds the calls of all heads. False, and nothing is added, if they are refused.
@@ -189,15 +183,7 @@ mod chain {
         let (t, s) = (q.layout.shape[1], k.layout.shape[1]);
         let (heads, group) = (q.layout.shape[2], q.layout.shape[2] / k.layout.shape[2]);
         let bytes = matrix_bytes(dtype, &q.layout, &k.layout);
-        let matrix = |index: usize| mps::Operand {
-            address: site.scratch.plus(index * bytes),
-            dtype,
-            rows: t,
-            columns: s,
-            row: s,
-            batch: 1,
-            step: 0,
-        };
+        let matrix = |index: usize| mps::Operand::single(site.scratch.plus(index * bytes), dtype, (t, s), s);
         let (scores, weights) = (matrix(0), matrix(1));
         let before = site.items.len();
         for index in 0..q.layout.shape[0] * heads {

@@ -32,7 +32,7 @@ const ALIGNMENT: usize = 256;
 /// What `vm_page_size` is on Apple's chips; memory used in place must begin and end at such a boundary.
 const PAGE: usize = 16 * 1024;
 
-fn new_buffer(gpu: &Gpu, bytes: usize, what: &str) -> Result<Raw> {
+pub(in crate::backend) fn new_buffer(gpu: &Gpu, bytes: usize, what: &str) -> Result<Raw> {
     let bytes = bytes.max(16);
     let out_of_memory = || Error::OutOfMemory { device: DEVICE.to_owned(), bytes, what: what.to_owned() };
     if bytes > gpu.device.maxBufferLength() {

@@ -8,7 +8,7 @@ use objc2::runtime::ProtocolObject;
 use objc2_foundation::NSString;
 use objc2_metal::{
     MTLCommandBuffer, MTLCommandBufferStatus, MTLCommandEncoder, MTLCommandQueue, MTLComputeCommandEncoder,
-    MTLDispatchType, MTLEvent, MTLSharedEvent,
+    MTLDevice, MTLDispatchType, MTLEvent, MTLSharedEvent,
 };
 
 use super::buffer::Raw;
@@ -66,6 +66,17 @@ pub(super) struct Committed {
     buffers: Vec<(RawCommands, usize)>,
 }
 
+impl Committed {
+    /// The items of every command buffer, and when the GPU began and ended it, on its clock. All are over.
+    pub(super) fn times(&self, items: usize) -> Vec<(std::ops::Range<usize>, f64, f64)> {
+        let end = |index: usize| self.buffers.get(index + 1).map_or(items, |(_, next)| *next);
+        let times = |(index, (commands, first)): (usize, &(RawCommands, usize))| {
+            (*first..end(index), commands.GPUStartTime(), commands.GPUEndTime())
+        };
+        self.buffers.iter().enumerate().map(times).collect()
+    }
+}
+
 /// A command buffer that failed.
 pub(super) struct Failed {
     /// The first item in it.
@@ -83,11 +94,18 @@ impl Failed {
 }
 
 /// No encoder is open: what Metal Performance Shaders needs, which open their own.
-pub(in crate::backend) struct Idle<'a>(&'a ProtocolObject<dyn MTLCommandBuffer>);
+pub(in crate::backend) struct Idle<'a> {
+    commands: &'a ProtocolObject<dyn MTLCommandBuffer>,
+    device: &'a ProtocolObject<dyn MTLDevice>,
+}
 
 impl Idle<'_> {
     pub(in crate::backend) fn commands(&self) -> &ProtocolObject<dyn MTLCommandBuffer> {
-        self.0
+        self.commands
+    }
+
+    pub(in crate::backend) fn device(&self) -> &ProtocolObject<dyn MTLDevice> {
+        self.device
     }
 }
 
@@ -178,7 +196,7 @@ impl<'a> Commands<'a> {
         self.admit(load);
         self.end_encoder();
         let commands = self.commands()?;
-        encode(Idle(&commands), self.arena)?;
+        encode(Idle { commands: &commands, device: &self.gpu.device }, self.arena)?;
         self.item += 1;
         Ok(())
     }

@@ -24,8 +24,6 @@ pub(in crate::backend) struct Gpu {
     /// Major version of the system.
     #[cfg(mps)]
     pub(in crate::backend) system: usize,
-    #[cfg(mps)]
-    pub(in crate::backend) kernels: crate::backend::mps::Kernels,
 }
 
 // SAFETY: devices, queues and shared events may be used from any thread; command buffers are made and encoded under
@@ -34,12 +32,24 @@ unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}
 
+fn missing(what: &str) -> crate::Error {
+    failed(what, DeviceFault::Unavailable, "the system gives none")
+}
+
 impl Gpu {
-    pub(super) fn new(choices: impl Into<Choices>) -> Result<Self> {
+    /// The system's default GPU.
+    pub(in crate::backend) fn new(choices: impl Into<Choices>) -> Result<Self> {
+        let device = autoreleasepool(|_| MTLCreateSystemDefaultDevice());
+        Self::on(device.ok_or_else(|| missing("a GPU"))?, choices)
+    }
+
+    /// This GPU.
+    pub(in crate::backend) fn on(
+        device: Retained<ProtocolObject<dyn MTLDevice>>,
+        choices: impl Into<Choices>,
+    ) -> Result<Self> {
         let choices = choices.into();
         autoreleasepool(|_| {
-            let missing = |what: &str| failed(what, DeviceFault::Unavailable, "the system gives none");
-            let device = MTLCreateSystemDefaultDevice().ok_or_else(|| missing("a GPU"))?;
             let queue = device.newCommandQueue().ok_or_else(|| missing("a command queue"))?;
             let event = device.newSharedEvent().ok_or_else(|| missing("a shared event"))?;
             let version = objc2_foundation::NSProcessInfo::processInfo().operatingSystemVersion();
@@ -54,8 +64,6 @@ impl Gpu {
                 choices: choices.on(&name),
                 #[cfg(mps)]
                 system: usize::try_from(version.majorVersion).unwrap_or(0),
-                #[cfg(mps)]
-                kernels: crate::backend::mps::Kernels::default(),
                 device,
                 queue,
                 event,

@@ -7,7 +7,10 @@ use super::site::{Site, small};
 use crate::Result;
 use crate::ops::Dropout;
 
-const SOURCE: Source = Source::new("dropout", include_str!("kernels/dropout.metal"));
+const SOURCE: Source = Source::new(
+    "dropout",
+    concat!(include_str!("kernels/philox.metal"), include_str!("kernels/dropout.metal")),
+);
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]

@@ -12,10 +12,10 @@ use super::launch::{Address, Launch, Span, Touches};
 use super::site::{IndexCheck, Site, Tensor};
 use super::{
     attention, attention_grad, cross_entropy, dropout, elementwise, embedding, kv_write, layer_norm, layout,
-    lora, many, matmul, reduce, rms_norm, rope, silu_mul, softmax, top_k,
+    lora, many, matmul, quant_matmul, reduce, rms_norm, rope, sample, silu_mul, softmax, top_k,
 };
 use crate::backend::metal_chip::Chip;
-use crate::backend::{Executable, Io};
+use crate::backend::{Executable, Io, profile};
 use crate::error::DeviceFault;
 use crate::graph::{Operand, Place, Plan, Step};
 use crate::ops::Op;
@@ -78,6 +78,8 @@ pub(super) fn scratch(gpu: &Gpu, op: &Op, inputs: &[Operand], outputs: &[TensorS
         Op::LayerNormGrad(_) => layer_norm::grad_scratch(inputs),
         Op::Lora(op) => lora::scratch(op, inputs),
         Op::LoraGrad(op) => lora::grad_scratch(op, inputs),
+        Op::QuantMatMul(op) => quant_matmul::scratch(op, false, inputs),
+        Op::QuantMatMulGrad(op) => quant_matmul::scratch(&op.of, true, inputs),
         Op::RmsNormGrad(_) => rms_norm::grad_scratch(inputs),
         _ => 0,
     }
@@ -109,10 +111,13 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
         Op::Lora(op) => lora::compile(op, site),
         Op::LoraGrad(op) => lora::compile_grad(op, site),
         Op::MatMul(op) => matmul::compile(op, site),
+        Op::QuantMatMul(op) => quant_matmul::compile(op, site),
+        Op::QuantMatMulGrad(op) => quant_matmul::compile_grad(&op.of, site),
         Op::Reduce(op) => reduce::compile(op, site),
         Op::RmsNorm(op) => rms_norm::compile(op, site),
         Op::RmsNormGrad(op) => rms_norm::compile_grad(op, site),
         Op::Rope(op) => rope::compile(op, site),
+        Op::Sample(op) => sample::compile(op, site),
         Op::SiluMul(_) => silu_mul::compile(site),
         Op::SiluMulGrad(_) => silu_mul::compile_grad(site),
         Op::Softmax(op) => softmax::compile(op.axis, false, site),
@@ -125,8 +130,16 @@ fn compile_step(site: &mut Site<'_>) -> Result<()> {
     }
 }
 
-/// Turns a plan into launches.
-pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<dyn Executable>> {
+/// A plan as work in order, without barriers.
+struct Lowered {
+    items: Vec<Item>,
+    costs: Vec<profile::StepCost>,
+    checks: Vec<IndexCheck>,
+    inputs: Vec<Tensor>,
+    outputs: Vec<Tensor>,
+}
+
+fn lower(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Lowered> {
     let mut parameters = Vec::with_capacity(plan.parameters.len());
     for parameter in &plan.parameters {
         let (buffer, offset) = parameter.location();
@@ -140,6 +153,8 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
         address: match operand.place {
             Place::Arena(offset) => Address::Arena(offset),
             Place::Parameter(index) => parameters[index].0.clone(),
+            Place::Input(index) => Address::Given(index, 0),
+            Place::Output(index) => Address::Given(plan.inputs.len() + index, 0),
         },
         dtype: operand.dtype,
         layout: operand.layout.clone(),
@@ -159,8 +174,9 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
         }
     }
     let mut index = 0;
+    let mut costs = Vec::new();
     while let Some(step) = plan.steps.get(index) {
-        let first = items.len();
+        let (first, from) = (items.len(), index);
         let mut site = Site {
             gpu,
             arena,
@@ -181,18 +197,37 @@ pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<
         let load = load(gpu.chip, step, added.len());
         let once =
             !step.op.contract().updates(step.inputs.len()).is_empty() && !matches!(step.op, Op::KvWrite(_));
-        for item in added {
+        for item in added.iter_mut() {
             (item.load, item.once) = (load, once);
         }
+        costs.extend(shares(&plan.steps[from..index], added));
     }
+    let outputs = plan.outputs.iter().map(tensor).collect();
+    Ok(Lowered { items, costs, checks, outputs, inputs: given })
+}
+
+/// A plan with direct inputs and outputs as launches for another's encoder, each with what it touches. Indices are not
+/// checked.
+pub(super) fn launches(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Vec<(Launch, Touches)>> {
+    let launch = |item: Item| match item.work {
+        Work::Launch(launch) => Ok((launch, item.touches)),
+        Work::Shaders(_) => Err(Error::invalid(item.op, "cannot be encoded into another's encoder")),
+    };
+    lower(gpu, arena, plan)?.items.into_iter().map(launch).collect()
+}
+
+/// Turns a plan into launches.
+pub(super) fn compile(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Box<dyn Executable>> {
+    let Lowered { mut items, costs, checks, inputs, outputs } = lower(gpu, arena, plan)?;
     place_barriers(&mut items);
     Ok(Box::new(Replay {
         gpu: Arc::clone(gpu),
         arena: arena.clone(),
         items,
+        costs,
         checks,
-        inputs: given,
-        outputs: plan.outputs.iter().map(tensor).collect(),
+        inputs,
+        outputs,
         bound: Mutex::new(Bound {
             dispatches: gpu.chip.dispatches(),
             milliseconds: MILLISECONDS,
@@ -213,6 +248,15 @@ fn check_sizes(step: &Step) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The steps' costs, a launch an equal share, for a profile.
+fn shares(steps: &[Step], launches: &[Item]) -> Vec<profile::StepCost> {
+    let count = launches.len().max(1) as u64;
+    let sum = |of: fn(crate::ops::Cost) -> u64| steps.iter().map(|step| of(step.cost())).sum::<u64>() / count;
+    let cost =
+        crate::ops::Cost { flops: sum(|c| c.flops), read: sum(|c| c.read), written: sum(|c| c.written) };
+    launches.iter().map(|launch| profile::StepCost { op: launch.op, cost }).collect()
 }
 
 /// What each of a step's launches costs, by the estimate for the chip; an unknown one is taken for the slowest.
@@ -240,10 +284,27 @@ fn place_barriers(items: &mut [Item]) {
     }
 }
 
+/// Runs one call on the device's own queue and waits for it.
+pub(super) fn run_alone(gpu: &Gpu, arena: &Arena, item: &Item) -> Result<()> {
+    arena.reserve(gpu, 16)?;
+    let mut state = arena.lock();
+    let memory = state.memory();
+    state.runs += 1;
+    let run = state.runs;
+    let bound = Bound { dispatches: gpu.chip.dispatches(), milliseconds: MILLISECONDS, bytes: BYTES };
+    let mut commands = Commands::new(gpu, &memory, bound, &mut state.committed);
+    match &item.work {
+        Work::Launch(launch) => commands.launch(launch, item.load)?,
+        Work::Shaders(call) => commands.idle(item.load, |idle, arena| call.encode(idle, arena))?,
+    }
+    commands.finish(run, "metal-candle")?.map_err(|failed| failed.into_error(item.op.to_owned()))
+}
+
 struct Replay {
     gpu: Arc<Gpu>,
     arena: Arena,
     items: Vec<Item>,
+    costs: Vec<profile::StepCost>,
     checks: Vec<IndexCheck>,
     inputs: Vec<Tensor>,
     outputs: Vec<Tensor>,
@@ -297,6 +358,7 @@ impl Executable for Replay {
                 Address::Arena(offset) => unsafe { start.add(offset) },
                 // SAFETY: the parameter lies within its buffer, which is shared.
                 Address::Fixed(raw, offset) => unsafe { raw.contents().as_ptr().cast::<u8>().add(offset) },
+                Address::Given(..) => unreachable!("plans of this backend have no direct inputs and outputs"),
             };
             for attempt in 0.. {
                 for (index, input) in self.inputs.iter().enumerate() {
@@ -309,7 +371,10 @@ impl Executable for Replay {
                 }
                 state.runs += 1;
                 let (run, bound) = (state.runs, self.bound());
-                let mut commands = Commands::new(&self.gpu, &memory, bound, &mut state.committed);
+                let profiled = profile::run();
+                let alone = profiled.as_ref().is_some_and(profile::Run::alone);
+                let limit = if alone { Bound { dispatches: 1, ..bound } } else { bound };
+                let mut commands = Commands::new(&self.gpu, &memory, limit, &mut state.committed);
                 for item in &self.items {
                     match &item.work {
                         Work::Launch(launch) => commands.launch(launch, item.load)?,
@@ -318,12 +383,20 @@ impl Executable for Replay {
                         }
                     }
                 }
-                let Err(failed) = commands.finish(run, "metal-candle")? else { break };
+                let Err(failed) = commands.finish(run, "metal-candle")? else {
+                    if let Some(times) = profiled {
+                        times.finish_gpu(&self.costs, &state.committed.times(self.items.len()));
+                    }
+                    break;
+                };
+                if failed.fault == DeviceFault::Timeout {
+                    // Also where this run cannot be done again: the next one is to end in time.
+                    *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound.halved();
+                }
                 if attempt >= RETRIES || !self.repeatable(&failed) {
                     let what = self.names(&failed);
                     return Err(failed.into_error(what));
                 }
-                *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound.halved();
                 tracing::warn!(attempt, "the GPU's time limit stopped a command buffer; trying smaller ones");
             }
             for check in &self.checks {

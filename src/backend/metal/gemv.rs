@@ -1,5 +1,5 @@
 //! Products of few rows with a weight: decode steps. W is read once. If it is stored `[n, k]`, adapters are added on the
-//! way.
+//! way, and what the next steps do with the result is done as well: a gate, or sums with biases or a residual.
 
 use bytemuck::NoUninit;
 
@@ -8,11 +8,13 @@ use super::lora::{Part, SLOTS};
 use super::pipeline::Source;
 use super::site::{Site, Tensor, small};
 use crate::Result;
-use crate::ops::Op;
+use crate::ops::{BinaryFn, Op};
 
 const SOURCE: Source =
     Source::new("gemv", concat!(include_str!("kernels/products.metal"), include_str!("kernels/gemv.metal")));
 
+/// Sums that a launch takes: a bias each of q, k and v.
+const SUMS: usize = 3;
 /// From so many rows on the tiles of a matrix product are better filled.
 const MOST_ROWS: usize = 8;
 
@@ -34,6 +36,11 @@ struct Sizes {
     rank: [u32; SLOTS],
     first: [u32; SLOTS],
     scale: [f32; SLOTS],
+    sums: u32,
+    sum_start: [u32; SUMS],
+    sum_len: [u32; SUMS],
+    addend_stride: [u32; SUMS],
+    sum_stride: [u32; SUMS],
 }
 
 /// The low-rank part.
@@ -102,6 +109,11 @@ pub(super) fn push(
         rank: [0; SLOTS],
         first: [0; SLOTS],
         scale: [0.0; SLOTS],
+        sums: 0,
+        sum_start: [0; SUMS],
+        sum_len: [0; SUMS],
+        addend_stride: [0; SUMS],
+        sum_stride: [0; SUMS],
     };
     match &adapters {
         Some(Adapters { part, h, total, b }) => {
@@ -133,6 +145,26 @@ pub(super) fn push(
         }
         None => launch.unused(&x.first()),
     };
+    let sums = if gated.is_some() { Vec::new() } else { sums(y, site) };
+    site.done += sums.len();
+    sizes.sums = small(sums.len());
+    for (i, sum) in sums.iter().enumerate() {
+        (sizes.sum_start[i], sizes.sum_len[i]) = (small(sum.start), small(sum.to.last()));
+        sizes.addend_stride[i] = small(sum.addend.layout.strides[0]);
+        sizes.sum_stride[i] = small(sum.to.row_stride());
+    }
+    for i in 0..SUMS {
+        launch = match sums.get(i) {
+            Some(sum) => launch.read(&sum.addend),
+            None => launch.unused(&x.first()),
+        };
+    }
+    for i in 0..SUMS {
+        launch = match sums.get(i) {
+            Some(sum) => launch.write(&sum.to),
+            None => launch.unused(&x.first()),
+        };
+    }
     site.push(launch.constants(&sizes), [n.div_ceil(16), m.div_ceil(rows), 1], [128, 1, 1]);
     Ok(())
 }
@@ -153,6 +185,71 @@ pub(super) fn push_transposed(x: &Tensor, w: &Tensor, y: &Tensor, site: &mut Sit
     let launch = launch.read(x).read(w).write(y).constants(&sizes);
     site.push(launch, [n.div_ceil(32), m.div_ceil(rows), 1], [256, 1, 1]);
     Ok(())
+}
+
+/// `to = y[:, start..] + addend`.
+struct Sum {
+    start: usize,
+    addend: Tensor,
+    to: Tensor,
+}
+
+/// What the next steps add to columns of y, as far as the launch may do it: the thread that writes a sum has its terms, but
+/// nothing else that the launch reads or writes may lie there.
+fn sums(y: &Tensor, site: &Site<'_>) -> Vec<Sum> {
+    if y.layout.shape.rank() != 2 {
+        return Vec::new();
+    }
+    let span = |tensor: &Tensor| Span::new(&tensor.first(), tensor.extent());
+    let (rows, n, size) = (y.rows(), y.last(), y.dtype.size());
+    let scratch = Span::new(&site.scratch, site.step.scratch.1);
+    let mut found: Vec<Sum> = Vec::new();
+    for step in site.rest.iter().take(SUMS) {
+        let Op::Binary(op) = &step.op else { break };
+        let Some(to) = step.outputs[0].as_ref().map(site.tensor) else { break };
+        let [a, b] = [0, 1].map(|input| (site.tensor)(&step.inputs[input]));
+        let matrix = |tensor: &Tensor| {
+            let layout = &tensor.layout;
+            tensor.dtype == y.dtype
+                && layout.shape.dims() == [rows, to.last()]
+                && (layout.strides[1] == 1 || to.last() == 1)
+        };
+        // The first column of y that a tensor is, if it is columns of y.
+        let column = |tensor: &Tensor| {
+            let offset = tensor.first().byte().checked_sub(y.first().byte())? / size;
+            let same = tensor.address.identity() == y.address.identity()
+                && (rows == 1 || tensor.layout.strides[0] == y.row_stride());
+            (same && matrix(tensor) && offset + to.last() <= n).then_some(offset)
+        };
+        let (start, addend) = match (column(&a), column(&b)) {
+            (Some(start), None) => (start, b),
+            (None, Some(start)) => (start, a),
+            _ => break,
+        };
+        let place = span(&to);
+        // Exactly over its own term it is written by the thread that has read that.
+        let over = |term: &Tensor, stride: usize| {
+            term.first().byte() == to.first().byte() && (rows == 1 || stride == to.row_stride())
+        };
+        let part = Tensor { layout: y.layout.sliced(1, start, to.last()), ..y.clone() };
+        let apart = |other: &Span| !place.meets(other);
+        let free = (apart(&span(y)) || over(&part, y.row_stride()))
+            && (apart(&span(&addend)) || over(&addend, addend.layout.strides[0]))
+            && site.inputs.iter().all(|input| apart(&span(input)))
+            && found.iter().all(|sum| {
+                apart(&span(&sum.to)) && apart(&span(&sum.addend)) && !span(&sum.to).meets(&span(&addend))
+            })
+            && apart(&scratch);
+        let fits = op.function == BinaryFn::Add
+            && matrix(&addend)
+            && to.layout.is_contiguous()
+            && !span(&addend).meets(&span(y));
+        if !fits || !free {
+            break;
+        }
+        found.push(Sum { start, addend, to });
+    }
+    found
 }
 
 /// Where the next step's result goes, if that is silu(gate)·up of the two halves of y. It may be y's memory, if it lies

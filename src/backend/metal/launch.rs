@@ -17,6 +17,9 @@ pub(in crate::backend) enum Address {
     Arena(usize),
     /// At a byte of a parameter's buffer.
     Fixed(Raw, usize),
+    /// At a byte of what the caller gives: the number of an input, or behind them of an output. Only launches for another's
+    /// encoder have such places.
+    Given(usize, usize),
 }
 
 // SAFETY: a buffer may be used from any thread; its bytes are touched under the arena's lock only.
@@ -30,6 +33,7 @@ impl Address {
         match self {
             Self::Arena(offset) => Self::Arena(offset + bytes),
             Self::Fixed(raw, offset) => Self::Fixed(raw.clone(), offset + bytes),
+            Self::Given(index, offset) => Self::Given(*index, offset + bytes),
         }
     }
 
@@ -41,6 +45,7 @@ impl Address {
         match self {
             Self::Arena(offset) => (arena, *offset),
             Self::Fixed(raw, offset) => (raw, *offset),
+            Self::Given(..) => unreachable!("plans of this backend have no direct inputs and outputs"),
         }
     }
 
@@ -49,6 +54,7 @@ impl Address {
         match self {
             Self::Arena(_) => Self::Arena(0),
             Self::Fixed(raw, _) => Self::Fixed(raw.clone(), 0),
+            Self::Given(index, _) => Self::Given(*index, 0),
         }
     }
 
@@ -59,13 +65,15 @@ impl Address {
             Self::Fixed(raw, _) => {
                 std::ptr::from_ref::<ProtocolObject<dyn MTLBuffer>>(raw).cast::<()>() as usize
             }
+            // No object lies there.
+            Self::Given(index, _) => usize::MAX - index,
         }
     }
 
     /// The byte in the buffer.
     pub(super) fn byte(&self) -> usize {
         match self {
-            Self::Arena(offset) | Self::Fixed(_, offset) => *offset,
+            Self::Arena(offset) | Self::Fixed(_, offset) | Self::Given(_, offset) => *offset,
         }
     }
 }
@@ -98,6 +106,11 @@ pub(in crate::backend) struct Touches {
 }
 
 impl Touches {
+    /// Whether anything is written to the buffer of an address.
+    pub(super) fn writes_to(&self, address: &Address) -> bool {
+        self.writes.iter().any(|span| span.buffer == address.identity())
+    }
+
     /// Whether the two must not run at the same time.
     pub(super) fn conflicts(&self, other: &Self) -> bool {
         let meet = |a: &[Span], b: &[Span]| a.iter().any(|x| b.iter().any(|y| x.meets(y)));

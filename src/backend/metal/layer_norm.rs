@@ -43,6 +43,10 @@ struct ColumnSizes {
 /// Adds the launch of a norm.
 pub(super) fn compile(op: &LayerNorm, site: &mut Site<'_>) -> Result<()> {
     let Some(y) = site.output(0) else { return Ok(()) };
+    #[cfg(mps)]
+    if site.prefers_shaders() {
+        site.take(Err(crate::backend::mps::layer_norm()));
+    }
     let (x, w) = (site.inputs[0].clone(), site.inputs[1].clone());
     let b = if op.bias { site.inputs[2].clone() } else { w.clone() };
     site.expect(&b, w.dtype)?;

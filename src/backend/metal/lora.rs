@@ -167,11 +167,16 @@ pub(super) fn compile(op: &Lora, site: &mut Site<'_>) -> Result<()> {
     }
     let Some(y) = site.output(0) else { return Ok(()) };
     let all = parts(&op.slots);
-    if gemv::takes(x, w, m) && all.len() == 1 && a(0).dtype == DType::F32 {
+    let few = site.gpu.preference() != crate::backend::select::Preference::Mps;
+    if few && gemv::takes(x, w, m) && all.len() == 1 && a(0).dtype == DType::F32 {
         let pairs: Vec<Tensor> = (0..op.slots.len()).map(|slot| b(slot).clone()).collect();
         return gemv::push(x, w, &y, Some(gemv::Adapters { part: &all[0], h: &h, total, b: &pairs }), site);
     }
     product(&Matrix::new(x, false), &Matrix::new(w, true), None, &y, (1.0, 0.0), site)?;
+    #[cfg(mps)]
+    if site.prefers_shaders() && shaders(op, &h, b, &y, site) {
+        return Ok(());
+    }
     for part in all {
         let columns: usize = part.slots.iter().map(|slot| slot.len).sum();
         let kernel = format!("lora_up_{}_{}", y.type_name(), a(0).type_name());
@@ -188,6 +193,37 @@ pub(super) fn compile(op: &Lora, site: &mut Site<'_>) -> Result<()> {
         site.push_elements(launch.constants(&sizes), m.div_ceil(TILE) * columns);
     }
     Ok(())
+}
+
+/// Adds `y += scale·h·Bᵀ` of every slot by Metal Performance Shaders, which accumulate with beta = 1. False, and nothing is
+/// added, if one is refused: y and h of different types, for example.
+#[cfg(mps)]
+fn shaders<'t>(
+    op: &Lora,
+    h: &Tensor,
+    b: impl Fn(usize) -> &'t Tensor,
+    y: &Tensor,
+    site: &mut Site<'_>,
+) -> bool {
+    use crate::backend::mps::{Operand, product};
+
+    let (before, m, mut first) = (site.items.len(), h.rows(), 0);
+    for (index, slot) in op.slots.iter().enumerate() {
+        let columns = |tensor: &Tensor, first: usize, count: usize| {
+            let address = tensor.first().plus(first * tensor.dtype.size());
+            Operand::single(address, tensor.dtype, (m, count), tensor.row_stride())
+        };
+        let (left, right) = (columns(h, first, slot.rank), b(index).row_matrix());
+        let result = columns(y, slot.start, slot.len);
+        let name = site.step.op.name();
+        let item = product(site.gpu, name, (left, false), (right, true), &result, (slot.scale.0, 1.0));
+        if !site.take(item) {
+            site.items.truncate(before);
+            return false;
+        }
+        first += slot.rank;
+    }
+    true
 }
 
 /// Bytes for t.

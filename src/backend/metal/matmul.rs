@@ -212,15 +212,15 @@ fn shaders(
     let stored = |matrix: &Matrix, transposed: bool, row: usize| {
         let (rows, columns) =
             if transposed { (matrix.columns, matrix.rows) } else { (matrix.rows, matrix.columns) };
-        mps::Operand {
-            address: matrix.tensor.first(),
+        let layout = mps::MatrixLayout {
             dtype: matrix.tensor.dtype,
             rows,
             columns,
             row,
             batch: matrix.batch,
             step: matrix.step,
-        }
+        };
+        mps::Operand { address: matrix.tensor.first(), layout }
     };
     let result = stored(d, false, if m == 1 { n } else { d.row });
     let left = (stored(a, a_transposed, a_row), a_transposed);

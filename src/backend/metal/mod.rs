@@ -13,6 +13,7 @@ pub(super) mod commands;
 pub(super) mod device;
 pub(super) mod executor;
 pub(super) mod fault;
+pub(super) mod foreign;
 pub(super) mod launch;
 mod pipeline;
 mod site;
@@ -25,28 +26,29 @@ mod dropout;
 mod elementwise;
 mod embedding;
 mod gemv;
-#[cfg(test)]
-mod gemv_quantized;
 mod kv_write;
 mod layer_norm;
 mod layout;
 mod lora;
 mod many;
 mod matmul;
+mod quant_matmul;
 mod reduce;
 mod rms_norm;
 mod rope;
+mod sample;
 mod silu_mul;
 mod softmax;
 mod top_k;
 
 use std::sync::Arc;
 
+use super::profile::Peak;
 use super::select::Choices;
 use super::{Backend, Executable};
 use crate::Result;
 use crate::graph::{Operand, Plan};
-use crate::ops::Op;
+use crate::ops::{BinaryFn, Op};
 use crate::tensor::{Buffer, HostTensor, TensorSpec};
 use buffer::{Arena, MetalBuffer};
 use device::Gpu;
@@ -83,7 +85,18 @@ impl Backend for Metal {
     }
 
     fn together(&self, first: &Op, second: &Op) -> bool {
-        matches!((first, second), (Op::MatMul(_) | Op::Lora(_), Op::SiluMul(_)))
+        let follows = match second {
+            Op::SiluMul(_) => true,
+            Op::Binary(op) => op.function == BinaryFn::Add,
+            _ => false,
+        };
+        follows && matches!(first, Op::MatMul(_) | Op::Lora(_))
+    }
+
+    fn peak(&self) -> Option<Peak> {
+        let chip = self.gpu.chip;
+        let source = format!("the peaks of {}, by others' figures; not measured", chip.name);
+        Some(Peak { flops: 1e12 * chip.teraflops, bytes: 1e9 * chip.gigabytes, source })
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {

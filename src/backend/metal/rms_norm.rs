@@ -49,6 +49,10 @@ pub(super) fn compile(op: &RmsNorm, site: &mut Site<'_>) -> Result<()> {
     if y.is_none() && s.is_none() {
         return Ok(());
     }
+    #[cfg(mps)]
+    if site.prefers_shaders() {
+        site.take(Err(crate::backend::mps::rms_norm()));
+    }
     let x = site.inputs[0].clone();
     let r = if op.residual { site.inputs[1].clone() } else { x.clone() };
     let w = site.inputs[1 + usize::from(op.residual)].clone();

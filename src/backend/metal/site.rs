@@ -59,15 +59,9 @@ impl Tensor {
     /// Its rows as a matrix of Metal Performance Shaders.
     #[cfg(mps)]
     pub(super) fn row_matrix(&self) -> crate::backend::mps::Operand {
-        crate::backend::mps::Operand {
-            address: self.first(),
-            dtype: self.dtype,
-            rows: self.rows(),
-            columns: self.last(),
-            row: if self.rows() == 1 { self.last() } else { self.row_stride() },
-            batch: 1,
-            step: 0,
-        }
+        let row = if self.rows() == 1 { self.last() } else { self.row_stride() };
+        let size = (self.rows(), self.last());
+        crate::backend::mps::Operand::single(self.first(), self.dtype, size, row)
     }
 
     /// The step between rows of the last axis; operations that ask for it accept only such layouts.

@@ -39,13 +39,7 @@ pub(super) fn compile(axis: usize, log: bool, site: &mut Site<'_>) -> Result<()>
     if axis + 1 == x.layout.shape.rank() {
         #[cfg(mps)]
         if site.prefers_shaders() {
-            let item = crate::backend::mps::softmax(
-                site.gpu,
-                site.step.op.name(),
-                x.row_matrix(),
-                y.row_matrix(),
-                log,
-            );
+            let item = crate::backend::mps::softmax(site.step.op.name(), x.row_matrix(), y.row_matrix(), log);
             if site.take(item) {
                 return Ok(());
             }
@@ -75,7 +69,7 @@ pub(super) fn compile_grad(axis: usize, log: bool, site: &mut Site<'_>) -> Resul
         if site.prefers_shaders() {
             let (op, rows) = (site.step.op.name(), [&dy, &y, &dx].map(Tensor::row_matrix));
             let [dy, y, dx] = rows;
-            if site.take(crate::backend::mps::softmax_grad(site.gpu, op, dy, y, dx, log)) {
+            if site.take(crate::backend::mps::softmax_grad(op, dy, y, dx, log)) {
                 return Ok(());
             }
         }

@@ -26,7 +26,7 @@ pub(super) fn compile(op: &TopK, site: &mut Site<'_>) -> Result<()> {
         && let (Some(values), Some(indices)) = (&values, &indices)
     {
         let [x, values, indices] = [&site.inputs[0], values, indices].map(Tensor::row_matrix);
-        let item = crate::backend::mps::top_k(site.gpu, site.step.op.name(), x, values, indices);
+        let item = crate::backend::mps::top_k(site.step.op.name(), x, values, indices);
         if site.take(item) {
             return Ok(());
         }

@@ -31,7 +31,7 @@ pub(in crate::backend) fn attention(
     let beta = if masked { 1.0 } else { 0.0 };
     Ok([
         product(gpu, op, (head.q.clone(), false), (head.k.clone(), true), scores, (scale, beta))?,
-        softmax(gpu, op, scores.clone(), weights.clone(), false)?,
+        softmax(op, scores.clone(), weights.clone(), false)?,
         product(gpu, op, (weights.clone(), false), (head.v.clone(), false), &head.out, (1.0, 0.0))?,
     ])
 }

@@ -1,106 +1,73 @@
-//! The framework's kernel objects, made once for each shape and kept.
+//! The framework's kernel objects, made once for each shape and kept by the thread that encodes them.
 //!
 //! A product object remembers shape, transposes and factors, nothing of its matrices; a model of thirty equal layers needs
-//! a handful of them. Plans hold those that they encode; the cache only bounds how many wait to be used again.
+//! a handful of them. Objects of the framework are not safe to share between threads, so each thread has its own, found by
+//! the full key at every encoding: a look-up is a hundredth of what a call costs the host. The cache is bounded: lengths of
+//! prompts vary.
 
-use std::sync::{Mutex, PoisonError};
+use std::cell::RefCell;
+use std::hash::Hash;
+use std::rc::Rc;
 
-use objc2::AnyThread;
-use objc2::rc::Retained;
-use objc2_metal_performance_shaders::{MPSMatrixMultiplication, MPSNDArrayMatrixMultiplication};
-
-use crate::backend::metal::device::Gpu;
+use super::ffi::{ArrayMultiplication, Device, Multiplication, ProductKey, Rows, RowsKey, TopK};
 use crate::lru::Lru;
 
-/// How many objects of a kind wait to be used again.
-const KEPT: usize = 64;
+/// How many objects of a kind a thread keeps.
+const KEPT: usize = 256;
 
-/// Everything that a product object remembers; factors by their bits.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct ProductKey {
-    pub(super) transposes: (bool, bool),
-    pub(super) sizes: [usize; 3],
-    factors: (u32, u32),
+/// Objects by device and key. An object keeps its device, so that no other can be at its address.
+type Cache<K, V> = Lru<(usize, K), Rc<V>>;
+
+struct Kernels {
+    products: Cache<ProductKey, Multiplication>,
+    arrays: Cache<ProductKey, ArrayMultiplication>,
+    rows: Cache<RowsKey, Rows>,
+    top_k: Cache<usize, TopK>,
 }
 
-impl ProductKey {
-    pub(super) fn new(transposes: (bool, bool), sizes: [usize; 3], factors: (f32, f32)) -> Self {
-        Self { transposes, sizes, factors: (factors.0.to_bits(), factors.1.to_bits()) }
-    }
-
-    fn factors(&self) -> (f64, f64) {
-        (f64::from(f32::from_bits(self.factors.0)), f64::from(f32::from_bits(self.factors.1)))
-    }
+thread_local! {
+    static KERNELS: RefCell<Kernels> = RefCell::new(Kernels {
+        products: Lru::new(KEPT),
+        arrays: Lru::new(KEPT),
+        rows: Lru::new(KEPT),
+        top_k: Lru::new(KEPT),
+    });
 }
 
-/// Objects of one device. They are encoded under the arena's lock, so by one thread at a time.
-pub(in crate::backend) struct Kernels {
-    products: Mutex<Lru<ProductKey, Retained<MPSMatrixMultiplication>>>,
-    arrays: Mutex<Lru<ProductKey, Retained<MPSNDArrayMatrixMultiplication>>>,
+fn cached<K: Hash + Eq + Copy, V>(
+    cache: impl FnOnce(&mut Kernels) -> &mut Cache<K, V>,
+    device: &Device,
+    key: K,
+    make: impl FnOnce(&Device, K) -> V,
+) -> Rc<V> {
+    KERNELS.with_borrow_mut(|kernels| {
+        let cache = cache(kernels);
+        let full = (std::ptr::from_ref(device).cast::<()>() as usize, key);
+        if let Some(kernel) = cache.get(&full) {
+            return kernel;
+        }
+        let kernel = Rc::new(make(device, key));
+        cache.put(full, Rc::clone(&kernel));
+        kernel
+    })
 }
 
-impl Default for Kernels {
-    fn default() -> Self {
-        Self { products: Mutex::new(Lru::new(KEPT)), arrays: Mutex::new(Lru::new(KEPT)) }
-    }
+/// The object of a product of matrices.
+pub(super) fn product(device: &Device, key: ProductKey) -> Rc<Multiplication> {
+    cached(|kernels| &mut kernels.products, device, key, Multiplication::new)
 }
 
-fn cached<K: Clone>(
-    cache: &Mutex<Lru<ProductKey, K>>,
-    key: ProductKey,
-    make: impl FnOnce(&ProductKey) -> K,
-) -> K {
-    let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(kernel) = cache.get(&key) {
-        return kernel;
-    }
-    let kernel = make(&key);
-    cache.put(key, kernel.clone());
-    kernel
+/// The object of a product of arrays.
+pub(super) fn array_product(device: &Device, key: ProductKey) -> Rc<ArrayMultiplication> {
+    cached(|kernels| &mut kernels.arrays, device, key, ArrayMultiplication::new)
 }
 
-impl Kernels {
-    /// The object of a product; the guard has agreed to the sizes.
-    pub(super) fn product(&self, gpu: &Gpu, key: ProductKey) -> Retained<MPSMatrixMultiplication> {
-        cached(&self.products, key, |key| {
-            let ([m, n, k], (alpha, beta)) = (key.sizes, key.factors());
-            // SAFETY: the guard has agreed to the sizes.
-            unsafe {
-                MPSMatrixMultiplication::initWithDevice_transposeLeft_transposeRight_resultRows_resultColumns_interiorColumns_alpha_beta(
-                    MPSMatrixMultiplication::alloc(),
-                    &gpu.device,
-                    key.transposes.0,
-                    key.transposes.1,
-                    m,
-                    n,
-                    k,
-                    alpha,
-                    beta,
-                )
-            }
-        })
-    }
+/// The object of a function of rows.
+pub(super) fn rows(device: &Device, key: RowsKey) -> Rc<Rows> {
+    cached(|kernels| &mut kernels.rows, device, key, Rows::new)
+}
 
-    /// The object of a product of arrays: two sources, and a third that is added if its factor is not zero.
-    pub(super) fn array_product(
-        &self,
-        gpu: &Gpu,
-        key: ProductKey,
-    ) -> Retained<MPSNDArrayMatrixMultiplication> {
-        cached(&self.arrays, key, |key| {
-            let (alpha, beta) = key.factors();
-            let sources = if beta == 0.0 { 2 } else { 3 };
-            // SAFETY: two or three sources are what the class takes.
-            unsafe {
-                let kernel = MPSNDArrayMatrixMultiplication::initWithDevice_sourceCount(
-                    MPSNDArrayMatrixMultiplication::alloc(),
-                    &gpu.device,
-                    sources,
-                );
-                kernel.setAlpha(alpha);
-                kernel.setBeta(beta);
-                kernel
-            }
-        })
-    }
+/// The object that finds the k greatest elements.
+pub(super) fn top_k(device: &Device, k: usize) -> Rc<TopK> {
+    cached(|kernels| &mut kernels.top_k, device, k, TopK::new)
 }

@@ -1,10 +1,8 @@
 //! `MPSMatrixMultiplication`: C = alpha·op(A)·op(B) + beta·C.
 
-use objc2::rc::Retained;
-use objc2_metal_performance_shaders::MPSMatrixMultiplication;
-
+use super::ffi::ProductKey;
 use super::guard::{self, ProductShape, Refusal};
-use super::kernels::ProductKey;
+use super::kernels;
 use super::matrix::Operand;
 use super::ndarray;
 use crate::Result;
@@ -22,31 +20,18 @@ struct Product {
 }
 
 struct Part {
-    kernel: Retained<MPSMatrixMultiplication>,
+    key: ProductKey,
     left: Operand,
     right: Operand,
 }
 
-// SAFETY: the objects are used by one thread at a time: calls are encoded under the arena's lock.
-unsafe impl Send for Product {}
-// SAFETY: as above.
-unsafe impl Sync for Product {}
-
 impl Shaders for Product {
     fn encode(&self, idle: Idle<'_>, arena: &Raw) -> Result<()> {
-        let result = self.result.matrix(arena);
-        for Part { kernel, left, right } in &self.parts {
-            let (left, right) = (left.matrix(arena), right.matrix(arena));
-            // SAFETY: no encoder is open, says `Idle`; the guard has agreed to shapes and types; the command buffer
-            // retains the buffers, which are tracked, so that the parts run one after the other.
-            unsafe {
-                kernel.encodeToCommandBuffer_leftMatrix_rightMatrix_resultMatrix(
-                    idle.commands(),
-                    &left,
-                    &right,
-                    &result,
-                );
-            }
+        let result = self.result.matrix(arena)?;
+        // The buffers are tracked, so that the parts run one after the other.
+        for Part { key, left, right } in &self.parts {
+            let kernel = kernels::product(idle.device(), *key);
+            kernel.encode(&idle, &left.matrix(arena)?, &right.matrix(arena)?, &result)?;
         }
         Ok(())
     }
@@ -104,10 +89,9 @@ pub(in crate::backend) fn product(
     let parts = (0..shape.k).step_by(part).map(|first| {
         let length = part.min(shape.k - first);
         let beta = if first == 0 { factors.1 } else { 1.0 };
-        let key =
-            ProductKey::new((transpose_left, transpose_right), [shape.m, shape.n, length], (factors.0, beta));
+        let sizes = [shape.m, shape.n, length];
         Part {
-            kernel: gpu.kernels.product(gpu, key),
+            key: ProductKey::new((transpose_left, transpose_right), sizes, (factors.0, beta)),
             left: left.part(transpose_left, first, length),
             right: right.part(!transpose_right, first, length),
         }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::args::{GenerateArgs, SamplingArgs};
 use crate::failure::Failure;
 use crate::model::Loaded;
+use crate::profiling::Profiling;
 use crate::session::{Session, print, print_line};
 
 pub(crate) fn run(args: &GenerateArgs, session: &Session) -> anyhow::Result<()> {
@@ -29,6 +30,7 @@ pub(crate) fn run(args: &GenerateArgs, session: &Session) -> anyhow::Result<()> 
     let tokens = tokens(&loaded, &prompt, args.sampling.system.as_deref(), args.raw)?;
     let mut generator = Generator::new(&loaded.decoder, adapter.as_ref())?;
     let mut failed = None;
+    let profiling = Profiling::begin(&args.profiling, loaded.decoder.device());
     let generation = generator.generate(&loaded.files.tokenizer, &tokens, &options, &mut |text| {
         if !args.json
             && let Err(error) = print(text)
@@ -40,10 +42,13 @@ pub(crate) fn run(args: &GenerateArgs, session: &Session) -> anyhow::Result<()> 
     if let Some(error) = failed {
         return Err(error);
     }
+    if !args.json {
+        print_line("")?;
+    }
+    profiling.finish(session)?;
     if args.json {
         return print_line(&summary(&generation, tokens.len()).to_string());
     }
-    print_line("")?;
     session.note(rates(&generation));
     session.check_interrupt("generating").map_err(Into::into)
 }

@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod doctor;
 pub(crate) mod eval;
@@ -7,3 +8,4 @@ pub(crate) mod generate;
 pub(crate) mod merge;
 pub(crate) mod pull;
 pub(crate) mod train;
+pub(crate) mod tune;

@@ -14,6 +14,7 @@ use crate::builtin;
 use crate::failure::Failure;
 use crate::model::Loaded;
 use crate::plot::{self, Curves};
+use crate::profiling::Profiling;
 use crate::progress::{self, size};
 use crate::session::{Session, print_line};
 use crate::settings::{self, TrainFlags};
@@ -111,7 +112,9 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let samples = !args.no_samples && !args.json && !session.progress.is_quiet();
     let prompts: &[String] = if samples { &data.prompts } else { &[] };
     let before = answers(&loaded, None, prompts)?;
+    let profiling = Profiling::begin(&args.profiling, &device);
     let summary = train_run(&mut trainer, options.steps, session)?;
+    profiling.finish(session)?;
     drop(trainer);
     let reports = metrics::read(&out.join("metrics.jsonl"))?;
     plot::write(&out, &format!("{} on {}", loaded.files.name, data.name), &Curves::of(&reports))?;

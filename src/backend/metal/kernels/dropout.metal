@@ -1,4 +1,5 @@
-// Dropout by Philox4x32-10: counter (i / 4, 0, stream, 0), key from the seed; one thread four elements.
+// Dropout by Philox4x32-10: counter (i / 4, 0, stream, 0), key from the seed; one thread four elements. After
+// philox.metal.
 
 struct DropoutSizes {
     uint count;
@@ -6,18 +7,6 @@ struct DropoutSizes {
     uint threshold;
     float scale;
 };
-
-inline uint4 philox(uint4 counter, uint2 key) {
-    for (uint round = 0; round < 10; round++) {
-        uint high_0 = mulhi(0xD2511F53u, counter.x);
-        uint low_0 = 0xD2511F53u * counter.x;
-        uint high_1 = mulhi(0xCD9E8D57u, counter.z);
-        uint low_1 = 0xCD9E8D57u * counter.z;
-        counter = uint4(high_1 ^ counter.y ^ key.x, low_1, high_0 ^ counter.w ^ key.y, low_0);
-        key = uint2(key.x + 0x9E3779B9u, key.y + 0xBB67AE85u);
-    }
-    return counter;
-}
 
 template <typename T>
 kernel void dropout(

@@ -1,7 +1,7 @@
 // y = x W^T for few rows of x and W stored [n, k], plus the low-rank part of adapters: y += scale h B^T.
 //
 // With `halves` the columns are those of a gate and, as many on, of what it gates: the SIMD group that has both also
-// writes silu(gate) up.
+// writes silu(gate) up. With `sums` a bias or a residual is added to some of the columns, and the sums written elsewhere.
 //
 // A SIMD group does 4 neighbouring columns of y for ROWS rows of x, and reads W once: a lane takes 4 neighbours of every
 // 128 elements of the inner length, so that a load of the SIMD group is one run of memory. 4 SIMD groups a threadgroup.
@@ -9,6 +9,7 @@
 // gemv_t is for W stored [k, n]: see there.
 
 #define SLOTS 4
+#define SUMS 3
 #define GEMV_COLUMNS 4
 
 struct GemvSizes {
@@ -27,6 +28,11 @@ struct GemvSizes {
     uint rank[SLOTS];
     uint first[SLOTS];
     float scale[SLOTS];
+    uint sums;
+    uint sum_start[SUMS];
+    uint sum_len[SUMS];
+    uint addend_stride[SUMS];  // 0: one row for all, a bias
+    uint sum_stride[SUMS];
 };
 
 template <typename T, typename W, uint ROWS>
@@ -40,7 +46,13 @@ kernel void gemv(
     device const float* b3 [[buffer(6)]],
     device T* y [[buffer(7)]],
     device T* gated [[buffer(8)]],
-    constant GemvSizes& sizes [[buffer(9)]],
+    device const T* a0 [[buffer(9)]],
+    device const T* a1 [[buffer(10)]],
+    device const T* a2 [[buffer(11)]],
+    device T* s0 [[buffer(12)]],
+    device T* s1 [[buffer(13)]],
+    device T* s2 [[buffer(14)]],
+    constant GemvSizes& sizes [[buffer(15)]],
     uint2 block [[threadgroup_position_in_grid]],
     uint lane [[thread_index_in_simdgroup]],
     uint group [[simdgroup_index_in_threadgroup]]) {
@@ -98,6 +110,18 @@ kernel void gemv(
             results[c] = simd_sum(sums[c * ROWS + r]);
             if (lane == 0 && stored[c] && r < rows) {
                 y[ulong(row + r) * sizes.y_stride + at_column[c]] = T(results[c]);
+            }
+        }
+        for (uint s = 0; s < sizes.sums && lane == 0 && r < rows; s++) {
+            device const T* addend = s == 0 ? a0 : (s == 1 ? a1 : a2);
+            device T* sum = s == 0 ? s0 : (s == 1 ? s1 : s2);
+            for (uint c = 0; c < GEMV_COLUMNS; c++) {
+                uint at = at_column[c] - sizes.sum_start[s];
+                if (stored[c] && at < sizes.sum_len[s]) {
+                    // As if read back from y.
+                    float term = float(addend[ulong(row + r) * sizes.addend_stride[s] + at]);
+                    sum[ulong(row + r) * sizes.sum_stride[s] + at] = T(float(T(results[c])) + term);
+                }
             }
         }
         if (paired && lane == 0 && r < rows) {
@@ -190,7 +214,8 @@ kernel void gemv_t(
 #define INSTANTIATE_ROWS(T, W, R)                                                                          \
     template [[host_name("gemv_" #T "_" #W "_" #R)]] [[kernel]] void gemv<T, W, R>(                        \
         device const T*, device const W*, device const float*, device const float*, device const float*,   \
-        device const float*, device const float*, device T*, device T*, constant GemvSizes&, uint2, uint, uint); \
+        device const float*, device const float*, device T*, device T*, device const T*, device const T*,  \
+        device const T*, device T*, device T*, device T*, constant GemvSizes&, uint2, uint, uint);         \
     template [[host_name("gemv_t_" #T "_" #W "_" #R)]] [[kernel]] void gemv_t<T, W, R>(                    \
         device const T*, device const W*, device T*, constant GemvTSizes&, uint2, uint, uint);
 #define INSTANTIATE_PAIR(T, W)  \

@@ -1,4 +1,5 @@
-// y = x W^T for few rows of x, and W stored [n, k] in blocks of ggml: Q4_0, Q4_1, Q8_0, Q4_K or Q6_K.
+// y = x W^T for few rows of x, and W stored [n, k] in blocks of ggml: Q4_0, Q4_1, Q8_0, Q4_K or Q6_K. And W's elements
+// by themselves, for products of many rows.
 //
 // A SIMD group does 4 neighbouring columns of y for ROWS rows of x, 4 SIMD groups a threadgroup. A lane takes every 32nd
 // run of a row of W: 16 elements that share bytes, 8 neighbours and the 8 that lie GAP after them. They become floats in
@@ -188,12 +189,36 @@ kernel void gemv_quantized(
     }
 }
 
+// W's elements, [n, k]: one thread a run.
+template <typename T, typename Blocks>
+kernel void dequantize(
+    device const uchar* w [[buffer(0)]],
+    device T* y [[buffer(1)]],
+    constant QuantizedSizes& sizes [[buffer(2)]],
+    uint at [[thread_position_in_grid]]) {
+    uint runs = sizes.k / RUN;
+    if (at >= sizes.n * runs) {
+        return;
+    }
+    uint row = at / runs;
+    uint i = at % runs;
+    float elements[RUN];
+    Blocks::decode(w + ulong(row) * sizes.w_stride, i, elements);
+    device T* to = y + ulong(row) * sizes.k + Blocks::first(i);
+    for (uint e = 0; e < 8; e++) {
+        to[e] = T(elements[e]);
+        to[Blocks::GAP + e] = T(elements[8 + e]);
+    }
+}
+
 #define INSTANTIATE_ROWS(T, Q, R)                                                                          \
     template [[host_name("gemv_" #Q "_" #T "_" #R)]] [[kernel]] void gemv_quantized<T, Q, R>(              \
         device const T*, device const uchar*, device T*, constant QuantizedSizes&, uint2, uint, uint);
-#define INSTANTIATE_BLOCKS(T, Q) \
-    INSTANTIATE_ROWS(T, Q, 1)    \
-    INSTANTIATE_ROWS(T, Q, 4)
+#define INSTANTIATE_BLOCKS(T, Q)                                                          \
+    INSTANTIATE_ROWS(T, Q, 1)                                                             \
+    INSTANTIATE_ROWS(T, Q, 4)                                                             \
+    template [[host_name("dequantize_" #Q "_" #T)]] [[kernel]] void dequantize<T, Q>(     \
+        device const uchar*, device T*, constant QuantizedSizes&, uint);
 #define INSTANTIATE(T)          \
     INSTANTIATE_BLOCKS(T, Q4_0) \
     INSTANTIATE_BLOCKS(T, Q4_1) \

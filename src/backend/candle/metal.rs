@@ -1,0 +1,138 @@
+//! Fused operations on candle's Metal device: launches into candle's own encoder, and products by Metal Performance
+//! Shaders on a queue of our own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use candle_core::backend::BackendStorage;
+use candle_core::{Layout, MetalDevice, MetalStorage, Result};
+use candle_metal_kernels::metal::Buffer;
+use objc2::rc::autoreleasepool;
+
+use super::fused::Fused;
+use super::op::wrap;
+use super::program::{MOST, Pass, Program, Programs, Source, Spec, check_extents, key, plan};
+use crate::backend::metal::foreign::{Foreign, ForeignLaunch};
+use crate::backend::select::{Choices, Preference};
+use crate::tensor::DType;
+
+/// A tensor in candle's memory on a GPU.
+#[derive(Clone, Copy)]
+pub(super) struct MetalView<'a> {
+    pub(super) storage: &'a MetalStorage,
+    pub(super) layout: &'a Layout,
+}
+
+/// What belongs to one of candle's devices, and stays as long as the process.
+pub(super) struct Island {
+    pub(super) foreign: Foreign,
+    programs: Programs<Encoded>,
+}
+
+struct Encoded {
+    program: Program,
+    launches: Vec<ForeignLaunch>,
+    /// Values that were known when the plan was made, by the number of the plan's input.
+    constants: HashMap<usize, Arc<Buffer>>,
+    extents: Vec<usize>,
+}
+
+// SAFETY: buffers may be used from any thread; these are written once, before anything reads them.
+unsafe impl Send for Encoded {}
+// SAFETY: as above.
+unsafe impl Sync for Encoded {}
+
+/// The island of a device.
+pub(super) fn island(device: &MetalDevice) -> Result<Arc<Island>> {
+    static ISLANDS: OnceLock<Mutex<HashMap<u64, Arc<Island>>>> = OnceLock::new();
+    let id = device.metal_device().registry_id();
+    let mut islands = ISLANDS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(island) = islands.get(&id) {
+        return Ok(Arc::clone(island));
+    }
+    // Kernels for candle's encoder are ours whatever is preferred; kernels of earlier runs are taken where they are kept.
+    let kept = Choices::from_env().map_err(wrap)?.kernels;
+    let choices = Choices { kernels: kept, ..Choices::from(Preference::Metal) };
+    let foreign = Foreign::new(device.metal_device().as_ref(), choices).map_err(wrap)?;
+    let island = Arc::new(Island { foreign, programs: Programs::new() });
+    islands.insert(id, Arc::clone(&island));
+    Ok(island)
+}
+
+/// Encodes a pass into candle's encoder and returns its outputs with their shapes. Nothing waits.
+pub(super) fn run_metal(
+    fused: Fused,
+    pass: Pass,
+    views: &[MetalView<'_>],
+) -> Result<Vec<(MetalStorage, Vec<usize>)>> {
+    let device = views[0].storage.device();
+    let mut dtypes = [DType::F32; MOST];
+    for (dtype, view) in dtypes.iter_mut().zip(views) {
+        *dtype = DType::from_candle(fused.name(), view.storage.dtype()).map_err(wrap)?;
+    }
+    let each = views.iter().zip(dtypes);
+    let key = key(fused, pass, each.clone().map(|(v, dtype)| (dtype, v.layout.dims(), v.layout.stride())));
+    let island = island(device)?;
+    let encoded = island.programs.get(key, || {
+        let spec = |(view, dtype): (&MetalView<'_>, DType)| Spec {
+            dtype,
+            dims: view.layout.dims().to_vec(),
+            strides: view.layout.stride().to_vec(),
+        };
+        let specs: Vec<Spec> = each.clone().map(spec).collect();
+        let program = plan(&island.foreign.planner, fused, pass, &specs)?;
+        let launches = island.foreign.launches(&program.plan)?;
+        let mut constants = HashMap::new();
+        for (index, source) in program.sources.iter().enumerate() {
+            if let Source::Constant(value) = source {
+                let buffer = device.new_buffer_with_data(value.bytes()).map_err(|error| {
+                    crate::Error::invalid(fused.name(), format!("no memory for a constant: {error}"))
+                })?;
+                constants.insert(index, buffer);
+            }
+        }
+        Ok(Encoded { program, launches, constants, extents: specs.iter().map(Spec::extent).collect() })
+    });
+    let encoded = encoded.map_err(wrap)?;
+    let start = |view: &MetalView<'_>| view.layout.start_offset() * view.storage.dtype().size_in_bytes();
+    let bytes = views.iter().map(|view| view.storage.buffer().length().saturating_sub(start(view)));
+    check_extents(fused, &encoded.extents, bytes).map_err(wrap)?;
+    autoreleasepool(|_| encode(fused, device, &encoded, views, start))
+}
+
+fn encode(
+    fused: Fused,
+    device: &MetalDevice,
+    encoded: &Encoded,
+    views: &[MetalView<'_>],
+    start: impl Fn(&MetalView<'_>) -> usize,
+) -> Result<Vec<(MetalStorage, Vec<usize>)>> {
+    let program = &encoded.program;
+    let room = |elements: usize, dtype| device.new_buffer(elements.max(1), dtype, fused.name());
+    let outputs: Vec<Arc<Buffer>> = program
+        .outputs
+        .iter()
+        .map(|spec| room(spec.shape.elements(), spec.dtype.to_candle()))
+        .collect::<Result<_>>()?;
+    let scratch = match program.plan.arena_bytes {
+        0 => None,
+        bytes => Some(room(bytes, candle_core::DType::U8)?),
+    };
+    let inputs = program.sources.iter().enumerate().map(|(index, source)| match source {
+        Source::Given(given) => (views[*given].storage.buffer(), start(&views[*given])),
+        Source::Constant(_) => (&*encoded.constants[&index], 0),
+    });
+    let given: Vec<(&Buffer, usize)> = inputs.chain(outputs.iter().map(|buffer| (&**buffer, 0))).collect();
+    {
+        let guard = device.command_encoder()?;
+        for launch in &encoded.launches {
+            launch.encode(guard.as_ref(), &given, scratch.as_deref());
+        }
+    }
+    let storage = |(buffer, spec): (Arc<Buffer>, &crate::tensor::TensorSpec)| {
+        let elements = spec.shape.elements();
+        let storage = MetalStorage::new(buffer, device.clone(), elements, spec.dtype.to_candle());
+        (storage, spec.shape.dims().to_vec())
+    };
+    Ok(outputs.into_iter().zip(&program.outputs).map(storage).collect())
+}

@@ -1,0 +1,424 @@
+//! Fused operations as candle's custom operations: forward on its storage, backward through its `backward()`.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use candle_core::op::BackpropOp;
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, MetalStorage, Result, Shape, Storage, Tensor,
+};
+
+use super::fused::Fused;
+#[cfg(metal)]
+use super::metal::{MetalView, run_metal};
+use super::program::{CpuView, Pass, run_cpu};
+use crate::Error;
+
+/// What a forward pass leaves for later.
+#[derive(Default)]
+struct Kept {
+    /// Outputs for the backward pass, or further ones that a caller sees.
+    tensors: OnceLock<Vec<Tensor>>,
+    /// The norm of `add_rms_norm_fused`, until the operation that stands for it takes it.
+    norm: Mutex<Option<(Storage, Shape)>>,
+}
+
+/// One application of a fused operation.
+#[derive(Clone)]
+struct Apply {
+    fused: Fused,
+    /// Inputs without a gradient, after those that candle hands over.
+    extra: Vec<Tensor>,
+    /// Whether outputs for the backward pass are wanted.
+    hidden: bool,
+    kept: Arc<Kept>,
+}
+
+/// Wraps an error of ours in one of candle's.
+pub(super) fn wrap(error: Error) -> candle_core::Error {
+    candle_core::Error::wrap(error)
+}
+
+/// Applies an operation to up to three tensors that may have gradients, and others that have none. Returns what a caller
+/// sees.
+pub(super) fn apply(fused: Fused, arguments: &[&Tensor], extra: &[&Tensor]) -> Result<Vec<Tensor>> {
+    let first = arguments[0];
+    if let Some(other) = arguments.iter().chain(extra).find(|t| !t.device().same_device(first.device())) {
+        let message = format!("tensors of {:?} and {:?} do not meet", first.device(), other.device());
+        return Err(wrap(Error::invalid(fused.name(), message)));
+    }
+    let apply = Apply {
+        fused,
+        extra: extra.iter().map(|&tensor| tensor.clone()).collect(),
+        hidden: arguments.iter().any(|tensor| tensor.track_op()),
+        kept: Arc::default(),
+    };
+    let kept = Arc::clone(&apply.kept);
+    let result = apply_to(arguments, apply)?;
+    let mut results = vec![result];
+    match fused {
+        Fused::AddRmsNorm { eps } => {
+            let norm = Norm { kept, backward: Apply { fused: Fused::RmsNorm { eps }, ..empty() } };
+            results.push(results[0].apply_op2(extra[0], norm)?);
+        }
+        _ if fused.visible() > 1 => results.extend(kept.tensors.get().into_iter().flatten().cloned()),
+        _ => {}
+    }
+    Ok(results)
+}
+
+fn empty() -> Apply {
+    Apply { fused: Fused::SiluMul, extra: Vec::new(), hidden: false, kept: Arc::default() }
+}
+
+fn apply_to(arguments: &[&Tensor], apply: Apply) -> Result<Tensor> {
+    match *arguments {
+        [x] if apply.hidden => x.apply_op1(apply),
+        [x] => x.apply_op1_no_bwd(&apply),
+        [x, y] if apply.hidden => x.apply_op2(y, apply),
+        [x, y] => x.apply_op2_no_bwd(y, &apply),
+        [x, y, z] if apply.hidden => x.apply_op3(y, z, apply),
+        [x, y, z] => x.apply_op3_no_bwd(y, z, &apply),
+        _ => Err(wrap(Error::invalid(apply.fused.name(), "takes one to three tensors with gradients"))),
+    }
+}
+
+/// The shape that a caller sees, from that of the first input and of the operation's own output.
+fn visible_shape(fused: Fused, x: &[usize], output: &[usize]) -> Shape {
+    match fused {
+        Fused::CrossEntropy => Shape::from(()),
+        Fused::MatMul | Fused::TopK { .. } => Shape::from(output),
+        Fused::Lora { .. } => {
+            let mut dims = x.to_vec();
+            if let (Some(last), Some(&n)) = (dims.last_mut(), output.last()) {
+                *last = n;
+            }
+            Shape::from(dims)
+        }
+        _ => Shape::from(x),
+    }
+}
+
+fn tensor(storage: Storage, shape: impl Into<Shape>) -> Tensor {
+    Tensor::from_storage(storage, shape, BackpropOp::none(), false)
+}
+
+impl Apply {
+    fn pass(&self) -> Pass {
+        Pass::Forward { hidden: self.hidden }
+    }
+
+    /// Puts the outputs after the first where they are wanted.
+    fn keep(&self, rest: impl Iterator<Item = (Storage, Vec<usize>)>, x: &[usize]) {
+        if matches!(self.fused, Fused::AddRmsNorm { .. }) {
+            let norm = rest.last().map(|(storage, _)| (storage, Shape::from(x)));
+            *self.kept.norm.lock().unwrap_or_else(PoisonError::into_inner) = norm;
+            return;
+        }
+        let tensors: Vec<Tensor> = rest.map(|(storage, dims)| tensor(storage, dims)).collect();
+        if !tensors.is_empty() {
+            // A forward pass runs once.
+            let _ = self.kept.tensors.set(tensors);
+        }
+    }
+
+    fn forward_cpu(&self, given: &[CpuView<'_>]) -> Result<(CpuStorage, Shape)> {
+        let guards: Vec<_> = self.extra.iter().map(Tensor::storage_and_layout).collect();
+        let mut views = given.to_vec();
+        for (storage, layout) in &guards {
+            match &**storage {
+                Storage::Cpu(storage) => views.push(CpuView { storage, layout }),
+                _ => return Err(elsewhere(self.fused)),
+            }
+        }
+        let outputs = run_cpu(self.fused, self.pass(), &views).map_err(wrap)?;
+        let x = given[0].layout.dims();
+        let mut outputs = outputs.into_iter();
+        let (first, dims) = outputs.next().ok_or_else(|| elsewhere(self.fused))?;
+        self.keep(outputs.map(|(storage, dims)| (Storage::Cpu(storage), dims)), x);
+        Ok((first, visible_shape(self.fused, x, &dims)))
+    }
+
+    #[cfg(metal)]
+    fn forward_metal(&self, given: &[MetalView<'_>]) -> Result<(MetalStorage, Shape)> {
+        let guards: Vec<_> = self.extra.iter().map(Tensor::storage_and_layout).collect();
+        let mut views = given.to_vec();
+        for (storage, layout) in &guards {
+            match &**storage {
+                Storage::Metal(storage) => views.push(MetalView { storage, layout }),
+                _ => return Err(elsewhere(self.fused)),
+            }
+        }
+        let outputs = run_metal(self.fused, self.pass(), &views)?;
+        let x = given[0].layout.dims();
+        let mut outputs = outputs.into_iter();
+        let (first, dims) = outputs.next().ok_or_else(|| elsewhere(self.fused))?;
+        self.keep(outputs.map(|(storage, dims)| (Storage::Metal(storage), dims)), x);
+        Ok((first, visible_shape(self.fused, x, &dims)))
+    }
+
+    /// The gradients of the arguments that want one.
+    fn backward(
+        &self,
+        arguments: &[&Tensor],
+        result: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let mut gradients = vec![None; arguments.len()];
+        match self.fused {
+            // The sum hands its gradient on; the norm is an operation of its own.
+            Fused::AddRmsNorm { .. } => {
+                gradients.iter_mut().for_each(|gradient| *gradient = Some(upstream.clone()));
+                return Ok(gradients);
+            }
+            Fused::TopK { .. } => {
+                let indices = self.kept.tensors.get().and_then(|tensors| tensors.first());
+                let indices = indices.ok_or_else(|| elsewhere(self.fused))?;
+                let zeros = arguments[0].zeros_like()?;
+                let last = arguments[0].rank() - 1;
+                gradients[0] = Some(zeros.scatter_add(indices, &upstream.contiguous()?, last)?);
+                return Ok(gradients);
+            }
+            _ => {}
+        }
+        let wanted: Vec<usize> = (0..arguments.len()).filter(|&index| arguments[index].track_op()).collect();
+        let needed = wanted.iter().fold(0, |bits, index| bits | 1 << index);
+        let pass = Pass::Backward { inputs: arguments.len() + self.extra.len(), needed };
+        let hidden = self.kept.tensors.get().map(Vec::as_slice).unwrap_or_default();
+        let saved = std::iter::once(result).chain(hidden);
+        let tensors: Vec<&Tensor> =
+            arguments.iter().copied().chain(&self.extra).chain(saved).chain([upstream]).collect();
+        for (storage, index) in run(self.fused, pass, &tensors)?.into_iter().zip(wanted) {
+            gradients[index] = Some(tensor(storage, arguments[index].dims()));
+        }
+        Ok(gradients)
+    }
+}
+
+/// Runs a pass over whole tensors.
+fn run(fused: Fused, pass: Pass, tensors: &[&Tensor]) -> Result<Vec<Storage>> {
+    let guards: Vec<_> = tensors.iter().map(|tensor| tensor.storage_and_layout()).collect();
+    if let Storage::Cpu(_) = &*guards[0].0 {
+        let mut views = Vec::with_capacity(guards.len());
+        for (storage, layout) in &guards {
+            match &**storage {
+                Storage::Cpu(storage) => views.push(CpuView { storage, layout }),
+                _ => return Err(elsewhere(fused)),
+            }
+        }
+        let outputs = run_cpu(fused, pass, &views).map_err(wrap)?;
+        return Ok(outputs.into_iter().map(|(storage, _)| Storage::Cpu(storage)).collect());
+    }
+    #[cfg(metal)]
+    {
+        let mut views = Vec::with_capacity(guards.len());
+        for (storage, layout) in &guards {
+            match &**storage {
+                Storage::Metal(storage) => views.push(MetalView { storage, layout }),
+                _ => return Err(elsewhere(fused)),
+            }
+        }
+        let outputs = run_metal(fused, pass, &views)?;
+        Ok(outputs.into_iter().map(|(storage, _)| Storage::Metal(storage)).collect())
+    }
+    #[cfg(not(metal))]
+    Err(elsewhere(fused))
+}
+
+fn elsewhere(fused: Fused) -> candle_core::Error {
+    let message =
+        "runs on candle's CPU, and on its Metal device where this build has the feature custom-metal";
+    wrap(Error::invalid(fused.name(), message))
+}
+
+#[cfg(not(metal))]
+fn no_metal(fused: Fused) -> Result<(MetalStorage, Shape)> {
+    Err(elsewhere(fused))
+}
+
+impl CustomOp1 for Apply {
+    fn name(&self) -> &'static str {
+        self.fused.name()
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward_cpu(&[CpuView { storage, layout }])
+    }
+
+    #[cfg(metal)]
+    fn metal_fwd(&self, storage: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
+        self.forward_metal(&[MetalView { storage, layout }])
+    }
+
+    #[cfg(not(metal))]
+    fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
+        no_metal(self.fused)
+    }
+
+    fn bwd(&self, x: &Tensor, result: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
+        Ok(self.backward(&[x], result, upstream)?.remove(0))
+    }
+}
+
+impl CustomOp2 for Apply {
+    fn name(&self) -> &'static str {
+        self.fused.name()
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let views = [(s1, l1), (s2, l2)].map(|(storage, layout)| CpuView { storage, layout });
+        self.forward_cpu(&views)
+    }
+
+    #[cfg(metal)]
+    fn metal_fwd(
+        &self,
+        s1: &MetalStorage,
+        l1: &Layout,
+        s2: &MetalStorage,
+        l2: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        let views = [(s1, l1), (s2, l2)].map(|(storage, layout)| MetalView { storage, layout });
+        self.forward_metal(&views)
+    }
+
+    #[cfg(not(metal))]
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        no_metal(self.fused)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        result: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [x, y] = array(self.backward(&[x, y], result, upstream)?);
+        Ok((x, y))
+    }
+}
+
+impl CustomOp3 for Apply {
+    fn name(&self) -> &'static str {
+        self.fused.name()
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let views = [(s1, l1), (s2, l2), (s3, l3)].map(|(storage, layout)| CpuView { storage, layout });
+        self.forward_cpu(&views)
+    }
+
+    #[cfg(metal)]
+    fn metal_fwd(
+        &self,
+        s1: &MetalStorage,
+        l1: &Layout,
+        s2: &MetalStorage,
+        l2: &Layout,
+        s3: &MetalStorage,
+        l3: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        let views = [(s1, l1), (s2, l2), (s3, l3)].map(|(storage, layout)| MetalView { storage, layout });
+        self.forward_metal(&views)
+    }
+
+    #[cfg(not(metal))]
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        no_metal(self.fused)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        z: &Tensor,
+        result: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [x, y, z] = array(self.backward(&[x, y, z], result, upstream)?);
+        Ok((x, y, z))
+    }
+}
+
+fn array<const N: usize>(gradients: Vec<Option<Tensor>>) -> [Option<Tensor>; N] {
+    let mut gradients = gradients.into_iter();
+    std::array::from_fn(|_| gradients.next().flatten())
+}
+
+/// The norm of a sum: its value was computed with the sum, its gradient is that of an RMS norm.
+struct Norm {
+    kept: Arc<Kept>,
+    backward: Apply,
+}
+
+impl Norm {
+    fn take(&self) -> Result<(Storage, Shape)> {
+        let norm = self.kept.norm.lock().unwrap_or_else(PoisonError::into_inner).take();
+        norm.ok_or_else(|| elsewhere(self.backward.fused))
+    }
+}
+
+impl CustomOp2 for Norm {
+    fn name(&self) -> &'static str {
+        "add_rms_norm_fused"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        match self.take()? {
+            (Storage::Cpu(storage), shape) => Ok((storage, shape)),
+            _ => Err(elsewhere(self.backward.fused)),
+        }
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        match self.take()? {
+            (Storage::Metal(storage), shape) => Ok((storage, shape)),
+            _ => Err(elsewhere(self.backward.fused)),
+        }
+    }
+
+    fn bwd(
+        &self,
+        sum: &Tensor,
+        weight: &Tensor,
+        result: &Tensor,
+        upstream: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [sum, weight] = array(self.backward.backward(&[sum, weight], result, upstream)?);
+        Ok((sum, weight))
+    }
+}
