@@ -26,6 +26,30 @@
 //! On top of it stand model files and the decoder ([`models`]), LoRA training in PEFT's formats ([`training`]) and
 //! text generation ([`inference`]). An operation without a gradient between a trainable parameter and the loss is an
 //! error that names it: no gradient vanishes in silence.
+//!
+//! # Where to begin
+//!
+//! - **You use candle.** [`CustomMetalOps`] gives its tensors fused softmax, norms, rotary embedding, attention, adapters and
+//!   cross-entropy, on the CPU and on Metal, each with the backward that candle's own fused operations lack; a
+//!   [`training::LoRALayer`] adapts a layer of your model. [`graph::Graph::candle`] and [`graph::LazyTensor::to_candle`]
+//!   take tensors into a recording and out of it.
+//! - **You fine-tune.** Open a model ([`models::ModelFiles`]), load it onto a device ([`models::Decoder`]) and hand it to a
+//!   [`training::Trainer`]. The tool `metal-candle` does the same from a command line.
+//! - **You generate text.** [`inference::Generator`] keeps a cache and streams; adapters are exchanged without loading the
+//!   model again.
+//! - **You want the engine.** Record with [`graph::Graph`], take gradients, compile with [`backend::Device`], replay.
+//!
+//! # Devices
+//!
+//! [`backend::Device::cpu`] runs anywhere. [`backend::Device::metal`] exists on Apple's systems with the feature
+//! `custom-metal`, and uses Metal Performance Shaders where they are faster with the feature `mps`; both are default
+//! features, and add nothing elsewhere. [`backend::Device::reference`] runs the operations' definitions in f64 and is what
+//! all others are measured by. The feature `async-exec` adds runs that a task awaits.
+//!
+//! # Memory
+//!
+//! Weights are in memory once: mapped files are used in place where dtype and device allow. All programs of a device share
+//! one arena for what lives within a run; on the CPU inputs are read and outputs are written where the caller has them.
 
 pub mod atomic;
 pub mod backend;
