@@ -5,22 +5,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::backend::BackendStorage;
-use candle_core::{Layout, MetalDevice, MetalStorage, Result};
+use candle_core::{MetalDevice, MetalStorage, Result, Storage};
 use candle_metal_kernels::metal::Buffer;
 use objc2::rc::autoreleasepool;
 
 use super::fused::Fused;
-use super::op::wrap;
-use super::program::{MOST, Pass, Program, Programs, Source, Spec, check_extents, key, plan};
+use super::op::{elsewhere, wrap};
+use super::program::{Pass, Program, Programs, Source, Spec, Stored, View, check_extents, dtypes, key, plan};
 use crate::backend::metal::foreign::{Foreign, ForeignLaunch};
 use crate::backend::select::{Choices, Preference};
-use crate::tensor::DType;
 
-/// A tensor in candle's memory on a GPU.
-#[derive(Clone, Copy)]
-pub(super) struct MetalView<'a> {
-    pub(super) storage: &'a MetalStorage,
-    pub(super) layout: &'a Layout,
+/// A tensor's storage on a GPU; all of a pass are there.
+fn on_gpu<'a>(fused: Fused, view: &View<'a>) -> Result<&'a MetalStorage> {
+    if let Stored::Metal(storage) = view.stored { Ok(storage) } else { Err(elsewhere(fused)) }
 }
 
 /// What belongs to one of candle's devices, and stays as long as the process.
@@ -60,26 +57,14 @@ pub(super) fn island(device: &MetalDevice) -> Result<Arc<Island>> {
 }
 
 /// Encodes a pass into candle's encoder and returns its outputs with their shapes. Nothing waits.
-pub(super) fn run_metal(
-    fused: Fused,
-    pass: Pass,
-    views: &[MetalView<'_>],
-) -> Result<Vec<(MetalStorage, Vec<usize>)>> {
-    let device = views[0].storage.device();
-    let mut dtypes = [DType::F32; MOST];
-    for (dtype, view) in dtypes.iter_mut().zip(views) {
-        *dtype = DType::from_candle(fused.name(), view.storage.dtype()).map_err(wrap)?;
-    }
-    let each = views.iter().zip(dtypes);
+pub(super) fn run_metal(fused: Fused, pass: Pass, views: &[View<'_>]) -> Result<Vec<(Storage, Vec<usize>)>> {
+    let storages = views.iter().map(|view| on_gpu(fused, view)).collect::<Result<Vec<_>>>()?;
+    let device = storages[0].device();
+    let each = views.iter().zip(dtypes(fused, views).map_err(wrap)?);
     let key = key(fused, pass, each.clone().map(|(v, dtype)| (dtype, v.layout.dims(), v.layout.stride())));
     let island = island(device)?;
     let encoded = island.programs.get(key, || {
-        let spec = |(view, dtype): (&MetalView<'_>, DType)| Spec {
-            dtype,
-            dims: view.layout.dims().to_vec(),
-            strides: view.layout.stride().to_vec(),
-        };
-        let specs: Vec<Spec> = each.clone().map(spec).collect();
+        let specs: Vec<Spec> = each.clone().map(|(view, dtype)| view.spec(dtype)).collect();
         let program = plan(&island.foreign.planner, fused, pass, &specs)?;
         let launches = island.foreign.launches(&program.plan)?;
         let mut constants = HashMap::new();
@@ -94,19 +79,24 @@ pub(super) fn run_metal(
         Ok(Encoded { program, launches, constants, extents: specs.iter().map(Spec::extent).collect() })
     });
     let encoded = encoded.map_err(wrap)?;
-    let start = |view: &MetalView<'_>| view.layout.start_offset() * view.storage.dtype().size_in_bytes();
-    let bytes = views.iter().map(|view| view.storage.buffer().length().saturating_sub(start(view)));
+    let given: Vec<(&Buffer, usize)> = storages
+        .iter()
+        .zip(views)
+        .map(|(storage, view)| {
+            (storage.buffer(), view.layout.start_offset() * storage.dtype().size_in_bytes())
+        })
+        .collect();
+    let bytes = given.iter().map(|(buffer, start)| buffer.length().saturating_sub(*start));
     check_extents(fused, &encoded.extents, bytes).map_err(wrap)?;
-    autoreleasepool(|_| encode(fused, device, &encoded, views, start))
+    autoreleasepool(|_| encode(fused, device, &encoded, &given))
 }
 
 fn encode(
     fused: Fused,
     device: &MetalDevice,
     encoded: &Encoded,
-    views: &[MetalView<'_>],
-    start: impl Fn(&MetalView<'_>) -> usize,
-) -> Result<Vec<(MetalStorage, Vec<usize>)>> {
+    views: &[(&Buffer, usize)],
+) -> Result<Vec<(Storage, Vec<usize>)>> {
     let program = &encoded.program;
     let room = |elements: usize, dtype| device.new_buffer(elements.max(1), dtype, fused.name());
     let outputs: Vec<Arc<Buffer>> = program
@@ -119,7 +109,7 @@ fn encode(
         bytes => Some(room(bytes, candle_core::DType::U8)?),
     };
     let inputs = program.sources.iter().enumerate().map(|(index, source)| match source {
-        Source::Given(given) => (views[*given].storage.buffer(), start(&views[*given])),
+        Source::Given(given) => views[*given],
         Source::Constant(_) => (&*encoded.constants[&index], 0),
     });
     let given: Vec<(&Buffer, usize)> = inputs.chain(outputs.iter().map(|buffer| (&**buffer, 0))).collect();
@@ -132,7 +122,7 @@ fn encode(
     let storage = |(buffer, spec): (Arc<Buffer>, &crate::tensor::TensorSpec)| {
         let elements = spec.shape.elements();
         let storage = MetalStorage::new(buffer, device.clone(), elements, spec.dtype.to_candle());
-        (storage, spec.shape.dims().to_vec())
+        (Storage::Metal(storage), spec.shape.dims().to_vec())
     };
     Ok(outputs.into_iter().zip(&program.outputs).map(storage).collect())
 }

@@ -8,9 +8,7 @@ use candle_core::{
 };
 
 use super::fused::Fused;
-#[cfg(metal)]
-use super::metal::{MetalView, run_metal};
-use super::program::{CpuView, Pass, run_cpu};
+use super::program::{Pass, Stored, View, run_cpu};
 use crate::Error;
 
 /// What a forward pass leaves for later.
@@ -121,38 +119,13 @@ impl Apply {
         }
     }
 
-    fn forward_cpu(&self, given: &[CpuView<'_>]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, given: &[View<'_>]) -> Result<(Storage, Shape)> {
         let guards: Vec<_> = self.extra.iter().map(Tensor::storage_and_layout).collect();
-        let mut views = given.to_vec();
-        for (storage, layout) in &guards {
-            match &**storage {
-                Storage::Cpu(storage) => views.push(CpuView { storage, layout }),
-                _ => return Err(elsewhere(self.fused)),
-            }
-        }
-        let outputs = run_cpu(self.fused, self.pass(), &views).map_err(wrap)?;
+        let views = given.iter().copied().chain(guards.iter().map(|(s, layout)| View::of(s, layout)));
         let x = given[0].layout.dims();
-        let mut outputs = outputs.into_iter();
+        let mut outputs = run(self.fused, self.pass(), &views.collect::<Vec<_>>())?.into_iter();
         let (first, dims) = outputs.next().ok_or_else(|| elsewhere(self.fused))?;
-        self.keep(outputs.map(|(storage, dims)| (Storage::Cpu(storage), dims)), x);
-        Ok((first, visible_shape(self.fused, x, &dims)))
-    }
-
-    #[cfg(metal)]
-    fn forward_metal(&self, given: &[MetalView<'_>]) -> Result<(MetalStorage, Shape)> {
-        let guards: Vec<_> = self.extra.iter().map(Tensor::storage_and_layout).collect();
-        let mut views = given.to_vec();
-        for (storage, layout) in &guards {
-            match &**storage {
-                Storage::Metal(storage) => views.push(MetalView { storage, layout }),
-                _ => return Err(elsewhere(self.fused)),
-            }
-        }
-        let outputs = run_metal(self.fused, self.pass(), &views)?;
-        let x = given[0].layout.dims();
-        let mut outputs = outputs.into_iter();
-        let (first, dims) = outputs.next().ok_or_else(|| elsewhere(self.fused))?;
-        self.keep(outputs.map(|(storage, dims)| (Storage::Metal(storage), dims)), x);
+        self.keep(outputs, x);
         Ok((first, visible_shape(self.fused, x, &dims)))
     }
 
@@ -185,74 +158,62 @@ impl Apply {
         let pass = Pass::Backward { inputs: arguments.len() + self.extra.len(), needed };
         let hidden = self.kept.tensors.get().map(Vec::as_slice).unwrap_or_default();
         let saved = std::iter::once(result).chain(hidden);
-        let tensors: Vec<&Tensor> =
-            arguments.iter().copied().chain(&self.extra).chain(saved).chain([upstream]).collect();
-        for (storage, index) in run(self.fused, pass, &tensors)?.into_iter().zip(wanted) {
+        let tensors = arguments.iter().copied().chain(&self.extra).chain(saved).chain([upstream]);
+        let guards: Vec<_> = tensors.map(Tensor::storage_and_layout).collect();
+        let views: Vec<_> = guards.iter().map(|(storage, layout)| View::of(storage, layout)).collect();
+        for ((storage, _), index) in run(self.fused, pass, &views)?.into_iter().zip(wanted) {
             gradients[index] = Some(tensor(storage, arguments[index].dims()));
         }
         Ok(gradients)
     }
 }
 
-/// Runs a pass over whole tensors.
-fn run(fused: Fused, pass: Pass, tensors: &[&Tensor]) -> Result<Vec<Storage>> {
-    let guards: Vec<_> = tensors.iter().map(|tensor| tensor.storage_and_layout()).collect();
-    if let Storage::Cpu(_) = &*guards[0].0 {
-        let mut views = Vec::with_capacity(guards.len());
-        for (storage, layout) in &guards {
-            match &**storage {
-                Storage::Cpu(storage) => views.push(CpuView { storage, layout }),
-                _ => return Err(elsewhere(fused)),
-            }
-        }
-        let outputs = run_cpu(fused, pass, &views).map_err(wrap)?;
-        return Ok(outputs.into_iter().map(|(storage, _)| Storage::Cpu(storage)).collect());
+/// Runs a pass where the tensors are.
+fn run(fused: Fused, pass: Pass, views: &[View<'_>]) -> Result<Vec<(Storage, Vec<usize>)>> {
+    match views[0].stored {
+        Stored::Cpu(_) => run_cpu(fused, pass, views).map_err(wrap),
+        #[cfg(metal)]
+        Stored::Metal(_) => super::metal::run_metal(fused, pass, views),
+        _ => Err(elsewhere(fused)),
     }
-    #[cfg(metal)]
-    {
-        let mut views = Vec::with_capacity(guards.len());
-        for (storage, layout) in &guards {
-            match &**storage {
-                Storage::Metal(storage) => views.push(MetalView { storage, layout }),
-                _ => return Err(elsewhere(fused)),
-            }
-        }
-        let outputs = run_metal(fused, pass, &views)?;
-        Ok(outputs.into_iter().map(|(storage, _)| Storage::Metal(storage)).collect())
-    }
-    #[cfg(not(metal))]
-    Err(elsewhere(fused))
 }
 
-fn elsewhere(fused: Fused) -> candle_core::Error {
+pub(super) fn elsewhere(fused: Fused) -> candle_core::Error {
     let message =
         "runs on candle's CPU, and on its Metal device where this build has the feature custom-metal";
     wrap(Error::invalid(fused.name(), message))
 }
 
-#[cfg(not(metal))]
-fn no_metal(fused: Fused) -> Result<(MetalStorage, Shape)> {
-    Err(elsewhere(fused))
+/// The storage of a result, which is where its inputs are.
+fn on_cpu((storage, shape): (Storage, Shape), fused: Fused) -> Result<(CpuStorage, Shape)> {
+    if let Storage::Cpu(storage) = storage { Ok((storage, shape)) } else { Err(elsewhere(fused)) }
+}
+
+fn on_metal((storage, shape): (Storage, Shape), fused: Fused) -> Result<(MetalStorage, Shape)> {
+    if let Storage::Metal(storage) = storage { Ok((storage, shape)) } else { Err(elsewhere(fused)) }
+}
+
+/// The forward passes of one of candle's three kinds of operation, by its number of inputs.
+macro_rules! forward_passes {
+    ($($storage:ident $layout:ident),+) => {
+        fn name(&self) -> &'static str {
+            self.fused.name()
+        }
+
+        fn cpu_fwd(&self, $($storage: &CpuStorage, $layout: &Layout),+) -> Result<(CpuStorage, Shape)> {
+            let views = [$(View { stored: Stored::Cpu($storage), layout: $layout }),+];
+            on_cpu(self.forward(&views)?, self.fused)
+        }
+
+        fn metal_fwd(&self, $($storage: &MetalStorage, $layout: &Layout),+) -> Result<(MetalStorage, Shape)> {
+            let views = [$(View { stored: Stored::Metal($storage), layout: $layout }),+];
+            on_metal(self.forward(&views)?, self.fused)
+        }
+    };
 }
 
 impl CustomOp1 for Apply {
-    fn name(&self) -> &'static str {
-        self.fused.name()
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward_cpu(&[CpuView { storage, layout }])
-    }
-
-    #[cfg(metal)]
-    fn metal_fwd(&self, storage: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
-        self.forward_metal(&[MetalView { storage, layout }])
-    }
-
-    #[cfg(not(metal))]
-    fn metal_fwd(&self, _: &MetalStorage, _: &Layout) -> Result<(MetalStorage, Shape)> {
-        no_metal(self.fused)
-    }
+    forward_passes!(s1 l1);
 
     fn bwd(&self, x: &Tensor, result: &Tensor, upstream: &Tensor) -> Result<Option<Tensor>> {
         Ok(self.backward(&[x], result, upstream)?.remove(0))
@@ -260,43 +221,7 @@ impl CustomOp1 for Apply {
 }
 
 impl CustomOp2 for Apply {
-    fn name(&self) -> &'static str {
-        self.fused.name()
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let views = [(s1, l1), (s2, l2)].map(|(storage, layout)| CpuView { storage, layout });
-        self.forward_cpu(&views)
-    }
-
-    #[cfg(metal)]
-    fn metal_fwd(
-        &self,
-        s1: &MetalStorage,
-        l1: &Layout,
-        s2: &MetalStorage,
-        l2: &Layout,
-    ) -> Result<(MetalStorage, Shape)> {
-        let views = [(s1, l1), (s2, l2)].map(|(storage, layout)| MetalView { storage, layout });
-        self.forward_metal(&views)
-    }
-
-    #[cfg(not(metal))]
-    fn metal_fwd(
-        &self,
-        _: &MetalStorage,
-        _: &Layout,
-        _: &MetalStorage,
-        _: &Layout,
-    ) -> Result<(MetalStorage, Shape)> {
-        no_metal(self.fused)
-    }
+    forward_passes!(s1 l1, s2 l2);
 
     fn bwd(
         &self,
@@ -311,49 +236,7 @@ impl CustomOp2 for Apply {
 }
 
 impl CustomOp3 for Apply {
-    fn name(&self) -> &'static str {
-        self.fused.name()
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let views = [(s1, l1), (s2, l2), (s3, l3)].map(|(storage, layout)| CpuView { storage, layout });
-        self.forward_cpu(&views)
-    }
-
-    #[cfg(metal)]
-    fn metal_fwd(
-        &self,
-        s1: &MetalStorage,
-        l1: &Layout,
-        s2: &MetalStorage,
-        l2: &Layout,
-        s3: &MetalStorage,
-        l3: &Layout,
-    ) -> Result<(MetalStorage, Shape)> {
-        let views = [(s1, l1), (s2, l2), (s3, l3)].map(|(storage, layout)| MetalView { storage, layout });
-        self.forward_metal(&views)
-    }
-
-    #[cfg(not(metal))]
-    fn metal_fwd(
-        &self,
-        _: &MetalStorage,
-        _: &Layout,
-        _: &MetalStorage,
-        _: &Layout,
-        _: &MetalStorage,
-        _: &Layout,
-    ) -> Result<(MetalStorage, Shape)> {
-        no_metal(self.fused)
-    }
+    forward_passes!(s1 l1, s2 l2, s3 l3);
 
     fn bwd(
         &self,
@@ -392,10 +275,7 @@ impl CustomOp2 for Norm {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        match self.take()? {
-            (Storage::Cpu(storage), shape) => Ok((storage, shape)),
-            _ => Err(elsewhere(self.backward.fused)),
-        }
+        on_cpu(self.take()?, self.backward.fused)
     }
 
     fn metal_fwd(
@@ -405,10 +285,7 @@ impl CustomOp2 for Norm {
         _: &MetalStorage,
         _: &Layout,
     ) -> Result<(MetalStorage, Shape)> {
-        match self.take()? {
-            (Storage::Metal(storage), shape) => Ok((storage, shape)),
-            _ => Err(elsewhere(self.backward.fused)),
-        }
+        on_metal(self.take()?, self.backward.fused)
     }
 
     fn bwd(

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use candle_core::CpuStorage;
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, MetalStorage, Storage};
 
 use super::fused::Fused;
 use crate::backend::{Device, Executable, Io};
@@ -189,45 +190,74 @@ pub(super) fn key<'a>(
     key
 }
 
-/// A tensor in candle's memory on the CPU.
+/// Where candle has a tensor.
 #[derive(Clone, Copy)]
-pub(super) struct CpuView<'a> {
-    pub(super) storage: &'a CpuStorage,
+pub(super) enum Stored<'a> {
+    /// In the host's memory.
+    Cpu(&'a CpuStorage),
+    /// On a GPU of Apple's.
+    Metal(&'a MetalStorage),
+    /// On another device.
+    Elsewhere,
+}
+
+/// A tensor in candle's memory.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) stored: Stored<'a>,
     pub(super) layout: &'a candle_core::Layout,
 }
 
-impl<'a> CpuView<'a> {
-    fn dtype(self, op: &'static str) -> Result<DType> {
-        use candle_core::backend::BackendStorage;
-        DType::from_candle(op, self.storage.dtype())
+impl<'a> View<'a> {
+    pub(super) fn of(storage: &'a Storage, layout: &'a candle_core::Layout) -> Self {
+        let stored = match storage {
+            Storage::Cpu(storage) => Stored::Cpu(storage),
+            Storage::Metal(storage) => Stored::Metal(storage),
+            Storage::Cuda(_) => Stored::Elsewhere,
+        };
+        Self { stored, layout }
     }
 
-    /// The bytes from the first element on.
+    pub(super) fn dtype(self, op: &'static str) -> Result<DType> {
+        let dtype = match self.stored {
+            Stored::Cpu(storage) => storage.dtype(),
+            Stored::Metal(storage) => storage.dtype(),
+            Stored::Elsewhere => {
+                return Err(Error::invalid(op, "runs on candle's CPU and Metal devices only"));
+            }
+        };
+        DType::from_candle(op, dtype)
+    }
+
+    /// The bytes from the first element on, in the host's memory.
     fn bytes(self) -> &'a [u8] {
-        cpu_bytes(self.storage, self.layout.start_offset())
+        match self.stored {
+            Stored::Cpu(storage) => cpu_bytes(storage, self.layout.start_offset()),
+            _ => &[],
+        }
+    }
+
+    pub(super) fn spec(self, dtype: DType) -> Spec {
+        Spec { dtype, dims: self.layout.dims().to_vec(), strides: self.layout.stride().to_vec() }
     }
 }
 
-/// Runs a pass on the CPU and returns its outputs with their shapes.
-pub(super) fn run_cpu(
-    fused: Fused,
-    pass: Pass,
-    views: &[CpuView<'_>],
-) -> Result<Vec<(CpuStorage, Vec<usize>)>> {
-    static PROGRAMS: OnceLock<Programs<Compiled>> = OnceLock::new();
+/// The dtypes of tensors, which are no more than [`MOST`].
+pub(super) fn dtypes(fused: Fused, views: &[View<'_>]) -> Result<[DType; MOST]> {
     let mut dtypes = [DType::F32; MOST];
     for (dtype, view) in dtypes.iter_mut().zip(views) {
         *dtype = view.dtype(fused.name())?;
     }
-    let each = views.iter().zip(dtypes);
+    Ok(dtypes)
+}
+
+/// Runs a pass on the CPU and returns its outputs with their shapes.
+pub(super) fn run_cpu(fused: Fused, pass: Pass, views: &[View<'_>]) -> Result<Vec<(Storage, Vec<usize>)>> {
+    static PROGRAMS: OnceLock<Programs<Compiled>> = OnceLock::new();
+    let each = views.iter().zip(dtypes(fused, views)?);
     let key = key(fused, pass, each.clone().map(|(v, dtype)| (dtype, v.layout.dims(), v.layout.stride())));
     let compiled = PROGRAMS.get_or_init(Programs::new).get(key, || {
-        let spec = |(view, dtype): (&CpuView<'_>, DType)| Spec {
-            dtype,
-            dims: view.layout.dims().to_vec(),
-            strides: view.layout.stride().to_vec(),
-        };
-        let specs: Vec<Spec> = each.map(spec).collect();
+        let specs: Vec<Spec> = each.map(|(view, dtype)| view.spec(dtype)).collect();
         let device = cpu()?;
         let program = plan(device, fused, pass, &specs)?;
         let executable = device.0.backend.compile(&program.plan)?;
@@ -238,7 +268,7 @@ pub(super) fn run_cpu(
     compiled.executable.run(&mut Memory { views, compiled: &compiled.program, outputs: &mut outputs })?;
     let whole = |(storage, spec): (CpuStorage, &TensorSpec)| {
         // SAFETY: the run that has ended without an error wrote all elements of its outputs.
-        (unsafe { filled(storage, spec.shape.elements()) }, spec.shape.dims().to_vec())
+        (Storage::Cpu(unsafe { filled(storage, spec.shape.elements()) }), spec.shape.dims().to_vec())
     };
     Ok(outputs.into_iter().zip(&compiled.program.outputs).map(whole).collect())
 }
@@ -261,7 +291,7 @@ pub(super) fn check_extents(
 pub(super) const MOST: usize = 8;
 
 struct Memory<'a> {
-    views: &'a [CpuView<'a>],
+    views: &'a [View<'a>],
     compiled: &'a Program,
     outputs: &'a mut [CpuStorage],
 }
