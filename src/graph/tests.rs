@@ -269,3 +269,30 @@ fn an_output_takes_the_memory_of_one_input_only() {
         assert_eq!(program.plan().arena_bytes, 128);
     }
 }
+
+/// On a device that writes outputs where the caller has them: one value as two outputs, an input as an output, a part of a
+/// value, and a value that a later step reads.
+#[test]
+fn outputs_that_share_memory_are_all_filled() {
+    for device in [Device::cpu(2).unwrap(), Device::reference()] {
+        let graph = Graph::new();
+        let x = graph.input("x", TensorSpec::f32([2, 3]));
+        let double = x.affine(2.0, 0.0).unwrap();
+        let part = double.slice(0, 1, 1).unwrap();
+        let last = double.affine(1.0, 1.0).unwrap();
+        let wanted = [double.clone(), double, x, part, last];
+        let program = device.compile(&graph, &wanted, &[]).unwrap();
+        let x = HostTensor::from_slice(&[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3]).unwrap();
+        let outputs = program.run(&[&x]).unwrap();
+        let expected: [&[f32]; 5] = [
+            &[2.0, 4.0, 6.0, 8.0, 10.0, 12.0],
+            &[2.0, 4.0, 6.0, 8.0, 10.0, 12.0],
+            &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+            &[8.0, 10.0, 12.0],
+            &[3.0, 5.0, 7.0, 9.0, 11.0, 13.0],
+        ];
+        for (output, expected) in outputs.iter().zip(expected) {
+            assert_eq!(output.as_slice::<f32>().unwrap(), expected, "{device:?}");
+        }
+    }
+}

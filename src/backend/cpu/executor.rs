@@ -269,10 +269,10 @@ pub(super) fn compile(pool: &Arc<Pool>, arena: &Arena, plan: &Plan) -> Result<Bo
             threads: pool.threads(),
         })?);
     }
-    let outputs = plan.outputs.iter().map(|output| {
-        let direct = matches!(output.place, Place::Output(_));
-        (!direct).then(|| tensor(output))
-    });
+    // Two outputs of one value share a place, and the second is copied from the first.
+    let direct = |index: usize, output: &Operand| output.place == Place::Output(index);
+    let outputs = plan.outputs.iter().enumerate();
+    let outputs = outputs.map(|(index, output)| (!direct(index, output)).then(|| tensor(output)));
     Ok(Box::new(Calls {
         calls,
         costs: profile::costs(plan),
