@@ -266,7 +266,9 @@ fn an_output_takes_the_memory_of_one_input_only() {
         let [a, b] =
             [[1.0_f32, 2.0, 3.0], [10.0, 20.0, 30.0]].map(|x| HostTensor::from_slice(&x, [3]).unwrap());
         assert_eq!(program.run(&[&a, &b]).unwrap()[0].as_slice::<f32>().unwrap(), [11.0, 22.0, 33.0]);
-        assert_eq!(program.plan().arena_bytes, 128);
+        // The CPU reads and writes where the caller has the tensors.
+        let in_arena = if device.name() == "cpu" { 0 } else { 128 };
+        assert_eq!(program.plan().arena_bytes, in_arena);
     }
 }
 
