@@ -94,7 +94,7 @@ impl<'a> Entry<'a> {
     fn outcome(self) -> Outcome {
         let name = self.peer.name().to_owned();
         match self.state {
-            Ok(difference) => Outcome::Measured(report::Peer {
+            Ok(difference) => Outcome::Measured(Box::new(report::Peer {
                 name,
                 device: self.ready.device,
                 form: self.ready.form,
@@ -102,7 +102,7 @@ impl<'a> Entry<'a> {
                 difference,
                 times: times(&self.readings),
                 ratios: times(&self.ratios),
-            }),
+            })),
             Err(why) => Outcome::Refused { name, why },
         }
     }

@@ -66,7 +66,7 @@ pub(crate) struct Peer {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
-    Measured(Peer),
+    Measured(Box<Peer>),
     /// Why there is no ratio.
     Refused {
         name: String,
@@ -76,8 +76,10 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     fn name(&self) -> &str {
-        let (Self::Measured(Peer { name, .. }) | Self::Refused { name, .. }) = self;
-        name
+        match self {
+            Self::Measured(peer) => &peer.name,
+            Self::Refused { name, .. } => name,
+        }
     }
 }
 
@@ -268,7 +270,7 @@ mod tests {
     }
 
     fn peer(name: &str, ratio: f64) -> Outcome {
-        Outcome::Measured(Peer {
+        Outcome::Measured(Box::new(Peer {
             name: name.into(),
             device: "cpu".into(),
             form: "fused".into(),
@@ -276,7 +278,7 @@ mod tests {
             difference: 0.0,
             times: times(1e-5 * ratio),
             ratios: times(ratio),
-        })
+        }))
     }
 
     fn report() -> Report {
