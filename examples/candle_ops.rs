@@ -19,7 +19,7 @@ pub(crate) fn run(_arguments: &[String], out: &mut dyn Write) -> Result<()> {
         let count = Tensor::arange(0.0, (rows * columns) as f32, &device)?;
         count.affine(12.9898, seed)?.sin()?.reshape((rows, columns))
     };
-    let (tokens, heads, width, classes, rank) = (16, 4, 64, 32, 8);
+    let (tokens, heads, width, classes, rank) = (16, 4, 64, 32, 16);
     let x = numbers(1.0, tokens, width)?;
     let weight = numbers(2.0, classes, width)?;
     let targets = Tensor::arange(0_u32, tokens as u32, &device)?;
@@ -31,12 +31,12 @@ pub(crate) fn run(_arguments: &[String], out: &mut dyn Write) -> Result<()> {
         // A view: neither it nor the way back is a copy.
         let split = hidden.reshape((1, tokens, heads, width / heads))?.transpose(1, 2)?;
         let mixed = split.attention_fused(&split, &split, AttentionMask::Causal, 0.25)?;
-        let mixed = mixed.transpose(1, 2)?.reshape((tokens, width))?;
+        let mixed = (mixed.transpose(1, 2)?.reshape((tokens, width))? + &x)?;
         Ok(mixed.lora_forward_fused(&weight, &a, &b, 2.0)?)
     };
-    for step in 0..=40 {
+    for step in 0..=80 {
         let loss = forward()?.cross_entropy_fused(&targets)?;
-        if step % 10 == 0 {
+        if step % 20 == 0 {
             writeln!(out, "step {step}: loss {:.4}", loss.to_scalar::<f32>()?)?;
         }
         let gradients = loss.backward()?;

@@ -17,9 +17,7 @@ fn main() -> Result<()> {
 }
 
 pub(crate) fn run(arguments: &[String], out: &mut dyn Write) -> Result<()> {
-    let [path, folder, rest @ ..] = arguments else {
-        return Err("give the path of a model and a folder for the adapter".into());
-    };
+    let [path, folder, rest @ ..] = arguments else { return Err("give a model and a folder".into()) };
     let steps = rest.first().map_or(Ok(40), |steps| steps.parse())?;
     let files = ModelFiles::open(path)?;
     let model = Decoder::load(files.config.clone(), &files.weights, &Device::cpu(0)?, DType::F32, &|_| ())?;
@@ -48,9 +46,10 @@ pub(crate) fn run(arguments: &[String], out: &mut dyn Write) -> Result<()> {
     };
     let (lora, base) = (LoraConfig::default(), files.base_model.clone());
     let mut trainer = Trainer::new(&model, lora, base, options, &train, &valid, Path::new(folder))?;
-    let summary = trainer.run(&AtomicBool::new(false), &mut |event| match event {
-        Event::Step { step, loss, .. } => drop(writeln!(out, "step {step}: loss {loss:.4}")),
-        _ => (),
+    let summary = trainer.run(&AtomicBool::new(false), &mut |event| {
+        if let Event::Step { step, loss, .. } = event {
+            let _ = writeln!(out, "step {step}: loss {loss:.4}");
+        }
     })?;
     let before = summary.first_valid_loss.unwrap_or(f64::NAN);
     let after = summary.best.map_or(f64::NAN, |(loss, _)| loss);

@@ -103,7 +103,7 @@ fn train_lora_learns_and_writes_an_adapter_that_loads() {
     let line = written.lines().find_map(|line| line.strip_prefix("validation loss ")).unwrap();
     let (before, after) = line.split_once(", ").unwrap().0.split_once(" -> ").unwrap();
     let (before, after): (f64, f64) = (before.parse().unwrap(), after.parse().unwrap());
-    // Measured on the golden model: see the numbers in the message if this fails.
+    // It was 6.898 and 5.717 on 2026-11-26; rounding differs by processor.
     assert!(after < 0.9 * before, "{line}");
     let adapter = Adapter::load(out.path()).unwrap();
     assert_eq!((adapter.config.rank, adapter.modules.len()), (8, 14));
