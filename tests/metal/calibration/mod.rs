@@ -95,12 +95,12 @@ fn the_answers_are_those_on_record() {
     if !own.exists() {
         let kept = root.join("target/calibration").join(name()).with_extension("json");
         write(&kept, &found);
-        assert!(!cfg!(softmetal), "run this test with UPDATE_CALIBRATION=1 and commit {}", own.display());
-        println!(
-            "the first answers of this Mac are in {}: please commit them to {}",
-            kept.display(),
-            own.display()
-        );
+        let advice = format!("{} holds the first answers: commit them to {}", kept.display(), own.display());
+        // The software device's answers are in the repository; a Mac's first ones are news, no failure.
+        if cfg!(softmetal) {
+            panic!("{advice}");
+        }
+        println!("{advice}");
         return;
     }
     let differences_here = differences(&found, &read(&own), &[]);
