@@ -8,7 +8,7 @@ use crate::args::BenchOpsArgs;
 use crate::bench::peers::{Peer, Ready, difference, ratio, same_samples};
 use crate::bench::process::{Library, Missing};
 use crate::bench::report::{self, Outcome, Report, Row, Spread, Times};
-use crate::bench::table::{build_note, machine, same_place, threads};
+use crate::bench::table::{machine, same_place, threads, warnings};
 use crate::profiling::Profiling;
 use crate::session::Session;
 use crate::settings;
@@ -139,7 +139,7 @@ pub(crate) fn run(args: &BenchOpsArgs, session: &Session) -> anyhow::Result<Repo
         machine: machine(),
         device: if place == "cpu" { format!("cpu, {threads} threads") } else { device.name() },
         rounds: args.rounds,
-        notes: NOTES.map(str::to_owned).into_iter().chain(build_note()).collect(),
+        notes: NOTES.map(str::to_owned).into_iter().chain(warnings()).collect(),
         missing,
         rows: Vec::new(),
     };
