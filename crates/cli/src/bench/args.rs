@@ -63,9 +63,9 @@ pub(crate) struct BenchOpsArgs {
     /// Libraries to measure in turns with ours (a list).
     #[arg(long, value_delimiter = ',')]
     pub(crate) peers: Vec<Library>,
-    /// Only operations whose name or shape contains this.
+    /// Only operations whose name or shape contains this; may be given several times.
     #[arg(long)]
-    pub(crate) filter: Option<String>,
+    pub(crate) filter: Vec<String>,
     /// How often everything is measured; medians and the middle half are shown.
     #[arg(long, default_value_t = 5, value_parser = rounds())]
     pub(crate) rounds: usize,

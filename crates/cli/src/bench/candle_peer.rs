@@ -148,7 +148,8 @@ impl Job {
             (Kind::MatMul { .. } | Kind::Lora { .. }, _, true) => "matmul, weight stored [k, n]",
             (Kind::MatMul { .. } | Kind::Lora { .. }, _, false) => "matmul",
             (Kind::Attention { .. }, ..) => "keys repeated, matmul, softmax, matmul",
-            (Kind::SoftmaxInner { .. }, ..) | (_, true, _) => "composition: its fused one has no gradient",
+            (Kind::SoftmaxInner { .. }, ..) => "composition: its fused one takes the last axis",
+            (_, true, _) => "composition: its fused one has no gradient",
             _ => "fused",
         }
     }

@@ -17,7 +17,7 @@ use crate::args::BenchModelArgs;
 use crate::bench::model_report::{Entry, ModelReport, Outcome, Quantity};
 use crate::bench::process::{Library, Missing, Process, python};
 use crate::bench::report::Spread;
-use crate::bench::table::{build_note, machine, same_place, threads};
+use crate::bench::table::{machine, same_place, threads, warnings};
 use crate::cache;
 use crate::model::Loaded;
 use crate::model_source::DEFAULT;
@@ -339,6 +339,7 @@ pub(crate) fn run(job: Job, args: &BenchModelArgs, session: &Session) -> anyhow:
     let (dtype, device) = (settings::dtype(&args.dtype)?, settings::device(&args.device, args.threads)?);
     let place = if device.name() == "metal" { "metal" } else { "cpu" };
     let sizes = args.sizes();
+    let warnings = warnings();
     let loaded = Loaded::open(&model_name(args), dtype, &device, session)?;
     let gguf = loaded.files.path.is_file();
     let (processes, missing) = start(job, args, place, gguf, session);
@@ -386,6 +387,8 @@ pub(crate) fn run(job: Job, args: &BenchModelArgs, session: &Session) -> anyhow:
     drop(meter);
     profiling.finish(session)?;
     let seconds = spreads(&rounds, quantities.len());
+    let mut notes = notes(job, &loaded.decoder, args);
+    notes.extend(warnings);
     Ok(ModelReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         machine: machine(),
@@ -403,7 +406,7 @@ pub(crate) fn run(job: Job, args: &BenchModelArgs, session: &Session) -> anyhow:
         peers: rivals.into_iter().map(|rival| rival.outcome(quantities.len(), &rounds)).collect(),
         quantities,
         missing,
-        notes: notes(job, &loaded.decoder, args),
+        notes,
     })
 }
 
@@ -439,9 +442,6 @@ fn notes(job: Job, model: &Decoder, args: &BenchModelArgs) -> Vec<String> {
          middle half of the rounds. torch runs eager: torch.compile needs about a minute and a half before its first step."
             .to_owned(),
     ]
-    .into_iter()
-    .chain(build_note())
-    .collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::args::BenchOpsArgs;
 use crate::bench::peers::{Peer, Ready, difference, ratio, same_samples};
 use crate::bench::process::{Library, Missing};
 use crate::bench::report::{self, Outcome, Report, Row, Spread, Times};
-use crate::bench::table::{build_note, machine, same_place, threads};
+use crate::bench::table::{machine, same_place, threads, warnings};
 use crate::profiling::Profiling;
 use crate::session::Session;
 use crate::settings;
@@ -21,13 +21,13 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// The cases whose operation or shape contains the filter.
 fn chosen(args: &BenchOpsArgs) -> anyhow::Result<Vec<Case>> {
     let all = cases(settings::dtype(&args.dtype)?);
-    let fits = |case: &Case| match &args.filter {
-        Some(filter) => format!("{} {}", case.op(), case.shape()).contains(filter.as_str()),
-        None => true,
+    let fits = |case: &Case| {
+        let text = format!("{} {}", case.op(), case.shape());
+        args.filter.is_empty() || args.filter.iter().any(|filter| text.contains(filter.as_str()))
     };
     let chosen: Vec<Case> = all.into_iter().filter(fits).collect();
     if chosen.is_empty() {
-        let filter = args.filter.as_deref().unwrap_or_default();
+        let filter = args.filter.join("' or '");
         let advice = "try softmax, rms_norm, layer_norm, matmul, lora or attention";
         return Err(
             crate::failure::Failure::input(format!("--filter: nothing contains '{filter}'"), advice).into()
@@ -139,7 +139,7 @@ pub(crate) fn run(args: &BenchOpsArgs, session: &Session) -> anyhow::Result<Repo
         machine: machine(),
         device: if place == "cpu" { format!("cpu, {threads} threads") } else { device.name() },
         rounds: args.rounds,
-        notes: NOTES.map(str::to_owned).into_iter().chain(build_note()).collect(),
+        notes: NOTES.map(str::to_owned).into_iter().chain(warnings()).collect(),
         missing,
         rows: Vec::new(),
     };

@@ -77,11 +77,23 @@ pub(crate) fn machine() -> String {
     format!("{name}, {cores} cores")
 }
 
-/// What a build for development adds to the notes: candle is part of the tool, and is built with it.
-pub(crate) fn build_note() -> Option<String> {
-    cfg!(debug_assertions).then(|| {
-        "This is a build for development: ours and candle's figures are not those of a release; use cargo build --release"
-            .to_owned()
+/// What makes figures worth less: a build for development, with candle as part of it, and a machine that others use.
+pub(crate) fn warnings() -> Vec<String> {
+    let mut warnings = Vec::new();
+    if cfg!(debug_assertions) {
+        let text = "This is a build for development: ours and candle's figures are not those of a release; use cargo build \
+                    --release";
+        warnings.push(text.to_owned());
+    }
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    warnings.extend(load.split_whitespace().next().and_then(|load| load.parse().ok()).and_then(busy));
+    warnings
+}
+
+/// That others keep the machine busy: threads that wait for each other then wait for them too, ours and the peers'.
+fn busy(load: f64) -> Option<String> {
+    (load >= 0.5).then(|| {
+        format!("Others kept the machine busy when this began (load {load:.1}): no ratio of this run can be relied on")
     })
 }
 
@@ -109,6 +121,13 @@ mod tests {
         assert_eq!(table.text(), "a     b\nlong  x\n");
         assert_eq!(table.markdown(), "| a | b |\n|---|---|\n| long | x |\n");
         assert_eq!([1.234, 12.34, 123.4].map(number), ["1.23", "12.3", "123"]);
+    }
+
+    #[test]
+    fn a_busy_machine_is_told() {
+        assert_eq!(busy(0.2), None);
+        assert!(busy(7.0).unwrap().contains("(load 7.0)"));
+        assert!(warnings().iter().any(|warning| warning.contains("build for development")));
     }
 
     #[test]
