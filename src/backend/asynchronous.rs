@@ -68,7 +68,8 @@ impl Lane {
 fn thread() -> Result<mpsc::Sender<Job>> {
     let (sender, jobs) = mpsc::channel::<Job>();
     let name = "metal-candle-async".to_owned();
-    let started = std::thread::Builder::new().name(name).spawn(move || jobs.iter().for_each(|job| job()));
+    let thread = std::thread::Builder::new().name(name).stack_size(super::cpu::STACK);
+    let started = thread.spawn(move || jobs.iter().for_each(|job| job()));
     match started {
         Ok(_) => Ok(sender),
         Err(error) => {

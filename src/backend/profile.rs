@@ -389,9 +389,10 @@ mod tests {
         for _ in 0..1_000_000 {
             assert!(std::hint::black_box(run()).is_none());
         }
-        // A load of a flag takes about a nanosecond; twenty leave room for a busy machine.
+        // A load of a flag takes about a nanosecond, without optimisation some tens; a look at the clock or a lock that is
+        // contended would take more than this.
         let each = begun.elapsed().as_secs_f64() / 1e6;
-        assert!(each < 20e-9, "{each} s");
+        assert!(each < 200e-9, "{each} s");
         assert_eq!(stop().runs, 0, "there is nothing to stop");
 
         let device = Device::cpu(1).unwrap();

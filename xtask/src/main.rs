@@ -164,6 +164,9 @@ fn test() -> Result<(), String> {
     Ok(())
 }
 
+/// Kernels are inlined whole; compiled without optimisation their frames do not fit a test's 2 MiB of stack.
+const STACK: (&str, &str) = ("RUST_MIN_STACK", "16777216");
+
 /// What is built beside the default features, and the tests of the library that depend on it.
 const COMBINATIONS: [(&[&str], &[&str]); 6] = [
     (&["--no-default-features"], &["candle"]),
@@ -183,6 +186,7 @@ fn combinations() -> Result<Counts, String> {
         if task == "test" {
             // Compiling the CPU's kernels well takes a minute for each of them, and they are the same ones.
             command.args(["--config", "profile.dev.package.metal-candle.opt-level=0"]);
+            command.env(STACK.0, STACK.1);
         }
         command
     };

@@ -166,49 +166,39 @@ impl Kernel for Map<'_> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let ([a_step, b_step, _], dtype) = (self.walk.steps, self.dtype);
+        let near = dtype == DType::F32 && a_step <= 1 && b_step <= 1;
+        let two = matches!(self.function, Function::UnaryGrad(_) | Function::Binary(_));
         for item in range {
             let piece = self.walk.piece(item);
             // SAFETY: the piece lies within the tensors; a group of lanes is read before it is written.
             unsafe {
                 let [a, b, y] = piece.starts.map(|start| start * dtype.size());
                 let (a, b, y) = (self.a.at(a), self.b.at(b), self.y.at(y));
-                if dtype == DType::F32 && a_step <= 1 && b_step <= 1 {
-                    let (a, b, y) = (a.cast::<f32>(), b.cast::<f32>(), y.cast::<f32>());
-                    match self.function {
-                        Function::Affine(mul, add) => {
-                            let (mul, add) = (V::<I>::splat(mul), V::<I>::splat(add));
-                            simple!(self, a, b, y, piece.len, |x, _z| x.fma(mul, add));
-                        }
-                        Function::Binary(BinaryFn::Add) => simple!(self, a, b, y, piece.len, |x, z| x + z),
-                        Function::Binary(BinaryFn::Sub) => simple!(self, a, b, y, piece.len, |x, z| x - z),
-                        Function::Binary(BinaryFn::Mul) => simple!(self, a, b, y, piece.len, |x, z| x * z),
-                        _ => self.any::<I>(a.cast(), b.cast(), y.cast(), piece.len),
+                let (a32, b32, y32) = (a.cast::<f32>(), b.cast::<f32>(), y.cast::<f32>());
+                match self.function {
+                    Function::Affine(mul, add) if near => {
+                        let (mul, add) = (V::<I>::splat(mul), V::<I>::splat(add));
+                        simple!(self, a32, b32, y32, piece.len, |x, _z| x.fma(mul, add));
                     }
-                    continue;
+                    Function::Binary(BinaryFn::Add) if near => {
+                        simple!(self, a32, b32, y32, piece.len, |x, z| x + z);
+                    }
+                    Function::Binary(BinaryFn::Sub) if near => {
+                        simple!(self, a32, b32, y32, piece.len, |x, z| x - z);
+                    }
+                    Function::Binary(BinaryFn::Mul) if near => {
+                        simple!(self, a32, b32, y32, piece.len, |x, z| x * z);
+                    }
+                    _ => {
+                        chunks!(piece.len, |i, len| {
+                            let x = load::<I>(dtype, a, a_step, i, len);
+                            let z = if two { load::<I>(dtype, b, b_step, i, len) } else { x };
+                            let result = self.function.apply(x, z);
+                            real!(dtype, |T| result.store(y.cast::<T>().add(i), len));
+                        });
+                    }
                 }
-                self.any::<I>(a, b, y, piece.len);
             }
-        }
-    }
-}
-
-impl Map<'_> {
-    /// One run.
-    ///
-    /// # Safety
-    /// It lies within the tensors.
-    #[inline(always)]
-    unsafe fn any<I: Isa>(&self, a: *const u8, b: *const u8, y: *mut u8, len: usize) {
-        let ([a_step, b_step, _], dtype) = (self.walk.steps, self.dtype);
-        let two = matches!(self.function, Function::UnaryGrad(_) | Function::Binary(_));
-        // SAFETY: as the caller promises; a group of lanes is read before it is written.
-        unsafe {
-            chunks!(len, |i, len| {
-                let x = load::<I>(dtype, a, a_step, i, len);
-                let z = if two { load::<I>(dtype, b, b_step, i, len) } else { x };
-                let result = self.function.apply(x, z);
-                real!(dtype, |T| result.store(y.cast::<T>().add(i), len));
-            });
         }
     }
 }

@@ -47,6 +47,8 @@ use crate::ops::Op;
 use crate::tensor::{Buffer, HostTensor, TensorSpec};
 use memory::{Arena, CpuBuffer};
 use pool::Pool;
+#[cfg(feature = "async-exec")]
+pub(super) use pool::STACK;
 
 /// The CPU backend.
 pub struct Cpu {

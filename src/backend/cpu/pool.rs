@@ -14,6 +14,9 @@ const SPINS: u32 = 2_000;
 /// How often it offers its core, outside a step, before it sleeps.
 const YIELDS: u32 = 20;
 
+/// Kernels are inlined whole. Compiled without optimisation, as in a debug build, their frames take megabytes.
+pub(crate) const STACK: usize = 16 << 20;
+
 type Job = *const (dyn Fn(usize) + Sync);
 
 /// Threads that run one job at a time, each with its own number.
@@ -91,6 +94,7 @@ impl Pool {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
                 .name(format!("metal-candle-{thread}"))
+                .stack_size(STACK)
                 .spawn(move || shared.work(thread))
                 .ok()
         };
