@@ -191,7 +191,9 @@ fn combinations() -> Result<Counts, String> {
         let mut lints = library("clippy", features);
         run(&format!("lints, {name}"), lints.args(["--all-targets", "--", "-D", "warnings"]))?;
         let mut command = library("test", features);
-        tests.iter().for_each(|test| drop(command.args(["--test", test])));
+        for test in tests {
+            command.args(["--test", test]);
+        }
         command.args(["--", "--nocapture", "--test-threads", "2"]);
         counts = counts.plus(counted(&format!("tests, {name}"), &mut command)?);
     }
