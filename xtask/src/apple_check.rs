@@ -119,7 +119,10 @@ fn cargo(folder: &Path, sdk: &Path, task: &str) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root()).arg(task).args(["-Zbuild-std=std,panic_unwind", "--target", TARGET]);
     // Classes as symbols of the link, instead of by name at run time.
-    command.args(["--features", "metal-candle/custom-metal,metal-candle/mps,objc2/unstable-static-class"]);
+    command.args([
+        "--features",
+        "metal-candle/custom-metal,metal-candle/mps,metal-candle/async-exec,objc2/unstable-static-class",
+    ]);
     for setting in
         ["profile.dev.opt-level=0", "profile.dev.package.\"*\".opt-level=0", "profile.dev.debug=false"]
     {
