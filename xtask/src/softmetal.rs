@@ -64,7 +64,9 @@ pub(crate) fn softmetal(model: Option<&Path>) -> Result<Counts, String> {
     let tested = |what: &str, targets: &[&str]| {
         let mut tests = with_manifest(&["test", "--workspace", "--no-fail-fast"]);
         tests.args(targets).args(["--", "--test-threads", "2", "--nocapture"]);
-        tests.args(["--skip", "smollm2", "--skip", "backend::cpu"]).env("RUST_BACKTRACE", "0");
+        tests
+            .args(["--skip", "smollm2", "--skip", "backend::cpu", "--skip", "bench::"])
+            .env("RUST_BACKTRACE", "0");
         tests.env(super::STACK.0, super::STACK.1);
         if full {
             tests.env("METAL_CANDLE_FULL", "1");
