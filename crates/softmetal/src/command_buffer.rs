@@ -435,6 +435,10 @@ impl SoftCommandBuffer {
             state.error = failure.map(|(code, message)| error(DOMAIN, code as isize, &message));
             std::mem::take(&mut state.completed)
         };
+        if !completed.is_empty() {
+            // Through a handler the host sees that this one is over: what it commits from then on comes after.
+            model().settle(self.ivars().number);
+        }
         completed.iter().for_each(|handler| handler.call((this,)));
         // The handlers' captures end before the waiter goes on.
         drop(completed);

@@ -3,7 +3,11 @@
 
 mod bench;
 
+use std::ptr::NonNull;
+
 use bench::{Bench, Buffer, SHARED, UNTRACKED, broken, floats};
+use block2::RcBlock;
+use objc2::runtime::ProtocolObject;
 use objc2_foundation::NSRange;
 use objc2_metal::*;
 
@@ -17,6 +21,8 @@ enum Order {
     Fence,
     Event,
     HostWait,
+    /// The second is committed after the first one's completion handler has run.
+    Handler,
 }
 
 struct Pair {
@@ -116,9 +122,19 @@ fn command_buffers(bench: &Bench, options: MTLResourceOptions, order: Order, two
     if order == Order::Event {
         first.encodeSignalEvent_value(as_event, 7);
     }
+    let (told, heard) = std::sync::mpsc::channel();
+    if order == Order::Handler {
+        let handler = RcBlock::new(move |_: NonNull<ProtocolObject<dyn MTLCommandBuffer>>| {
+            told.send(()).expect("the test listens");
+        });
+        // SAFETY: the block is valid, and the command buffer copies it.
+        unsafe { first.addCompletedHandler(RcBlock::as_ptr(&handler)) };
+    }
     first.commit();
-    if order == Order::HostWait {
-        first.waitUntilCompleted();
+    match order {
+        Order::HostWait => first.waitUntilCompleted(),
+        Order::Handler => heard.recv().expect("the handler runs"),
+        _ => {}
     }
     let other = bench.device.newCommandQueue().expect("a queue");
     let queue = if two_queues { &other } else { &bench.queue };
@@ -141,7 +157,7 @@ fn command_buffers(bench: &Bench, options: MTLResourceOptions, order: Order, two
 fn command_buffers_of_a_queue() {
     let rule = ["order-between-command-buffers"];
     assert_eq!(broken(|bench| command_buffers(bench, UNTRACKED, Order::Nothing, false)), rule);
-    for order in [Order::Event, Order::Fence, Order::HostWait] {
+    for order in [Order::Event, Order::Fence, Order::HostWait, Order::Handler] {
         assert!(broken(|bench| command_buffers(bench, UNTRACKED, order, false)).is_empty(), "{order:?}");
     }
     assert!(broken(|bench| command_buffers(bench, SHARED, Order::Nothing, false)).is_empty(), "tracked");
@@ -152,7 +168,7 @@ fn queues() {
     for options in [UNTRACKED, SHARED] {
         let found = broken(|bench| command_buffers(bench, options, Order::Nothing, true));
         assert_eq!(found, ["order-between-queues"]);
-        for order in [Order::Event, Order::HostWait] {
+        for order in [Order::Event, Order::HostWait, Order::Handler] {
             assert!(broken(|bench| command_buffers(bench, options, order, true)).is_empty(), "{order:?}");
         }
         // It orders them, by what Apple says last; the suspicion is a rule of its own.

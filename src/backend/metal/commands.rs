@@ -23,7 +23,7 @@ use crate::{Error, Result};
 /// decode steps do.
 const SPIN: Duration = Duration::from_micros(100);
 /// How long the host gives a command buffer whose work is over to say so.
-const SETTLING: Duration = Duration::from_millis(2);
+const SETTLING: Duration = Duration::from_millis(100);
 /// After so long it looks whether a command buffer has failed: a failed one may never signal.
 const PATIENCE_MS: u64 = 100;
 
