@@ -1,5 +1,6 @@
 //! A thousand repeats of every fused operation, and of a training step, give the same bits and take no more memory. In a
-//! process of its own: other tests take memory as well.
+//! process of its own: other tests take memory as well. On Linux, which tells a process's memory in a file.
+#![cfg(target_os = "linux")]
 
 #[allow(dead_code, reason = "shared with the other tests of candle's tensors")]
 #[path = "candle/cases.rs"]
@@ -23,7 +24,6 @@ fn numbers(seed: u64, dims: &[usize]) -> Result<Tensor> {
 
 /// Forward, backward and AdamW of a layer with an adapter, from one state each time.
 #[test]
-#[cfg(target_os = "linux")]
 fn a_thousand_repeats_of_a_training_step_change_nothing() {
     let _alone = alone();
     let device = metal_candle::backend::Device::cpu(2).unwrap();
@@ -84,7 +84,6 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 /// Bytes of this process in memory.
-#[cfg(target_os = "linux")]
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap();
     status.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
@@ -95,7 +94,6 @@ fn bits(x: &Tensor) -> Vec<u32> {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
 fn a_thousand_repeats_of_every_operation_change_nothing() {
     let _alone = alone();
     for case in cases(true) {
