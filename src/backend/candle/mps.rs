@@ -71,7 +71,11 @@ pub(super) fn matmul_mps(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         dims.push(n);
         return matmul_mps(&a.reshape((batch * m, k))?, b)?.reshape(dims);
     }
-    let readable = |x: &Tensor| if side(x.layout()).is_some() { Ok(x.clone()) } else { x.contiguous() };
+    // Of bf16 a transposed view is said to end the process on macOS 27 (pytorch 197796), so it is copied.
+    let readable = |x: &Tensor| match side(x.layout()) {
+        Some((_, _, transposed)) if !transposed || x.dtype() != candle_core::DType::BF16 => Ok(x.clone()),
+        _ => x.force_contiguous(),
+    };
     let (a, b) = (readable(a)?, readable(b)?);
     let refused = Arc::new(AtomicBool::new(false));
     match a.apply_op2(&b, Product { refused: Arc::clone(&refused) }) {
