@@ -5,10 +5,11 @@ use std::path::Path;
 
 use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::data::{examples, read_jsonl, read_text};
-use metal_candle::training::{Example, Record, evaluate, exact_answers, windows, write_logits};
+use metal_candle::training::{Example, Record, evaluate, windows, write_logits};
 use serde_json::json;
 
 use crate::args::EvalArgs;
+use crate::exact::ExactAnswers;
 use crate::model::Loaded;
 use crate::session::{Session, print_line};
 use crate::settings::train_on;
@@ -39,7 +40,7 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
     }
     let exact = args
         .exact
-        .then(|| exact_answers(&loaded.decoder, adapter.as_ref(), &examples, &options, &stop, &|_, _| ()))
+        .then(|| ExactAnswers::count(&loaded, adapter.as_ref(), &examples, &options, session))
         .transpose()?;
     if args.json {
         let mut result =
@@ -51,7 +52,7 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
         return print_line(&result.to_string());
     }
     let exact = exact.map_or(String::new(), |exact| {
-        format!("  exact answers {} of {} ({:.0} %)", exact.exact, exact.examples, 100.0 * exact.share())
+        format!("  exact answers {} of {} ({:.0} %)", exact.exact, exact.examples, exact.percent())
     });
     print_line(&format!(
         "loss {:.4}  perplexity {:.3}  tokens {}{exact}",
