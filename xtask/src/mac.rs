@@ -91,9 +91,14 @@ fn run(steps: &[Step]) -> Result<bool, String> {
     let folder = folder();
     prepare(&folder)?;
     let mut report = Report::new(machine::describe());
+    let mut model = std::env::var("METAL_CANDLE_MODEL").ok();
     for step in steps {
         println!("== {}: {}", step.name, step.what);
-        let outcome = perform(step, &folder);
+        let outcome = perform(step, model.as_deref(), &folder);
+        if step.name == steps::MODEL && outcome.verdict == Verdict::Passed {
+            let log = std::fs::read_to_string(folder.join(format!("{}.log", step.name))).unwrap_or_default();
+            model = model.or_else(|| model_path(&log));
+        }
         println!("   {}", outcome.line());
         report.outcomes.push(outcome);
         report.write(&folder)?;
@@ -126,12 +131,18 @@ fn collect(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs one step, with everything it prints in `<step>.log`.
-fn perform(step: &Step, folder: &Path) -> Outcome {
+/// Finds the path that `metal-candle pull --json` printed.
+fn model_path(log: &str) -> Option<String> {
+    let objects = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    objects.filter_map(|object| object["path"].as_str().map(str::to_owned)).last()
+}
+
+/// Runs one step, with everything it prints in `<step>.log`. Tests and benchmarks find the default model by `model`.
+fn perform(step: &Step, model: Option<&str>, folder: &Path) -> Outcome {
     let log = folder.join(format!("{}.log", step.name));
     let begun = Instant::now();
     let verdict = match &step.action {
-        Action::Run(invocation) => execute(&command(invocation), &log, step.limit),
+        Action::Run(invocation) => execute(&command(invocation, model), &log, step.limit),
         Action::Leaks(check) => leaks::check(check, &log, step.limit),
     };
     let text = std::fs::read(&log).unwrap_or_default();
@@ -154,8 +165,9 @@ struct Line {
     variables: Vec<(&'static str, String)>,
 }
 
-fn command(invocation: &Invocation) -> Line {
-    let variables = invocation.variables.iter().map(|&(name, value)| (name, value.to_owned()));
+fn command(invocation: &Invocation, model: Option<&str>) -> Line {
+    let fixed = invocation.variables.iter().map(|&(name, value)| (name, value.to_owned()));
+    let variables = fixed.chain(model.map(|path| ("METAL_CANDLE_MODEL", path.to_owned())));
     Line {
         program: cargo().get_program().to_string_lossy().into_owned(),
         arguments: invocation.arguments.iter().map(ToString::to_string).collect(),
@@ -224,6 +236,19 @@ mod tests {
         let error = request(&words("--only kernel")).unwrap_err();
         assert!(error.starts_with("there is no step 'kernel'; the steps are kernels, doctor, "), "{error}");
         assert_eq!(request(&words("--fast")).unwrap_err(), "unknown arguments: --fast");
+    }
+
+    #[test]
+    fn the_model_is_what_the_tool_has_pulled() {
+        let log = "downloading 12 %\n{\"path\": \"/cache/a.gguf\", \"bytes\": 94}\n";
+        assert_eq!(model_path(log).as_deref(), Some("/cache/a.gguf"));
+        assert_eq!(model_path("error: not reached\n"), None);
+        let invocation = Invocation { arguments: vec!["test"], variables: &[("A", "1")] };
+        let line = command(&invocation, Some("/cache/a.gguf"));
+        let found: Vec<(&str, &str)> =
+            line.variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(found, [("A", "1"), ("METAL_CANDLE_MODEL", "/cache/a.gguf")]);
+        assert_eq!(line.arguments, ["test"]);
     }
 
     fn shell(script: &str) -> Line {
