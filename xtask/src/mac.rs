@@ -47,7 +47,7 @@ pub(crate) fn mac(arguments: &[String]) -> ExitCode {
         eprintln!("error: {message}");
         return ExitCode::from(2);
     }
-    match run(&steps) {
+    match run(&steps, &root().join(steps::FOLDER)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(message) => {
@@ -81,24 +81,23 @@ fn request(arguments: &[String]) -> Result<Request, String> {
     }
 }
 
-/// Where everything goes.
-fn folder() -> PathBuf {
-    root().join(steps::FOLDER)
-}
-
-/// Runs the steps and returns true if all of them passed.
-fn run(steps: &[Step]) -> Result<bool, String> {
-    let folder = folder();
-    prepare(&folder)?;
+/// Runs the steps, with results in `folder`, and returns true if all of them passed.
+fn run(steps: &[Step], folder: &Path) -> Result<bool, String> {
+    prepare(folder)?;
     let mut report = Report::new(machine::describe());
+    let mut model = std::env::var("METAL_CANDLE_MODEL").ok();
     for step in steps {
         println!("== {}: {}", step.name, step.what);
-        let outcome = perform(step, &folder);
+        let outcome = perform(step, model.as_deref(), folder);
+        if step.name == steps::MODEL && outcome.verdict == Verdict::Passed {
+            let log = std::fs::read_to_string(folder.join(format!("{}.log", step.name))).unwrap_or_default();
+            model = model.or_else(|| model_path(&log));
+        }
         println!("   {}", outcome.line());
         report.outcomes.push(outcome);
-        report.write(&folder)?;
+        report.write(folder)?;
     }
-    collect(&folder)?;
+    collect(folder)?;
     println!("{}\nreport: {}", report.summary(), folder.join("report.md").display());
     println!("please send the folder {}", folder.display());
     Ok(report.passed())
@@ -126,12 +125,18 @@ fn collect(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs one step, with everything it prints in `<step>.log`.
-fn perform(step: &Step, folder: &Path) -> Outcome {
+/// Finds the path that `metal-candle pull --json` printed.
+fn model_path(log: &str) -> Option<String> {
+    let objects = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    objects.filter_map(|object| object["path"].as_str().map(str::to_owned)).last()
+}
+
+/// Runs one step, with everything it prints in `<step>.log`. Tests and benchmarks find the default model by `model`.
+fn perform(step: &Step, model: Option<&str>, folder: &Path) -> Outcome {
     let log = folder.join(format!("{}.log", step.name));
     let begun = Instant::now();
     let verdict = match &step.action {
-        Action::Run(invocation) => execute(&command(invocation), &log, step.limit),
+        Action::Run(invocation) => execute(&command(invocation, model), &log, step.limit),
         Action::Leaks(check) => leaks::check(check, &log, step.limit),
     };
     let text = std::fs::read(&log).unwrap_or_default();
@@ -154,8 +159,9 @@ struct Line {
     variables: Vec<(&'static str, String)>,
 }
 
-fn command(invocation: &Invocation) -> Line {
-    let variables = invocation.variables.iter().map(|&(name, value)| (name, value.to_owned()));
+fn command(invocation: &Invocation, model: Option<&str>) -> Line {
+    let fixed = invocation.variables.iter().map(|&(name, value)| (name, value.to_owned()));
+    let variables = fixed.chain(model.map(|path| ("METAL_CANDLE_MODEL", path.to_owned())));
     Line {
         program: cargo().get_program().to_string_lossy().into_owned(),
         arguments: invocation.arguments.iter().map(ToString::to_string).collect(),
@@ -226,6 +232,19 @@ mod tests {
         assert_eq!(request(&words("--fast")).unwrap_err(), "unknown arguments: --fast");
     }
 
+    #[test]
+    fn the_model_is_what_the_tool_has_pulled() {
+        let log = "downloading 12 %\n{\"path\": \"/cache/a.gguf\", \"bytes\": 94}\n";
+        assert_eq!(model_path(log).as_deref(), Some("/cache/a.gguf"));
+        assert_eq!(model_path("error: not reached\n"), None);
+        let invocation = Invocation { arguments: vec!["test"], variables: &[("A", "1")] };
+        let line = command(&invocation, Some("/cache/a.gguf"));
+        let found: Vec<(&str, &str)> =
+            line.variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(found, [("A", "1"), ("METAL_CANDLE_MODEL", "/cache/a.gguf")]);
+        assert_eq!(line.arguments, ["test"]);
+    }
+
     fn shell(script: &str) -> Line {
         Line {
             program: "sh".to_owned(),
@@ -252,6 +271,29 @@ mod tests {
         assert!(
             matches!(execute(&missing, &log, limit), Verdict::NotStarted(why) if why.contains("no-such-program"))
         );
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_failing_step_does_not_stop_the_others() {
+        let folder = scratch("run");
+        let step = |name, arguments: &[&'static str]| {
+            let invocation = Invocation { arguments: arguments.to_vec(), variables: &[] };
+            let limit = Duration::from_secs(60);
+            Step { name, what: "a step", action: Action::Run(invocation), limit }
+        };
+        let steps = [step("first", &["no-such-command"]), step("second", &["--version"])];
+        assert_eq!(run(&steps, &folder), Ok(false));
+        assert_eq!(run(&steps[1..], &folder), Ok(true), "an old report is replaced");
+        assert_eq!(run(&steps, &folder), Ok(false));
+        let text = std::fs::read_to_string(folder.join("report.json")).unwrap();
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let results = [0, 1].map(|index| report["steps"][index]["result"].as_str().unwrap().to_owned());
+        assert_eq!(results, ["failed", "passed"]);
+        let place = report["steps"][0]["place"].as_str().unwrap();
+        assert!(place.contains("no-such-command"), "{place}");
+        assert!(std::fs::read_to_string(folder.join("second.log")).unwrap().starts_with("cargo "));
+        assert!(folder.join("MPS_BENCHMARKS.md").exists() && folder.join("report.md").exists());
         std::fs::remove_dir_all(folder).unwrap();
     }
 

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// Where results go, relative to the repository. Steps name files in it.
 pub(super) const FOLDER: &str = "target/mac-report";
 
+/// The step that fetches the default model.
+pub(super) const MODEL: &str = "model";
+
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Step {
@@ -103,6 +106,7 @@ pub(super) fn all() -> Vec<Step> {
             run(&["test", "--test", "kernels", "--", "--nocapture"], &[]),
         ),
         step("doctor", "what the machine has", 30, tool(&["doctor", "--json"])),
+        step(MODEL, "the default model, for the steps that need one", 30, tool(&["pull", "--json"])),
         step("tests", "the tests on the GPU", 120, tests(&[])),
         step("tests-validated", "the same under Metal's API and shader validation", 240, tests(VALIDATION)),
         step(
@@ -182,6 +186,7 @@ mod tests {
             [
                 "kernels",
                 "doctor",
+                "model",
                 "tests",
                 "tests-validated",
                 "calibration",

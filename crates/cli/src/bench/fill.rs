@@ -89,7 +89,7 @@ mod tests {
             working_set: 1 << 30,
             largest_buffer: 1 << 30,
             threadgroup_memory: 32 << 10,
-            system: (15, 0, 0),
+            system: Default::default(),
             mps: true,
         }
     }
