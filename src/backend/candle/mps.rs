@@ -52,9 +52,10 @@ pub(super) fn prefers_mps(a: &Tensor, b: &Tensor, preference: Preference) -> Res
     let candle_core::Device::Metal(device) = a.device() else { return Ok(false) };
     let [batch, m, n, k] = sizes(a, b)?;
     let dtype = DType::from_candle(NAME, a.dtype()).map_err(wrap)?;
-    let chip = island(device)?.foreign.gpu.chip;
+    let island = island(device)?;
+    let (chip, supported) = (island.foreign.gpu.chip, island.foreign.gpu.mps);
     let choices = Choices::from(preference);
-    if choices.product([m, n, k], batch, dtype, chip) == Implementation::Metal {
+    if !supported || choices.product([m, n, k], batch, dtype, chip) == Implementation::Metal {
         return Ok(false);
     }
     Ok(preference == Preference::Mps || choices.product_seconds_gained([m, n, k], batch, dtype, chip) > WAITS)
@@ -166,8 +167,13 @@ impl CustomOp2 for Product {
         let operand = |storage: &MetalStorage, layout: &Layout, rows: usize, columns: usize| {
             let (row, step, transposed) = side(layout).ok_or_else(|| self.refuse(&"the layout"))?;
             let address = address(storage, layout);
+            let start = layout.start_offset() * storage.dtype().size_in_bytes();
             let (rows, columns) = if transposed { (columns, rows) } else { (rows, columns) };
             let layout = MatrixLayout { dtype, rows, columns, row, batch, step };
+            // Columns at the very end of a buffer: the framework may count the last row's gap.
+            if start + layout.counted_bytes() > storage.buffer().length() {
+                return Err(self.refuse(&"rows end behind the buffer"));
+            }
             Ok::<_, candle_core::Error>((Operand { address, layout }, transposed))
         };
         let left = operand(a, a_layout, m, k)?;

@@ -10,7 +10,7 @@ use super::CustomMetalOps;
 use super::mps::{address, run_call};
 use super::op::wrap;
 use crate::Error;
-use crate::backend::mps::{Operand, softmax, softmax_grad};
+use crate::backend::mps::{Operand, guard, softmax, softmax_grad};
 use crate::backend::select::Preference;
 use crate::tensor::DType;
 
@@ -66,9 +66,10 @@ impl CustomOp1 for Rows {
     fn metal_fwd(&self, storage: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
         let x = rows(storage, layout)?;
         let elements = layout.shape().elem_count();
-        let y = run_call(storage.device(), storage.dtype(), elements, "a softmax", |_, address| {
+        let y = run_call(storage.device(), storage.dtype(), elements, "a softmax", |gpu, address| {
             let y = like(&x, address);
-            softmax(NAME, x, y, false).map_err(|refusal| {
+            let item = guard::device(gpu.mps).and_then(|()| softmax(NAME, x, y, false));
+            item.map_err(|refusal| {
                 self.refused.store(true, Ordering::Relaxed);
                 tracing::debug!(%refusal, "fast_softmax falls back to our kernel");
                 wrap(Error::invalid(NAME, refusal.to_string()))

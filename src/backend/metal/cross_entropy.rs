@@ -103,7 +103,6 @@ fn rows_launch(logits: &Tensor, parts: &[Tensor; 3], dx: Option<&Tensor>, site: 
     let launch = launch.read(logits).read(targets).read(weights).write(losses).write_or(dx, &logits.first());
     let (n, stride) = (small(logits.last()), small(logits.row_stride()));
     let sizes = Sizes { n, stride, store_dx: u32::from(dx.is_some()) };
-    let threads = logits.last().div_ceil(4).next_multiple_of(32).clamp(32, 1024);
-    site.push(launch.constants(&sizes), [logits.rows(), 1, 1], [threads, 1, 1]);
+    site.push_rows(launch.constants(&sizes), logits.rows(), logits.last());
     Ok(())
 }

@@ -5,9 +5,7 @@
 
 use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
-use objc2_metal::{
-    MTLCopyAllDevices, MTLCreateSystemDefaultDevice, MTLDevice, MTLGPUFamily, MTLLibrary as _,
-};
+use objc2_metal::{MTLDevice, MTLGPUFamily, MTLLibrary as _};
 
 use super::fault::failed;
 use super::pipeline::{Constant, Pipelines, Source};
@@ -75,9 +73,7 @@ impl KernelCompiler {
     /// The system has no Metal device at all.
     pub fn new() -> Result<Self> {
         autoreleasepool(|_| {
-            // There is no default device in ssh sessions and CI jobs, but the list has it.
-            let device = MTLCreateSystemDefaultDevice().or_else(|| MTLCopyAllDevices().firstObject());
-            let device = device.ok_or_else(|| {
+            let device = super::system::device().ok_or_else(|| {
                 failed("the Metal compiler", DeviceFault::Unavailable, "the system lists no Metal device")
             })?;
             Ok(Self { pipelines: Pipelines::new(&device, None), device })

@@ -19,6 +19,7 @@ pub(super) mod launch;
 mod pipeline;
 mod site;
 mod strided;
+pub(super) mod system;
 
 mod attention;
 mod attention_grad;

@@ -139,7 +139,7 @@ fn unfit_gpu(facts: &Facts) -> Option<Value> {
 
 /// What there is to say of a GPU.
 fn gpu(facts: &Facts) -> Value {
-    let (major, minor, patch) = facts.system;
+    let (major, minor) = facts.system;
     let gates: Vec<Value> = facts
         .gates()
         .into_iter()
@@ -154,7 +154,7 @@ fn gpu(facts: &Facts) -> Value {
         "working_set": facts.working_set,
         "largest_buffer": facts.largest_buffer,
         "threadgroup_memory": facts.threadgroup_memory,
-        "macos": format!("{major}.{minor}.{patch}"),
+        "macos": format!("{major}.{minor}"),
         "gates": gates,
         "paths": if facts.mps { json!(["metal", "mps"]) } else { json!(["metal"]) },
         "preference": std::env::var("METAL_CANDLE_BACKEND").unwrap_or_else(|_| "auto".into()),
