@@ -374,9 +374,14 @@ fn check(name: &str, text: &str, requirements: Requirements) -> Vec<Finding> {
     check_rules(text, &options, requirements).unwrap_or_else(|e| panic!("{name}: {e}\n{}", e.details))
 }
 
-/// What is asked of the cases and of our own kernels.
+/// What is asked of the cases.
 fn requirements() -> Requirements {
     Requirements { instantiated: true, ..Requirements::default() }
+}
+
+/// What is asked of our own kernels.
+fn strict() -> Requirements {
+    Requirements { max_threads: true, ..requirements() }
 }
 
 #[test]
@@ -415,7 +420,7 @@ fn our_kernels() {
     assert!(sources.len() >= 22, "{} libraries", sources.len());
     let mut findings = Vec::new();
     for Source { name, text } in &sources {
-        findings.extend(check(&format!("{name}.metal"), text, requirements()));
+        findings.extend(check(&format!("{name}.metal"), text, strict()));
     }
     let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
     assert!(lines.is_empty(), "{}", lines.join("\n"));
@@ -429,16 +434,26 @@ fn a_scalar_position_beside_a_vector_in_attention() {
         "uint thread_index [[thread_position_in_threadgroup]]",
         "uint thread_index [[thread_index_in_threadgroup]]",
     );
-    assert_eq!(check("attention.metal", &mended, requirements()), []);
+    assert_eq!(check("attention.metal", &mended, strict()), []);
     let put_back = mended.replacen(
         "uint thread_index [[thread_index_in_threadgroup]]",
         "uint thread_index [[thread_position_in_threadgroup]]",
         1,
     );
     assert_ne!(mended, put_back);
-    let found = check("attention.metal", &put_back, requirements());
+    let found = check("attention.metal", &put_back, strict());
     assert_eq!(found.len(), 1);
     assert_eq!((found[0].rule, found[0].construct.as_str()), ("position-width", "kernel `attention_rows`"));
+}
+
+#[test]
+fn a_kernel_of_ours_without_a_maximum_of_threads() {
+    let source = ours().into_iter().find(|source| source.name == "silu_mul").expect("silu_mul");
+    let planted =
+        source.text.replacen("[[kernel, max_total_threads_per_threadgroup(256)]] void", "[[kernel]] void", 1);
+    assert_ne!(planted, source.text);
+    let found = check("silu_mul.metal", &planted, strict());
+    assert_eq!(found.iter().map(|f| f.rule).collect::<Vec<_>>(), ["max-threads"]);
 }
 
 /// Faults inside the bodies of our own templates: clang must not skip them.
@@ -447,9 +462,9 @@ fn faults_in_the_bodies_of_our_templates() {
     let sources = ours();
     let text = |name: &str| &sources.iter().find(|source| source.name == name).expect("a source").text;
     let softmax = text("softmax");
-    let body = softmax.find("threadgroup float").expect("threadgroup memory");
-    let planted = format!("{}device float* wrong = (thread float*)0; {}", &softmax[..body], &softmax[body..]);
-    let found = check("softmax.metal", &planted, requirements());
+    let body = softmax.find("\n    threadgroup float ").expect("threadgroup memory");
+    let planted = format!("{}\n    device float* wrong = (thread float*)0; {}", &softmax[..body], &softmax[body..]);
+    let found = check("softmax.metal", &planted, strict());
     assert!(found.iter().any(|finding| finding.rule == "address-space"), "{found:?}");
 }
 
