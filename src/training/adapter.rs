@@ -1,57 +1,55 @@
 //! Adapters as files: those of PEFT, read and written so that both sides take the other's.
 //!
 //! `adapter_config.json` says which kind of adapter it is; `adapter_model.safetensors` holds, for each module,
-//! `base_model.model.<path>.lora_A.weight` `[r, in]` and `….lora_B.weight` `[out, r]`. What this library does not
-//! compute (DoRA, trained biases, whole modules, other methods) is refused, never left out.
+//! `base_model.model.<path>.lora_A.weight` `[r, in]` and `….lora_B.weight` `[out, r]`, for the embedding
+//! `….lora_embedding_A` and `….lora_embedding_B`. What this library does not compute (DoRA, trained biases, whole
+//! modules, other methods) is refused, never left out. mlx-lm's folders are read too.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::adapter_tensors::pairs;
 use super::lora::{LoraConfig, LoraModule, Targets};
-use super::tensors::{read_tensors, write_tensors};
+use super::mlx_adapter;
+use super::peft_config::Fields;
+use super::tensors::{transposed, write_tensors};
 use crate::atomic;
 use crate::backend::Device;
-use crate::models::{AdapterParameters, LinearModule};
-use crate::tensor::{DType, HostTensor};
+use crate::models::{AdapterParameters, LinearModule, Weights};
+use crate::tensor::HostTensor;
 use crate::{Error, Result};
 
 /// The file of the configuration.
 pub const CONFIG_FILE: &str = "adapter_config.json";
 /// The file of the tensors.
 pub const TENSOR_FILE: &str = "adapter_model.safetensors";
-const PREFIX: &str = "base_model.model.";
-/// Fields that are read, or that say nothing about what the adapter computes.
-const KNOWN: [&str; 15] = [
-    "alpha_pattern",
-    "auto_mapping",
-    "corda_config",
-    "ensure_weight_tying",
-    "eva_config",
-    "exclude_modules",
-    "inference_mode",
-    "init_lora_weights",
-    "layers_pattern",
-    "layers_to_transform",
-    "loftq_config",
-    "lora_ga_config",
-    "rank_pattern",
-    "target_modules",
-    "use_rslora",
-];
-
+/// The tensor file of older PEFT versions, a pickle.
+const PICKLE: &str = "adapter_model.bin";
+pub(super) const PREFIX: &str = "base_model.model.";
 /// The pair of one module.
 #[derive(Debug, Clone)]
 pub struct AdapterModule {
-    /// Path of the linear layer.
+    /// Path of the linear layer, or of the embedding.
     pub path: String,
-    /// A `[r, in]`, f32.
+    /// A `[r, in]`, f32; of the embedding `[r, tokens]`.
     pub a: HostTensor,
     /// B `[out, r]`, f32.
     pub b: HostTensor,
     /// Factor of B·A.
     pub scale: f64,
+    /// Whether it is the embedding, of whose A a token picks a column.
+    pub is_embedding: bool,
+}
+
+/// A copy of a base weight that an adapter's file holds beside the pairs, as PEFT saves it for an adapted embedding or
+/// head.
+#[derive(Debug, Clone)]
+pub struct BaseCopy {
+    /// Path of the module.
+    pub path: String,
+    /// The weight as stored.
+    pub weight: HostTensor,
 }
 
 /// A LoRA adapter in host memory.
@@ -63,33 +61,62 @@ pub struct Adapter {
     pub base_model: Option<String>,
     /// The pairs.
     pub modules: Vec<AdapterModule>,
+    /// Copies of base weights, which must be those of the model in use ([`Adapter::check_copies`]).
+    pub copies: Vec<BaseCopy>,
 }
 
 impl Adapter {
-    /// Reads an adapter's folder.
+    /// Reads an adapter's folder, as PEFT or mlx-lm writes it.
     pub fn load(folder: &Path) -> Result<Self> {
         let config_path = folder.join(CONFIG_FILE);
         let tensor_path = folder.join(TENSOR_FILE);
-        if !config_path.exists() || !tensor_path.exists() {
+        let mlx_path = folder.join(mlx_adapter::TENSOR_FILE);
+        if folder.is_file() {
+            let message = format!("is a file; pass the folder that holds it and {CONFIG_FILE}");
+            return Err(Error::file(folder, message));
+        }
+        let has_tensors = tensor_path.exists() || mlx_path.exists();
+        if !has_tensors && folder.join(PICKLE).exists() {
+            let message = format!(
+                "is a pickle, which can run code and is not read; save the adapter again with PEFT's \
+                 save_pretrained, which writes {TENSOR_FILE}"
+            );
+            return Err(Error::file(folder.join(PICKLE), message));
+        }
+        if !config_path.exists() || !has_tensors {
             let message = format!("is no adapter folder: it must hold {CONFIG_FILE} and {TENSOR_FILE}");
             return Err(Error::file(folder, message));
         }
-        let text = std::fs::read(&config_path).map_err(|source| Error::io(&config_path, "read", source))?;
-        let value: Value = serde_json::from_slice(&text)
+        let bytes = std::fs::read(&config_path).map_err(|source| Error::io(&config_path, "read", source))?;
+        // Editors on Windows put a byte-order mark before the text.
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        let value: Value = serde_json::from_slice(text)
             .map_err(|error| Error::file(&config_path, format!("is no JSON: {error}")))?;
+        if !tensor_path.exists() {
+            return mlx_adapter::read(&config_path, &value, &mlx_path);
+        }
         let fields = Fields { path: &config_path, value: &value };
         fields.refuse_other_methods()?;
         let config = fields.lora()?;
         let base_model = value["base_model_name_or_path"].as_str().map(str::to_owned);
-        let modules = pairs(&tensor_path, &config)?;
-        Ok(Self { config, base_model, modules })
+        let (modules, copies) = pairs(&tensor_path, &config)?;
+        let has = |part: &str| modules.iter().any(|module| module.path.ends_with(part));
+        if value["ensure_weight_tying"] == true && has("embed_tokens") != has("lm_head") {
+            let message = "asks that embedding and head share one adapter, which is not supported; the adapter is \
+                           not loaded";
+            return Err(Error::file_at(&config_path, "ensure_weight_tying", message));
+        }
+        Ok(Self { config, base_model: base_model.filter(|name| !name.is_empty()), modules, copies })
     }
 
     /// Writes an adapter's folder, which must exist. Each file is replaced as a whole.
     pub fn save(&self, folder: &Path) -> Result<()> {
         let mut tensors = Vec::new();
         for module in &self.modules {
-            let name = |part: &str| format!("{PREFIX}{}.lora_{part}.weight", module.path);
+            let name = |part: &str| match module.is_embedding {
+                true => format!("{PREFIX}{}.lora_embedding_{part}", module.path),
+                false => format!("{PREFIX}{}.lora_{part}.weight", module.path),
+            };
             tensors.extend([(name("A"), module.a.clone()), (name("B"), module.b.clone())]);
         }
         write_tensors(&folder.join(TENSOR_FILE), &tensors)?;
@@ -119,15 +146,50 @@ impl Adapter {
         Ok(())
     }
 
+    /// Checks that the copies of base weights in the adapter's file are the weights of this model. Others would have to
+    /// replace them, as after training with a larger vocabulary.
+    pub fn check_copies(&self, weights: &Weights) -> Result<()> {
+        for copy in &self.copies {
+            let name = format!("{}.weight", copy.path);
+            let tied = copy.path == "lm_head" && !weights.contains(&name);
+            let name = if tied { "model.embed_tokens.weight" } else { &name };
+            let place = || format!("adapter's copy of {}", copy.path);
+            let shape = copy.weight.shape().dims();
+            if weights.shape(name).is_some_and(|found| found != shape) {
+                let message = format!(
+                    "has shape {shape:?}, but the model's weight has {:?}; the adapter was trained on a model of another \
+                     vocabulary: use that model",
+                    weights.shape(name).unwrap_or_default()
+                );
+                return Err(Error::invalid(place(), message));
+            }
+            if weights.load(name, shape, copy.weight.dtype())?.bytes() != copy.weight.bytes() {
+                let message = "differs from the model's weight; the adapter was trained on another model: use that \
+                               model";
+                return Err(Error::invalid(place(), message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns true if the adapter changes nothing, as before its first training step: A or B of every module is zero.
+    pub fn does_nothing(&self) -> bool {
+        let zero = |tensor: &HostTensor| {
+            tensor.as_slice::<f32>().is_ok_and(|values| values.iter().all(|x| *x == 0.0))
+        };
+        self.modules.iter().all(|module| zero(&module.b) || zero(&module.a))
+    }
+
     /// Places the adapter on a device, frozen, for a decoder to use.
     pub fn on(&self, device: &Device) -> Result<AdapterParameters> {
         let mut parameters = AdapterParameters::default();
         for module in &self.modules {
             let place =
                 |part: &str, value| device.parameter(format!("{}.lora_{part}", module.path), value, false);
+            let a = if module.is_embedding { transposed(&module.a)? } else { module.a.clone() };
             parameters.insert(
                 module.path.clone(),
-                place("A", &module.a)?,
+                place("A", &a)?,
                 place("B", &module.b)?,
                 module.scale as f32,
             );
@@ -143,6 +205,7 @@ impl Adapter {
             out_features: module.b.shape()[0],
             rank: module.a.shape()[0],
             scale: module.scale,
+            is_embedding: module.is_embedding,
         };
         self.modules.iter().map(module).collect()
     }
@@ -160,6 +223,8 @@ impl Adapter {
         let number = |x: f64| if x.fract() == 0.0 { json!(x as i64) } else { json!(x) };
         let alphas: Map<String, Value> =
             config.alpha_pattern.iter().map(|(k, v)| (k.clone(), number(*v))).collect();
+        let ranks: Map<String, Value> =
+            config.rank_pattern.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         // The shortest decimal that is this f32, not that of its f64 neighbour.
         let dropout: f64 = config.dropout.to_string().parse().unwrap_or(0.0);
         json!({
@@ -180,7 +245,7 @@ impl Adapter {
             "modules_to_save": null,
             "peft_type": "LORA",
             "r": config.rank,
-            "rank_pattern": config.rank_pattern,
+            "rank_pattern": ranks,
             "revision": null,
             "target_modules": targets,
             "task_type": "CAUSAL_LM",
@@ -202,221 +267,9 @@ impl Adapter {
     }
 }
 
-/// A PEFT configuration with the file that it came from.
-struct Fields<'a> {
-    path: &'a Path,
-    value: &'a Value,
-}
-
-impl Fields<'_> {
-    fn wrong(&self, key: &str, message: impl Into<String>) -> Error {
-        Error::file_at(self.path, key, message)
-    }
-
-    fn refuse_other_methods(&self) -> Result<()> {
-        let kind = self.value["peft_type"].as_str().unwrap_or("nothing");
-        if kind != "LORA" {
-            return Err(self.wrong("peft_type", format!("is {kind}; only LORA adapters can be used")));
-        }
-        let unset = |key: &str| match &self.value[key] {
-            Value::Null | Value::Bool(false) => true,
-            Value::Array(list) => list.is_empty(),
-            Value::Object(map) => map.is_empty(),
-            _ => false,
-        };
-        for (key, what) in [
-            ("use_dora", "DoRA"),
-            ("fan_in_fan_out", "transposed weights"),
-            ("lora_bias", "a bias on B"),
-            ("modules_to_save", "modules trained as a whole"),
-            ("trainable_token_indices", "trained token embeddings"),
-            ("target_parameters", "adapted parameters that are no linear layer"),
-            ("layer_replication", "replicated layers"),
-            ("use_qalora", "QA-LoRA"),
-            ("alora_invocation_tokens", "activated LoRA"),
-            ("arrow_config", "routed adapters"),
-            ("use_bdlora", "block-diagonal LoRA"),
-            ("kasa_config", "KaSA"),
-            ("megatron_config", "layers of Megatron"),
-        ] {
-            if !unset(key) {
-                let message = format!("asks for {what}, which is not supported; the adapter is not loaded");
-                return Err(self.wrong(key, message));
-            }
-        }
-        // PEFT's other ways (PiSSA, OLoRA, CorDA, LoftQ) take something out of the base model's weights, again whenever
-        // the adapter is loaded.
-        let init = &self.value["init_lora_weights"];
-        let same_base = matches!(init.as_str(), Some("gaussian" | "eva" | "orthogonal"));
-        if !(init.is_null() || init.is_boolean() || same_base) {
-            let message = format!(
-                "is {init}, which changes the base model's weights; convert the adapter with PEFT first"
-            );
-            return Err(self.wrong("init_lora_weights", message));
-        }
-        if let Some(other) = self.value["bias"].as_str().filter(|bias| *bias != "none") {
-            return Err(self.wrong("bias", format!("is '{other}': trained biases are not supported")));
-        }
-        self.refuse_unknown_switches()
-    }
-
-    /// A variant that PEFT gains later is told by a switch that is on or a configuration of its own.
-    fn refuse_unknown_switches(&self) -> Result<()> {
-        let Some(fields) = self.value.as_object() else { return Ok(()) };
-        for (key, value) in fields {
-            let on = match value {
-                Value::Bool(on) => *on,
-                Value::Array(list) => !list.is_empty(),
-                Value::Object(map) => !map.is_empty(),
-                _ => false,
-            };
-            if on && !KNOWN.contains(&key.as_str()) {
-                let message = "is not known and may change what the adapter computes, so it is not loaded; remove it from the \
-                               file if it does not";
-                return Err(self.wrong(key, message));
-            }
-        }
-        Ok(())
-    }
-
-    fn number(&self, key: &str, default: f64) -> Result<f64> {
-        match &self.value[key] {
-            Value::Null => Ok(default),
-            value => value.as_f64().ok_or_else(|| self.wrong(key, format!("is {value}, must be a number"))),
-        }
-    }
-
-    fn names(&self, key: &str) -> Result<Vec<String>> {
-        match &self.value[key] {
-            Value::Null => Ok(Vec::new()),
-            Value::String(one) => Ok(vec![one.clone()]),
-            value => serde_json::from_value(value.clone())
-                .map_err(|_| self.wrong(key, format!("is {value}, must be a list of names"))),
-        }
-    }
-
-    fn lora(&self) -> Result<LoraConfig> {
-        let rank = self.number("r", 8.0)?;
-        if rank < 1.0 || rank.fract() != 0.0 || rank > 1e6 {
-            return Err(self.wrong("r", format!("is {rank}, must be a whole number from 1 on")));
-        }
-        let targets = match &self.value["target_modules"] {
-            Value::String(word) if word == "all-linear" => Targets::AllLinear,
-            Value::String(expression) => Targets::Regex(expression.clone()),
-            _ => Targets::List(self.names("target_modules")?),
-        };
-        let alphas = match &self.value["alpha_pattern"] {
-            Value::Null => BTreeMap::new(),
-            value => serde_json::from_value(value.clone())
-                .map_err(|_| self.wrong("alpha_pattern", "must map names to numbers"))?,
-        };
-        let layers = match &self.value["layers_to_transform"] {
-            Value::Null => None,
-            value => {
-                let list = if value.is_number() { json!([value]) } else { value.clone() };
-                let wrong = |_| self.wrong("layers_to_transform", "must be a list of layer numbers");
-                Some(serde_json::from_value(list).map_err(wrong)?)
-            }
-        };
-        let ranks = match &self.value["rank_pattern"] {
-            Value::Null => BTreeMap::new(),
-            value => serde_json::from_value(value.clone())
-                .map_err(|_| self.wrong("rank_pattern", "must map names to whole numbers from 1 on"))?,
-        };
-        let rslora = match &self.value["use_rslora"] {
-            Value::Null => false,
-            value => value
-                .as_bool()
-                .ok_or_else(|| self.wrong("use_rslora", format!("is {value}, must be true or false")))?,
-        };
-        let config = LoraConfig {
-            rank: rank as usize,
-            alpha: self.number("lora_alpha", 8.0)?,
-            dropout: self.number("lora_dropout", 0.0)? as f32,
-            rslora,
-            targets,
-            exclude: self.names("exclude_modules")?,
-            rank_pattern: ranks,
-            alpha_pattern: alphas,
-            layers,
-            seed: 0,
-        };
-        config.validate().map_err(|error| Error::file(self.path, error.to_string()))?;
-        Ok(config)
-    }
-}
-
-/// The pairs of a tensor file, with the scales that the configuration gives them.
-fn pairs(path: &Path, config: &LoraConfig) -> Result<Vec<AdapterModule>> {
-    let mut found: BTreeMap<String, [Option<HostTensor>; 2]> = BTreeMap::new();
-    for (name, tensor) in read_tensors(path)? {
-        let parts = name.strip_prefix(PREFIX).and_then(|rest| {
-            let part = |suffix, index| rest.strip_suffix(suffix).map(|path: &str| (path.to_owned(), index));
-            part(".lora_A.weight", 0).or_else(|| part(".lora_B.weight", 1))
-        });
-        let Some((module, index)) = parts else {
-            let message = "is no lora_A or lora_B weight; the adapter is of a kind that is not supported and is not loaded";
-            return Err(Error::file_at(path, name, message));
-        };
-        if tensor.shape().rank() != 2 || !tensor.dtype().is_float() {
-            return Err(Error::file_at(
-                path,
-                name,
-                format!("is {}, must be a matrix of real numbers", tensor.spec()),
-            ));
-        }
-        let tensor = tensor.cast(DType::F32);
-        if let Some(at) = tensor.as_slice::<f32>()?.iter().position(|x| !x.is_finite()) {
-            return Err(Error::file_at(
-                path,
-                name,
-                format!("element {at} is not a finite number; the file is damaged"),
-            ));
-        }
-        found.entry(module).or_default()[index] = Some(tensor);
-    }
-    if found.is_empty() {
-        return Err(Error::file(path, "holds no tensors"));
-    }
-    let modules: Vec<LinearModule> = found
-        .iter()
-        .map(|(module, [a, b])| {
-            let (Some(a), Some(b)) = (a, b) else {
-                let missing = if a.is_none() { "lora_A" } else { "lora_B" };
-                return Err(Error::file_at(
-                    path,
-                    module.as_str(),
-                    format!("has no {missing}; the file is incomplete"),
-                ));
-            };
-            if a.shape()[0] != b.shape()[1] {
-                let message = format!("A is {} and B is {}: their ranks differ", a.spec(), b.spec());
-                return Err(Error::file_at(path, module.as_str(), message));
-            }
-            let (in_features, out_features) = (a.shape()[1], b.shape()[0]);
-            Ok(LinearModule { path: module.clone(), in_features, out_features, layer: None, is_head: false })
-        })
-        .collect::<Result<_>>()?;
-    // Ranks and alphas by the configuration's patterns; which modules there are, the file says.
-    let everything =
-        LoraConfig { targets: Targets::AllLinear, layers: None, exclude: Vec::new(), ..config.clone() };
-    let resolved = everything.resolve(&modules)?;
-    found
-        .into_iter()
-        .zip(resolved)
-        .map(|((module, [a, b]), wanted)| {
-            let (a, b) = (a.expect("checked above"), b.expect("checked above"));
-            if a.shape()[0] != wanted.rank {
-                let message = format!("has rank {}, the configuration says {}", a.shape()[0], wanted.rank);
-                return Err(Error::file_at(path, module, message));
-            }
-            Ok(AdapterModule { path: module, a, b, scale: wanted.scale })
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::tensors::read_tensors;
     use super::*;
 
     fn tensor(seed: u32, shape: [usize; 2]) -> HostTensor {
@@ -430,16 +283,17 @@ mod tests {
             a: tensor(1, [rank, 6]),
             b: tensor(2, [10, rank]),
             scale,
+            is_embedding: false,
         };
         let config = LoraConfig {
             rank: 4,
             alpha: 8.0,
             dropout: 0.1,
-            rank_pattern: [("down_proj".to_owned(), 2)].into(),
+            rank_pattern: vec![("down_proj".to_owned(), 2)],
             ..LoraConfig::default()
         };
         let modules = vec![module("mlp.down_proj", 2, 4.0), module("self_attn.q_proj", 4, 2.0)];
-        Adapter { config, base_model: Some("a/b".into()), modules }
+        Adapter { config, base_model: Some("a/b".into()), modules, copies: Vec::new() }
     }
 
     fn saved() -> tempfile::TempDir {
@@ -560,6 +414,7 @@ mod tests {
             out_features,
             layer: Some(0),
             is_head: false,
+            is_embedding: false,
         };
         adapter().check(&[linear("mlp.down_proj", 10), linear("self_attn.q_proj", 10)]).unwrap();
         let error =
