@@ -5,7 +5,7 @@ use std::path::Path;
 
 use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::data::{examples, read_jsonl, read_text};
-use metal_candle::training::{Example, Record, evaluate, windows, write_logits};
+use metal_candle::training::{Example, Record, evaluate, exact_answers, windows, write_logits};
 use serde_json::json;
 
 use crate::args::EvalArgs;
@@ -37,12 +37,24 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
         write_logits(&loaded.decoder, adapter.as_ref(), &examples, &options, path)?;
         session.note(format!("logits of {} positions: {}", result.tokens, path.display()));
     }
+    let exact = args
+        .exact
+        .then(|| exact_answers(&loaded.decoder, adapter.as_ref(), &examples, &options, &stop, &|_, _| ()))
+        .transpose()?;
     if args.json {
-        let result = json!({"loss": result.loss, "perplexity": result.perplexity(), "tokens": result.tokens});
+        let mut result =
+            json!({"loss": result.loss, "perplexity": result.perplexity(), "tokens": result.tokens});
+        if let Some(exact) = exact {
+            result["exact"] = exact.exact.into();
+            result["examples"] = exact.examples.into();
+        }
         return print_line(&result.to_string());
     }
+    let exact = exact.map_or(String::new(), |exact| {
+        format!("  exact answers {} of {} ({:.0} %)", exact.exact, exact.examples, 100.0 * exact.share())
+    });
     print_line(&format!(
-        "loss {:.4}  perplexity {:.3}  tokens {}",
+        "loss {:.4}  perplexity {:.3}  tokens {}{exact}",
         result.loss,
         result.perplexity(),
         result.tokens
