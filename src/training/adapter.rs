@@ -423,4 +423,161 @@ mod tests {
         let error = adapter().check(&[linear("mlp.down_proj", 10)]).unwrap_err().to_string();
         assert!(error.contains("q_proj: is no linear layer of this model"), "{error}");
     }
+
+    fn write_named(folder: &Path, file: &str, tensors: &[(&str, HostTensor)]) {
+        let tensors: Vec<_> =
+            tensors.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.clone())).collect();
+        write_tensors(&folder.join(file), &tensors).unwrap();
+    }
+
+    #[test]
+    fn an_adapted_embedding_and_head_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut adapter = adapter();
+        adapter.config.targets = Targets::List(vec!["embed_tokens".into(), "lm_head".into()]);
+        adapter.config.rank_pattern.clear();
+        let module = |path: &str, a: [usize; 2], b: [usize; 2]| AdapterModule {
+            path: path.into(),
+            a: tensor(3, a),
+            b: tensor(4, b),
+            scale: 2.0,
+            is_embedding: path.ends_with("embed_tokens"),
+        };
+        adapter.modules =
+            vec![module("lm_head", [4, 6], [20, 4]), module("model.embed_tokens", [4, 20], [6, 4])];
+        adapter.save(folder.path()).unwrap();
+        let names: Vec<String> = read_tensors(&folder.path().join(TENSOR_FILE))
+            .unwrap()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        let expected = [
+            "base_model.model.lm_head.lora_A.weight",
+            "base_model.model.lm_head.lora_B.weight",
+            "base_model.model.model.embed_tokens.lora_embedding_A",
+            "base_model.model.model.embed_tokens.lora_embedding_B",
+        ];
+        assert_eq!(names, expected);
+        let loaded = Adapter::load(folder.path()).unwrap();
+        let found: Vec<(&str, bool)> =
+            loaded.modules.iter().map(|m| (m.path.as_str(), m.is_embedding)).collect();
+        assert_eq!(found, [("lm_head", false), ("model.embed_tokens", true)]);
+        assert_eq!(loaded.modules[1].a.bytes(), adapter.modules[1].a.bytes());
+        // Tied adapters are PEFT's ensure_weight_tying; a file that has one of the two relies on it.
+        change(folder.path(), "ensure_weight_tying", json!(true));
+        Adapter::load(folder.path()).unwrap();
+        adapter.modules.remove(0);
+        adapter.save(folder.path()).unwrap();
+        change(folder.path(), "ensure_weight_tying", json!(true));
+        let error = Adapter::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("(ensure_weight_tying)"), "{error}");
+    }
+
+    #[test]
+    fn tensors_that_the_configuration_does_not_name_are_refused() {
+        let folder = saved();
+        change(folder.path(), "target_modules", json!(["down_proj"]));
+        let error = Adapter::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("q_proj): has an adapter here, but target_modules"), "{error}");
+        change(folder.path(), "target_modules", json!(r"model\.layers\.0\..*"));
+        Adapter::load(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn copies_of_base_weights_must_be_those_of_the_model() {
+        let folder = saved();
+        let mut tensors = read_tensors(&folder.path().join(TENSOR_FILE)).unwrap();
+        let copy = |values: &[f32]| HostTensor::from_slice(values, [2, 2]).unwrap();
+        tensors.push(("base_model.model.lm_head.base_layer.weight".into(), copy(&[1.0, 2.0, 3.0, 4.0])));
+        write_tensors(&folder.path().join(TENSOR_FILE), &tensors).unwrap();
+        let adapter = Adapter::load(folder.path()).unwrap();
+        assert_eq!((adapter.modules.len(), adapter.copies.len()), (2, 1));
+        let base = tempfile::tempdir().unwrap();
+        let check = |name: &str, weight: HostTensor| {
+            write_named(base.path(), "model.safetensors", &[(name, weight)]);
+            adapter.check_copies(&Weights::open(base.path()).unwrap()).map_err(|error| error.to_string())
+        };
+        check("lm_head.weight", copy(&[1.0, 2.0, 3.0, 4.0])).unwrap();
+        // A tied head is the embedding.
+        check("model.embed_tokens.weight", copy(&[1.0, 2.0, 3.0, 4.0])).unwrap();
+        let error = check("lm_head.weight", copy(&[1.0, 2.0, 3.0, 5.0])).unwrap_err();
+        assert!(error.contains("adapter's copy of lm_head: differs from the model's weight"), "{error}");
+        let larger = HostTensor::from_slice(&[0.0; 6], [3, 2]).unwrap();
+        let error = check("lm_head.weight", larger).unwrap_err();
+        assert!(error.contains("has shape [2, 2]") && error.contains("another vocabulary"), "{error}");
+    }
+
+    #[test]
+    fn pickles_are_refused_and_byte_order_marks_are_not() {
+        let folder = saved();
+        let path = folder.path().join(CONFIG_FILE);
+        let text = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [b"\xef\xbb\xbf", text.as_slice()].concat()).unwrap();
+        assert_eq!(Adapter::load(folder.path()).unwrap().modules.len(), 2);
+        let file = folder.path().join(TENSOR_FILE);
+        let error = Adapter::load(&file).unwrap_err().to_string();
+        assert!(error.contains("is a file; pass the folder"), "{error}");
+        std::fs::rename(file, folder.path().join(PICKLE)).unwrap();
+        let error = Adapter::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("adapter_model.bin") && error.contains("save_pretrained"), "{error}");
+    }
+
+    #[test]
+    fn an_untrained_adapter_does_nothing() {
+        let mut adapter = adapter();
+        assert!(!adapter.does_nothing());
+        adapter.modules[0].b = HostTensor::zeros(adapter.modules[0].b.spec().clone());
+        assert!(!adapter.does_nothing());
+        adapter.modules[1].a = HostTensor::zeros(adapter.modules[1].a.spec().clone());
+        assert!(adapter.does_nothing());
+    }
+
+    /// mlx-lm's pairs are PEFT's transposed, also where a layer is square, and its scale is the factor itself.
+    #[test]
+    fn adapters_of_mlx_lm_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (tensor(1, [6, 2]), tensor(2, [2, 6]));
+        let name = |part: &str| format!("model.layers.1.self_attn.q_proj.lora_{part}");
+        let (name_a, name_b) = (name("a"), name("b"));
+        let write = |config: Value, more: &[(&str, HostTensor)]| {
+            std::fs::write(folder.path().join(CONFIG_FILE), config.to_string()).unwrap();
+            let mut tensors = vec![(name_a.as_str(), a.clone()), (name_b.as_str(), b.clone())];
+            tensors.extend_from_slice(more);
+            write_named(folder.path(), mlx_adapter::TENSOR_FILE, &tensors);
+            Adapter::load(folder.path())
+        };
+        let config = || {
+            json!({"fine_tune_type": "lora", "model": "org/base", "num_layers": 16,
+                "lora_parameters": {"rank": 2, "scale": 20.0, "dropout": 0.25}})
+        };
+        let adapter = write(config(), &[]).unwrap();
+        assert_eq!((adapter.base_model.as_deref(), adapter.config.dropout), (Some("org/base"), 0.25));
+        let module = &adapter.modules[0];
+        assert_eq!(
+            (module.path.as_str(), module.scale, module.is_embedding),
+            ("model.layers.1.self_attn.q_proj", 20.0, false)
+        );
+        assert_eq!(module.a.bytes(), transposed(&a).unwrap().bytes());
+        assert_eq!(module.b.bytes(), transposed(&b).unwrap().bytes());
+        // As PEFT's files it computes the same.
+        let peft = tempfile::tempdir().unwrap();
+        adapter.save(peft.path()).unwrap();
+        let again = Adapter::load(peft.path()).unwrap();
+        assert_eq!((again.modules[0].scale, again.modules[0].a.bytes()), (20.0, module.a.bytes()));
+
+        let refused = |key: &str, value: Value| {
+            let mut config = config();
+            match key {
+                "scale" | "rank" => config["lora_parameters"][key] = value,
+                _ => config[key] = value,
+            }
+            write(config, &[]).unwrap_err().to_string()
+        };
+        assert!(refused("fine_tune_type", json!("dora")).contains("(fine_tune_type): is dora"));
+        assert!(refused("fine_tune_type", json!("full")).contains("is full"));
+        assert!(refused("scale", json!(null)).contains("(lora_parameters.scale)"));
+        assert!(refused("rank", json!(8)).contains("is 8, but the tensors have rank 2"));
+        let error = write(config(), &[("model.layers.1.self_attn.q_proj.m", tensor(1, [1, 6]))]).unwrap_err();
+        assert!(error.to_string().contains("q_proj.m): is neither lora_a nor lora_b"), "{error}");
+    }
 }

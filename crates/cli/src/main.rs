@@ -1,5 +1,6 @@
 //! The `metal-candle` command-line tool.
 
+mod adapter_source;
 mod args;
 mod bench;
 mod builtin;
