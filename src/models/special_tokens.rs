@@ -83,9 +83,14 @@ impl SpecialTokens {
     /// decoded. Replaces the post-processor where the flags of `tokenizer_config.json` ask for it.
     pub(super) fn apply(&self, tokenizer: &mut Tokenizer) -> Result<()> {
         let special = self.special();
+        let existing = tokenizer.get_added_tokens_decoder();
+        let is_special = |id: u32| existing.get(&id).is_some_and(|token| token.special);
+        // The id that the tokenizer gives to the next token that is not in its vocabulary.
+        let after_added = existing.keys().max().map_or(0, |last| last + 1);
+        let mut next = after_added.max(tokenizer.get_vocab_size(false) as u32);
+        let mut new = Vec::new();
         for (id, token) in self.added_tokens(&special)? {
             let known = tokenizer.token_to_id(&token.content);
-            let next = tokenizer.get_vocab_size(true) as u32;
             if known.unwrap_or(next) != id {
                 let found =
                     known.map_or_else(|| format!("would become {next}"), |known| format!("is {known}"));
@@ -96,26 +101,20 @@ impl SpecialTokens {
                 );
                 continue;
             }
-            self.add(tokenizer, token)?;
-        }
-        for content in special {
-            if tokenizer.token_to_id(&content).is_some() {
-                self.add(tokenizer, AddedToken::from(content, true).normalized(false))?;
+            next += u32::from(known.is_none());
+            if !existing.contains_key(&id) || token.special && !is_special(id) {
+                new.push(token);
             }
         }
-        self.apply_flags(tokenizer)
-    }
-
-    fn add(&self, tokenizer: &mut Tokenizer, token: AddedToken) -> Result<()> {
-        let id = tokenizer.token_to_id(&token.content);
-        let decoder = tokenizer.get_added_tokens_decoder();
-        if let Some(existing) = id.and_then(|id| decoder.get(&id))
-            && (existing.special || !token.special)
-        {
-            return Ok(());
+        for content in special {
+            let is_known = tokenizer.token_to_id(&content).is_some_and(|id| !is_special(id));
+            if is_known && !new.iter().any(|token| token.content == content) {
+                new.push(AddedToken::from(content, true).normalized(false));
+            }
         }
         let failed = |e| Error::file(&self.folder, format!("special tokens cannot be added: {e}"));
-        tokenizer.add_tokens([token]).map(|_| ()).map_err(failed)
+        tokenizer.add_tokens(new).map_err(failed)?;
+        self.apply_flags(tokenizer)
     }
 
     /// The texts of all tokens that have a role or are listed as special.

@@ -20,6 +20,8 @@ const HEAD: &str = "lm_head";
 const PROBE: usize = 16;
 /// From this relative error on an update is mostly rounding.
 const MOSTLY_LOST: f64 = 0.5;
+/// Below this share of the update that is left in the stored weights, the merge is refused.
+const LEAST_KEPT: f64 = 0.1;
 
 /// How well a merge kept the adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,12 +85,12 @@ pub fn merge(
         .map_err(|source| Error::io(parent, "write into", source))?;
     let untied = files.config.tie_embeddings
         && adapter.modules.iter().any(|module| module.path == HEAD || module.path == EMBEDDING);
-    let (tensors, mut report) = sums(files, adapter, untied, dtype, &|share| progress(0.6 * share))?;
-    write_tensors(&unfinished.path().join("model.safetensors"), &tensors)?;
-    drop(tensors);
     let config =
         ModelConfig { tie_embeddings: files.config.tie_embeddings && !untied, ..files.config.clone() };
     companions::write(files, &config, dtype, unfinished.path())?;
+    let (tensors, mut report) = sums(files, adapter, untied, dtype, &|share| progress(0.6 * share))?;
+    write_tensors(&unfinished.path().join("model.safetensors"), &tensors)?;
+    drop(tensors);
     progress(0.7);
     report.logits_error = verify(files, adapter, unfinished.path(), dtype)?;
     if out.exists() {
@@ -156,7 +158,7 @@ fn sums(
     }
     let mut report =
         MergeReport { modules: 0, worst_error: 0.0, worst_module: String::new(), logits_error: 0.0, untied };
-    let (mut tensors, mut used, mut changed) = (Vec::new(), Vec::new(), false);
+    let (mut tensors, mut used, mut kept) = (Vec::new(), Vec::new(), Kept::default());
     for (index, (name, source)) in names.iter().enumerate() {
         progress(index as f64 / names.len() as f64);
         let Some(shape) = weights.shape(source).map(<[usize]>::to_vec) else { continue };
@@ -171,11 +173,10 @@ fn sums(
             let message = "has another shape in this model; the adapter belongs to another one";
             return Err(Error::invalid(module.path.clone(), message));
         }
-        let (stored, error, differs) = stored(&base, module, &shape, dtype)?;
+        let (stored, error) = stored(&base, module, &shape, dtype, &mut kept)?;
         if error >= report.worst_error {
             (report.worst_error, report.worst_module) = (error, module.path.clone());
         }
-        changed |= differs;
         used.push(module.path.clone());
         tensors.push((name.clone(), stored));
     }
@@ -184,54 +185,73 @@ fn sums(
         return Err(Error::invalid(missing.path.clone(), message));
     }
     report.modules = used.len();
-    check_kept(adapter, &report, changed, dtype)?;
+    kept.check(&report, dtype)?;
     Ok((tensors, report))
 }
 
-/// A merged weight as it is stored, the relative error of its update, and whether it differs from the base as stored.
+/// How much of the updates is left in the stored weights: the projection of what changed on the updates. Independent
+/// rounding leaves it near 1, however large the rounding is. Updates that are too small to move a weight to the next
+/// number of the dtype leave it near 0.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Sum of change · update.
+    projection: f64,
+    /// Sum of update².
+    norm: f64,
+}
+
+impl Kept {
+    fn share(&self) -> f64 {
+        if self.norm > 0.0 { self.projection / self.norm } else { 1.0 }
+    }
+
+    /// Refuses a merge of which almost nothing is left, and warns where rounding is as large as the update.
+    fn check(&self, report: &MergeReport, dtype: DType) -> Result<()> {
+        if self.share() < LEAST_KEPT {
+            let message = format!(
+                "is smaller than the rounding of {dtype}: {:.0} % of it would be left in the stored weights; store the \
+                 model as f32, or keep the adapter apart",
+                100.0 * self.share().max(0.0)
+            );
+            return Err(Error::invalid("the adapter's update", message));
+        }
+        if report.worst_error > MOSTLY_LOST {
+            tracing::warn!(
+                "the update of {} is stored in {dtype} with a relative error of {:.2}: rounding is as large as the \
+                 update. Store the model as f32, or keep the adapter apart",
+                report.worst_module,
+                report.worst_error
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A merged weight as it is stored, and the relative error of its update.
 fn stored(
     base: &HostTensor,
     module: &AdapterModule,
     shape: &[usize],
     dtype: DType,
-) -> Result<(HostTensor, f64, bool)> {
+    kept: &mut Kept,
+) -> Result<(HostTensor, f64)> {
     let (sums, update) = merged(base, module)?;
     let stored = HostTensor::from_slice(&sums, shape)?.cast(dtype);
-    let back = stored.cast(DType::F32);
+    let (back, rounded) = (stored.cast(DType::F32), base.cast(dtype).cast(DType::F32));
+    let (back, rounded) = (back.as_slice::<f32>()?, rounded.as_slice::<f32>()?);
+    if let Some(at) = back.iter().position(|x| !x.is_finite()) {
+        let message =
+            format!("becomes {}, which {dtype} cannot hold; store the model as bf16 or f32", sums[at]);
+        return Err(Error::invalid(format!("merged weight of {}", module.path), message));
+    }
     let (mut lost, mut norm) = (0.0, 0.0);
-    for (((&stored, &base), update), sum) in
-        back.as_slice::<f32>()?.iter().zip(base.as_slice::<f32>()?).zip(&update).zip(&sums)
-    {
-        if !stored.is_finite() {
-            let message = format!("becomes {sum}, which {dtype} cannot hold; store the model as bf16 or f32");
-            return Err(Error::invalid(format!("merged weight of {}", module.path), message));
-        }
-        lost += (f64::from(stored) - f64::from(base) - update).powi(2);
+    for (index, (base, update)) in base.as_slice::<f32>()?.iter().zip(&update).enumerate() {
+        lost += (f64::from(back[index]) - f64::from(*base) - update).powi(2);
         norm += update * update;
+        kept.projection += (f64::from(back[index]) - f64::from(rounded[index])) * update;
     }
-    let error = if norm > 0.0 { (lost / norm).sqrt() } else { 0.0 };
-    let differs = stored.bytes() != base.cast(dtype).bytes();
-    Ok((stored, error, differs))
-}
-
-/// Refuses a merge of which nothing is left in the stored weights, and warns where rounding is large.
-fn check_kept(adapter: &Adapter, report: &MergeReport, changed: bool, dtype: DType) -> Result<()> {
-    if !changed && !adapter.does_nothing() {
-        let message = format!(
-            "is smaller than the rounding of {dtype} everywhere, so that nothing of it would be stored; store the model \
-             as f32"
-        );
-        return Err(Error::invalid("the adapter's update", message));
-    }
-    if report.worst_error > MOSTLY_LOST {
-        tracing::warn!(
-            "the update of {} is stored in {dtype} with a relative error of {:.2}: rounding is as large as the update. \
-             Store the model as f32, or keep the adapter apart",
-            report.worst_module,
-            report.worst_error
-        );
-    }
-    Ok(())
+    kept.norm += norm;
+    Ok((stored, if norm > 0.0 { (lost / norm).sqrt() } else { 0.0 }))
 }
 
 /// Opens the written folder and compares its tokens and logits with those of base + adapter. Returns the relative error
@@ -333,19 +353,38 @@ mod tests {
 
     #[test]
     fn what_a_dtype_cannot_hold_or_swallows_is_told() {
-        let weight = tensor(&[1.0, 1.0], [1, 2]);
-        let with = |size: f32, dtype| {
-            stored(&weight, &module(tensor(&[size, size], [1, 2]), tensor(&[1.0], [1, 1])), &[1, 2], dtype)
+        let with = |start: f32, size: f32, dtype| {
+            let (a, b) = (tensor(&[size; 1000], [1, 1000]), tensor(&[1.0], [1, 1]));
+            // Weights from 1 to 2, between which bf16 numbers are 2^-7 apart.
+            let weights: Vec<f32> = (0..1000).map(|i| start + i as f32 / 1000.0).collect();
+            let weights = HostTensor::from_slice(&weights, [1, 1000])?;
+            // As a folder of that dtype holds them.
+            let base = if start == 1.0 { weights.cast(dtype).cast(DType::F32) } else { weights };
+            let mut kept = Kept::default();
+            let (_, error) = stored(&base, &module(a, b), &[1, 1000], dtype, &mut kept)?;
+            Ok::<_, Error>((error, kept.share()))
         };
-        let error = with(40_000.0, DType::F16).unwrap_err().to_string();
-        assert!(
-            error.contains("merged weight of x") && error.contains("80001") && error.contains("f16"),
-            "{error}"
-        );
-        // Twice 1e-4 is a tenth of the distance between bf16 numbers at 1, 2^-8 below and 2^-7 above.
-        let (_, error, differs) = with(1e-4, DType::BF16).unwrap();
-        assert!(!differs && (error - 1.0).abs() < 1e-6, "{error}");
-        let (_, error, differs) = with(1e-4, DType::F32).unwrap();
-        assert!(differs && error < 1e-3, "{error}");
+        let error = with(1.0, 40_000.0, DType::F16).unwrap_err().to_string();
+        assert!(error.contains("merged weight of x: becomes 80001, which f16"), "{error}");
+        // Twice 1e-3 is a quarter of the distance: no weight moves.
+        let (error, kept) = with(1.0, 1e-3, DType::BF16).unwrap();
+        assert!((error - 1.0).abs() < 1e-5 && kept == 0.0, "{error} {kept}");
+        let report = |error| MergeReport {
+            modules: 1,
+            worst_error: error,
+            worst_module: "x".into(),
+            logits_error: 0.0,
+            untied: false,
+        };
+        let refused = Kept { projection: 0.01, norm: 1.0 }.check(&report(1.0), DType::BF16).unwrap_err();
+        assert!(refused.to_string().contains("smaller than the rounding of bf16: 1 % of it"), "{refused}");
+        Kept::default().check(&report(0.0), DType::BF16).unwrap();
+        // In f32 it is exact to a unit in the last place, 2^-23, of a half.
+        let (error, kept) = with(1.0, 1e-3, DType::F32).unwrap();
+        assert!(error < 1e-4 && (kept - 1.0).abs() < 1e-4, "{error} {kept}");
+        // Between bf16 numbers a quarter of the weights moves by the whole distance, so that the mean is right.
+        let (error, kept) = with(1.0 + 1e-6, 1e-3, DType::BF16).unwrap();
+        assert!(error > 1.0 && (kept - 1.0).abs() < 0.2, "{error} {kept}");
+        Kept { projection: kept, norm: 1.0 }.check(&report(error), DType::BF16).unwrap();
     }
 }
