@@ -274,8 +274,8 @@ fn parse_repository(text: &str) -> Option<Repository> {
     let files = json.get("siblings")?.as_array()?.iter().filter_map(|file| {
         let name = file.get("rfilename")?.as_str()?;
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
-        let file = name.strip_prefix(TEMPLATES).unwrap_or(name);
-        (file.chars().all(plain) && !file.is_empty() && !file.starts_with('.')).then(|| RemoteFile {
+        let last = name.strip_prefix(TEMPLATES).unwrap_or(name);
+        (last.chars().all(plain) && !last.is_empty() && !last.starts_with('.')).then(|| RemoteFile {
             name: name.to_owned(),
             size: file.get("size").and_then(serde_json::Value::as_u64),
             sha256: file.pointer("/lfs/sha256").and_then(|s| s.as_str()).map(str::to_ascii_lowercase),

@@ -231,7 +231,7 @@ fn training_goes_on_with_an_adapters_own_settings() {
             "start",
             "--json",
         ];
-        bench.run(&[&all, &["--steps", "2", "--out", "out"], more].concat(), "")
+        bench.run(&[&all[..], &["--steps", "2", "--out", "out"], more].concat(), "")
     };
     for (flag, value) in [
         ("--rank", "16"),

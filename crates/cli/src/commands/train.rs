@@ -85,7 +85,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
         Some(path) => encode(&data.valid, path)?,
         None => Vec::new(),
     };
-    let base = loaded.files.base_model.clone().or(Some(model));
+    let base = loaded.files.base_model.clone().or(Some(model.clone()));
     let mut trainer = match &start {
         Some(chosen) => {
             chosen.announce(&model, &loaded.files);
