@@ -1,5 +1,6 @@
 //! The `metal-candle` command-line tool.
 
+mod adapter_source;
 mod args;
 mod bench;
 mod builtin;
@@ -22,6 +23,7 @@ mod session;
 mod settings;
 mod snapshot;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -35,7 +37,12 @@ use crate::session::Session;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = if cli.verbose { "metal_candle=debug" } else { "warn" };
-    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).without_time().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .init();
     let interrupt = match Interrupt::install() {
         Ok(interrupt) => interrupt,
         Err(error) => return report(&error, &Interrupt::default()),

@@ -170,7 +170,8 @@ fn local(path: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-fn parse_hub(text: &str) -> Option<HubSource> {
+/// `org/name`, optionally `@revision` and `:file.gguf`.
+pub(crate) fn parse_hub(text: &str) -> Option<HubSource> {
     let (rest, file) = match text.split_once(':') {
         Some((rest, file)) => (rest, Some(file)),
         None => (text, None),

@@ -1,6 +1,5 @@
 //! The settings of a training run: flags over a TOML file over defaults.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -262,7 +261,7 @@ impl TrainFlags {
     /// The adapters to be made.
     pub(crate) fn lora(&self) -> Result<LoraConfig, Failure> {
         let base = LoraConfig::default();
-        let pairs = |key: &str, text: &Option<String>| -> Result<BTreeMap<String, f64>, Failure> {
+        let pairs = |key: &str, text: &Option<String>| -> Result<Vec<(String, f64)>, Failure> {
             let wrong = |item: &str| {
                 Failure::input(
                     format!("{key}: '{item}' is not NAME=NUMBER"),
@@ -276,7 +275,7 @@ impl TrainFlags {
             list(text).iter().map(|text| item(text)).collect()
         };
         let ranks = pairs("rank-pattern", &self.rank_pattern)?;
-        if let Some((name, rank)) = ranks.iter().find(|(_, rank)| rank.fract() != 0.0 || **rank < 1.0) {
+        if let Some((name, rank)) = ranks.iter().find(|(_, rank)| rank.fract() != 0.0 || *rank < 1.0) {
             return Err(Failure::input(
                 format!("rank-pattern: {name}={rank} is no rank"),
                 "use whole numbers from 1 on",

@@ -319,11 +319,12 @@ fn folder(files: &ModelFiles, session: &Session) -> anyhow::Result<(PathBuf, boo
     }
     let stem = files.path.file_stem().unwrap_or_default().to_string_lossy();
     let folder = cache::root()?.join("bench").join(format!("{stem}-f32"));
-    // The last file that is written says that the others are there.
-    let written = !folder.join("tokenizer_config.json").exists();
+    // The folder gets its name when it is complete.
+    let written = !folder.join("config.json").exists();
     if written {
         session.note(format!("writing the model in f32 for the peers: {}", folder.display()));
-        let none = Adapter { config: LoraConfig::default(), base_model: None, modules: Vec::new() };
+        let config = LoraConfig::default();
+        let none = Adapter { config, base_model: None, modules: Vec::new(), copies: Vec::new() };
         merge(files, &none, &folder, DType::F32, &|_| ())?;
     }
     Ok((folder, written))

@@ -7,11 +7,12 @@ use metal_candle::models::AdapterParameters;
 use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::data::{examples, read_jsonl};
 use metal_candle::training::{
-    Adapter, DataSet, Event, Example, Record, Summary, TrainOn, TrainOptions, Trainer, metrics,
+    DataSet, Event, Example, Record, Summary, TrainOn, TrainOptions, Trainer, metrics,
 };
 use serde_json::json;
 
 use super::generate::tokens;
+use crate::adapter_source::Chosen;
 use crate::args::TrainArgs;
 use crate::builtin;
 use crate::exact::ExactAnswers;
@@ -43,7 +44,13 @@ struct Data {
 
 pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let from_file = args.config.as_deref().map(TrainFlags::read).transpose()?.unwrap_or_default();
-    let flags = args.flags.clone().or(from_file).with_built_in_defaults().with_defaults();
+    let given = args.flags.clone().or(from_file);
+    let start = given.adapter.as_deref().map(|given| Chosen::open(given, session)).transpose()?;
+    let given = match &start {
+        Some(chosen) => chosen.settle(given)?,
+        None => given,
+    };
+    let flags = given.with_built_in_defaults().with_defaults();
     // Everything that can be wrong without the model is told before it is fetched and loaded.
     let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT))?;
     let lora = flags.lora()?;
@@ -51,7 +58,6 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let dtype = settings::dtype(flags.dtype.as_deref().unwrap_or("f32"))?;
     let device = settings::device(flags.device.as_deref().unwrap_or("auto"), flags.threads.unwrap_or(0))?;
     let train_on = settings::train_on(flags.train_on.as_deref().unwrap_or("completion"))?;
-    let start = flags.adapter.as_deref().map(Adapter::load).transpose()?;
     let out = flags.out.clone().unwrap_or_else(|| Path::new("adapters").join(&data.name));
     let flags = TrainFlags { out: Some(out.clone()), ..flags }.with_steps(data.train.len())?;
     let options = flags.options(args.resume)?;
@@ -79,10 +85,12 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
         Some(path) => encode(&data.valid, path)?,
         None => Vec::new(),
     };
-    let base = loaded.files.base_model.clone().or(Some(model));
+    let base = loaded.files.base_model.clone().or(Some(model.clone()));
     let mut trainer = match &start {
-        Some(adapter) => {
-            Trainer::from_adapter(&loaded.decoder, adapter, options.clone(), &train, &valid, &out)?
+        Some(chosen) => {
+            chosen.announce(&model, &loaded.files);
+            chosen.adapter.check_copies(&loaded.files.weights)?;
+            Trainer::from_adapter(&loaded.decoder, &chosen.adapter, options.clone(), &train, &valid, &out)?
         }
         None => Trainer::new(&loaded.decoder, lora, base, options.clone(), &train, &valid, &out)?,
     };
