@@ -134,8 +134,8 @@ pub(crate) fn usable(
     options: Options,
     session: &Session,
 ) -> bool {
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
-    let health = record.health(name, pinned, options.thorough);
+    let Some(name) = record.name_of(path) else { return false };
+    let health = record.health(&name, pinned, options.thorough);
     if health == Health::Damaged {
         session.once(&format!("{}: damaged since it was stored", path.display()));
     }

@@ -1,17 +1,21 @@
 //! The `metal-candle` command-line tool.
 
+mod aliases;
 mod args;
 mod bench;
 mod builtin;
 mod cache;
 mod commands;
+mod config_file;
 mod download;
 mod failure;
 mod fetch;
 mod hub;
 mod interrupt;
 mod model;
+mod model_name;
 mod model_source;
+mod output;
 mod pip;
 mod plot;
 mod profiling;
@@ -20,19 +24,21 @@ mod record;
 mod session;
 mod settings;
 mod snapshot;
+mod usage;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::args::{Cli, Command};
+use crate::args::Command;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::session::Session;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match usage::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let level = if cli.verbose { "metal_candle=debug" } else { "warn" };
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).without_time().init();
     let interrupt = match Interrupt::install() {
@@ -51,6 +57,8 @@ fn run(command: &Command, session: &Session) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(args, session),
         Command::Generate(args) => commands::generate::run(args, session),
         Command::Chat(args) => commands::chat::run(args, session),
+        Command::Run(args) => commands::run::run(args, session),
+        Command::List(args) => commands::list::run(args),
         Command::Eval(args) => commands::eval::run(args, session),
         Command::Merge(args) => commands::merge::run(args, session),
         Command::Pull(args) => commands::pull::run(args, session),
@@ -62,7 +70,5 @@ fn run(command: &Command, session: &Session) -> anyhow::Result<()> {
 
 /// One line of cause, one of advice.
 fn report(error: &anyhow::Error, interrupt: &Interrupt) -> ExitCode {
-    let failure = Failure::of(error, interrupt);
-    eprintln!("error: {}\n  try: {}", failure.cause, failure.advice);
-    ExitCode::from(failure.code as u8)
+    Failure::of(error, interrupt).report()
 }

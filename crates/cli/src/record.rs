@@ -66,6 +66,18 @@ impl Record {
         self.write()
     }
 
+    /// The names of all recorded files.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.content.files.keys().map(String::as_str)
+    }
+
+    /// The name under which a file of this folder is recorded.
+    pub(crate) fn name_of(&self, path: &Path) -> Option<String> {
+        let inside = path.strip_prefix(&self.folder).ok()?;
+        let parts: Option<Vec<&str>> = inside.components().map(|part| part.as_os_str().to_str()).collect();
+        Some(parts?.join("/"))
+    }
+
     /// The recorded files, if they are a whole model.
     pub(crate) fn whole(&self) -> Option<Vec<&str>> {
         self.content.whole.then(|| self.content.files.keys().map(String::as_str).collect())

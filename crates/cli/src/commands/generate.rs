@@ -13,6 +13,7 @@ use crate::session::{Session, print, print_line};
 
 pub(crate) fn run(args: &GenerateArgs, session: &Session) -> anyhow::Result<()> {
     let options = options(&args.sampling)?;
+    args.sampling.without_effect().into_iter().for_each(|text| session.note(text));
     let prompt = match &args.prompt {
         Some(prompt) => prompt.clone(),
         None => {
@@ -77,6 +78,13 @@ pub(crate) fn tokens(
     system: Option<&str>,
     raw: bool,
 ) -> anyhow::Result<Vec<u32>> {
+    if system.is_some() && (raw || loaded.files.chat_template.is_none()) {
+        return Err(Failure::input(
+            format!("--system: {} has no chat template to put it into", loaded.files.name),
+            "leave it out, or put its text into the prompt",
+        )
+        .into());
+    }
     let mut messages: Vec<Value> =
         system.map(|text| json!({"role": "system", "content": text})).into_iter().collect();
     messages.push(json!({"role": "user", "content": prompt}));
