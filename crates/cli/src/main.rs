@@ -8,6 +8,7 @@ mod cache;
 mod commands;
 mod config_file;
 mod download;
+mod exact;
 mod failure;
 mod fetch;
 mod hub;

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use metal_candle::inference::{GenerateOptions, Generator};
 use metal_candle::models::AdapterParameters;
+use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::data::{examples, read_jsonl};
 use metal_candle::training::{
-    Adapter, DataSet, Estimate, Event, Example, Record, RunFolder, Summary, TrainOptions, Trainer, metrics,
+    Adapter, DataSet, Estimate, Event, Example, Record, RunFolder, Summary, TrainOn, TrainOptions, Trainer,
+    metrics,
 };
 use serde_json::json;
 
@@ -14,6 +16,7 @@ use super::generate::tokens;
 use crate::args::TrainArgs;
 use crate::builtin;
 use crate::config_file;
+use crate::exact::ExactAnswers;
 use crate::failure::Failure;
 use crate::model::Loaded;
 use crate::output::{self, Mode, quoted};
@@ -25,6 +28,8 @@ use crate::settings::{self, TrainFlags};
 
 /// New tokens of the answers before and after.
 const SAMPLE_TOKENS: usize = 64;
+/// Number of held-out rows whose answers are compared before and after.
+const EXACT_ROWS: usize = 60;
 
 /// The data of a run before it is tokens.
 #[derive(Debug)]
@@ -33,6 +38,8 @@ struct Data {
     set: DataSet,
     train: Vec<Record>,
     valid: Vec<Record>,
+    /// Held-out rows with an answer, and their file: the test rows, or the validation rows where there are none.
+    held_out: (Vec<Record>, PathBuf),
     /// Held-out prompts for the answers before and after.
     prompts: Vec<String>,
 }
@@ -76,6 +83,8 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
 
     let samples = !args.no_samples && !args.json && !session.progress.is_quiet();
     let prompts: &[String] = if samples { &data.prompts } else { &[] };
+    let held_out = if args.no_samples { Vec::new() } else { request.held_out(&loaded, &options)? };
+    let exact_before = exact(&loaded, None, &held_out, &options, session)?;
     let before = answers(&loaded, None, prompts)?;
     begin(folder, &request, &mut trainer)?;
     let profiling = Profiling::begin(&args.profiling, &device);
@@ -87,13 +96,24 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     if summary.interrupted {
         return Err(interrupted(&summary, out).into());
     }
+    let trained = loaded.adapter(out)?;
+    let exact_after = exact(&loaded, Some(&trained), &held_out, &options, session)?;
+    let exact = exact_before.zip(exact_after);
     if args.json {
-        return print_line(&result(&summary, out, &reports).to_string());
+        return print_line(&result(&summary, out, &reports, exact.as_ref()).to_string());
     }
-    let after =
-        if prompts.is_empty() { Vec::new() } else { answers(&loaded, Some(&loaded.adapter(out)?), prompts)? };
+    let after = answers(&loaded, Some(&trained), prompts)?;
     for ((prompt, before), after) in prompts.iter().zip(&before).zip(&after) {
         print_line(&format!("\n  {prompt}\n  before: {}\n  after:  {}", indented(before), indented(after)))?;
+    }
+    if let Some((before, after)) = exact {
+        print_line(&format!(
+            "\nexact answers on {} held-out rows: {} before, {} after ({:.0} %)",
+            after.examples,
+            before.exact,
+            after.exact,
+            after.percent()
+        ))?;
     }
     print_line(&closing(&summary, out, &reports))
 }
@@ -112,9 +132,9 @@ impl Request {
             flags = flags.starting_from(adapter, &folder)?;
             adapter.config.dropout = flags.dropout.unwrap_or(adapter.config.dropout);
         }
-        let flags = flags.with_defaults();
+        let flags = flags.with_built_in_defaults().with_defaults();
         // Everything that can be wrong without the model is reported before it is fetched and loaded.
-        let data = Data::open(flags.data.as_deref().unwrap_or(builtin::NAME))?;
+        let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT))?;
         flags.lora()?.validate()?;
         settings::train_on(flags.train_on.as_deref().unwrap_or("completion"))?;
         let out = flags.out.clone().unwrap_or_else(|| Path::new("adapters").join(&data.name));
@@ -157,6 +177,13 @@ impl Request {
             None => Vec::new(),
         };
         Ok((train, valid))
+    }
+
+    /// The held-out examples whose answers are compared before and after.
+    fn held_out(&self, loaded: &Loaded, options: &TrainOptions) -> anyhow::Result<Vec<Example>> {
+        let train_on = settings::train_on(self.flags.train_on.as_deref().unwrap_or("completion"))?;
+        let length = options.max_length.min(loaded.files.config.context);
+        self.data.held_out(loaded, train_on, length)
     }
 }
 
@@ -235,29 +262,43 @@ fn dry_run(
 }
 
 impl Data {
+    /// Returns the held-out rows as tokens; rows that are cut are left out, since their answers are incomplete.
+    fn held_out(&self, loaded: &Loaded, train_on: TrainOn, length: usize) -> anyhow::Result<Vec<Example>> {
+        let (records, path) = &self.held_out;
+        if records.is_empty() || train_on != TrainOn::Completion {
+            return Ok(Vec::new());
+        }
+        let mut made = examples(records, &loaded.files, train_on, length + 1, path)?.examples;
+        made.retain(|example| example.tokens.len() <= length);
+        Ok(made)
+    }
+
     fn open(name: &str) -> anyhow::Result<Self> {
         let path = crate::model_source::expand_home(name);
         let folder = if path.is_dir() {
             path
-        } else if name == builtin::NAME {
-            builtin::folder()?
+        } else if let Some(data) = builtin::find(name) {
+            data.folder()?
         } else {
             let advice =
-                format!("pass a folder with train.jsonl, or '{}' for the built-in data set", builtin::NAME);
+                format!("pass a folder with train.jsonl, or {} for a built-in data set", builtin::names());
             return Err(Failure::input(format!("{name}: no such folder of data"), advice).into());
         };
         let set = DataSet::open(&folder)?;
         let train = read_jsonl(&set.train)?;
         let valid = set.valid.as_deref().map(read_jsonl).transpose()?.unwrap_or_default();
-        let held_out = match &set.test {
-            Some(path) => read_jsonl(path)?,
-            None => valid.clone(),
+        let (mut held_out, held_out_path) = match (&set.test, &set.valid) {
+            (Some(path), _) => (read_jsonl(path)?, path.clone()),
+            (None, Some(path)) => (valid.clone(), path.clone()),
+            (None, None) => (Vec::new(), PathBuf::new()),
         };
         let prompts = held_out.iter().filter_map(prompt_of).take(2).collect();
+        held_out.retain(|record| !matches!(record, Record::Text(_)));
+        held_out.truncate(EXACT_ROWS);
         let full = std::fs::canonicalize(&folder).unwrap_or(folder);
         let name =
             full.file_name().map_or_else(|| "data".to_owned(), |name| name.to_string_lossy().into_owned());
-        Ok(Self { name, set, train, valid, prompts })
+        Ok(Self { name, set, train, valid, held_out: (held_out, held_out_path), prompts })
     }
 }
 
@@ -286,6 +327,21 @@ fn answers(
         answers.push(generator.generate(&loaded.files.tokenizer, &tokens, &options, &mut |_| true)?.text);
     }
     Ok(answers)
+}
+
+/// Counts the held-out answers that the model gives token for token; `None` without held-out rows.
+fn exact(
+    loaded: &Loaded,
+    adapter: Option<&AdapterParameters>,
+    held_out: &[Example],
+    options: &TrainOptions,
+    session: &Session,
+) -> anyhow::Result<Option<ExactAnswers>> {
+    if held_out.is_empty() {
+        return Ok(None);
+    }
+    let batches = BatchOptions { batch_size: options.batch_size, max_length: options.max_length, seed: 0 };
+    ExactAnswers::count(loaded, adapter, held_out, &batches, session).map(Some)
 }
 
 fn train_run(trainer: &mut Trainer<'_>, steps: usize, session: &Session) -> anyhow::Result<Summary> {
@@ -331,8 +387,13 @@ fn first_valid(reports: &[metrics::Report]) -> Option<f64> {
     reports.iter().find_map(|report| report.valid_loss)
 }
 
-fn result(summary: &Summary, out: &Path, reports: &[metrics::Report]) -> serde_json::Value {
-    json!({
+fn result(
+    summary: &Summary,
+    out: &Path,
+    reports: &[metrics::Report],
+    exact: Option<&(ExactAnswers, ExactAnswers)>,
+) -> serde_json::Value {
+    let mut result = json!({
         "out": out,
         "steps": summary.steps,
         "train_loss": summary.train_loss,
@@ -341,7 +402,13 @@ fn result(summary: &Summary, out: &Path, reports: &[metrics::Report]) -> serde_j
         "best_step": summary.best.map(|(_, step)| step),
         "tokens_per_second": summary.tokens_per_second,
         "padding": summary.padding,
-    })
+    });
+    if let Some((before, after)) = exact {
+        result["exact_before"] = before.exact.into();
+        result["exact_after"] = after.exact.into();
+        result["exact_examples"] = after.examples.into();
+    }
+    result
 }
 
 fn closing(summary: &Summary, out: &Path, reports: &[metrics::Report]) -> String {
