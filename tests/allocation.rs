@@ -46,7 +46,7 @@ fn a_replay_allocates_nothing() {
     let mut adapter = metal_candle::models::AdapterParameters::default();
     adapter.insert("model.layers.0.self_attn.q_proj", a.clone(), b.clone(), 2.0);
     let hidden = model.record_sequences(&graph, &ids, &positions, 2, Some(&adapter), None, false).unwrap();
-    let loss = model.record_loss(&graph, &hidden, &targets, &weights).unwrap();
+    let loss = model.record_loss(&graph, &hidden, &targets, &weights, None, None).unwrap();
     let (graph, fused) = graph.fused(&[loss]).unwrap();
     let gradients = graph.gradients(&fused[0], &[graph.parameter(&a), graph.parameter(&b)]).unwrap();
     let mut wanted = fused.clone();

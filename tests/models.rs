@@ -45,7 +45,7 @@ fn logits(model: &Decoder, ids: &[u32], adapter: Option<&AdapterParameters>, fus
     let spec = TensorSpec::u32([ids.len()]);
     let (input, positions) = (graph.input("ids", spec.clone()), graph.input("positions", spec));
     let hidden = model.record_sequences(&graph, &input, &positions, 1, adapter, None, false).unwrap();
-    let logits = model.record_logits(&graph, &hidden).unwrap();
+    let logits = model.record_logits(&graph, &hidden, adapter).unwrap();
     let (graph, logits) = if fused { graph.fused(&[logits]).unwrap() } else { (graph, vec![logits]) };
     let program = model.device().compile(&graph, &logits, &[]).unwrap();
     let positions: Vec<u32> = (0..ids.len() as u32).collect();

@@ -220,7 +220,7 @@ fn a_resume_with_other_settings_is_refused_by_name_and_changes_nothing() {
         ("rsLoRA was false, now it is true", &|_, l, _| l.rslora = true),
         ("dropout was 0.1, now it is 0.2", &|_, l, _| l.dropout = 0.2),
         ("rank pattern was none, now it is q_proj=2", &|_, l, _| {
-            l.rank_pattern.insert("q_proj".into(), 2);
+            l.rank_pattern.push(("q_proj".into(), 2));
         }),
         ("training data was 20 examples, content", &|_, _, d| d[3].tokens[2] ^= 1),
         ("loss mask was content", &|_, _, d| d[3].supervised[3] = false),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::{Sampler, SamplingOptions};
 use crate::backend::Program;
@@ -24,7 +25,7 @@ pub struct GenerateOptions {
     pub max_tokens: usize,
     /// How tokens are chosen.
     pub sampling: SamplingOptions,
-    /// Texts that end the answer and are not part of it.
+    /// Texts that end the answer and are not part of it. They may hold special tokens, such as `<|im_end|>`.
     pub stop: Vec<String>,
     /// Tokens that end the answer; those of the model if `None`.
     pub eos: Option<Vec<u32>>,
@@ -157,6 +158,7 @@ impl<'a> Generator<'a> {
             decode_seconds: 0.0,
         };
         let mut text = StopFilter::new(&options.stop);
+        let special = special_in(&options.stop, tokenizer);
         let mut stream = tokenizer.decode_stream();
         let mut seen = prompt.to_vec();
         let start = std::time::Instant::now();
@@ -168,8 +170,13 @@ impl<'a> Generator<'a> {
                 result.finish = Finish::EndOfText;
                 break;
             }
-            if let Some(piece) = stream.push(token)? {
-                let stopped = text.push(&piece);
+            let piece = stream.push(token)?;
+            let hidden = special.get(&token);
+            if piece.is_some() || hidden.is_some() {
+                let mut stopped = text.push(&piece.unwrap_or_default());
+                if let Some(hidden) = hidden.filter(|_| !stopped) {
+                    stopped = text.push_hidden(hidden);
+                }
                 let ready = text.take();
                 result.text.push_str(&ready);
                 if !ready.is_empty() && !on_text(&ready) {
@@ -300,7 +307,7 @@ impl<'a> Generator<'a> {
         let hidden =
             self.model.record_cached(&graph, &ids, &positions, &pos, &self.cache, self.adapter.as_ref())?;
         let hidden = hidden.embedding(&last, DType::F32)?;
-        let logits = self.model.record_logits(&graph, &hidden)?;
+        let logits = self.model.record_logits(&graph, &hidden, self.adapter.as_ref())?;
         let (graph, fused) = graph.fused(&[logits])?;
         let program = self.model.device().compile(&graph, &fused, &[])?;
         let one = || HostTensor::zeros(TensorSpec::u32([1]));
@@ -330,19 +337,31 @@ impl Generator<'static> {
     }
 }
 
+/// The special tokens that stop texts mention, with their texts: decoding leaves these out, so that a stop text would
+/// never be found in what is decoded.
+fn special_in(stops: &[String], tokenizer: &Tokenizer) -> HashMap<u32, String> {
+    if stops.is_empty() {
+        return HashMap::new();
+    }
+    let mentioned = |text: &str| stops.iter().any(|stop| stop.contains(text));
+    tokenizer.special_tokens().filter(|(_, text)| mentioned(text)).collect()
+}
+
 /// Holds back text that may be the beginning of a stop text.
 struct StopFilter<'a> {
     stops: &'a [String],
     held: String,
+    /// The parts of `held` that are special tokens: they are compared with stop texts but not shown.
+    hidden: Vec<Range<usize>>,
     stopped: bool,
 }
 
 impl<'a> StopFilter<'a> {
     fn new(stops: &'a [String]) -> Self {
-        Self { stops, held: String::new(), stopped: false }
+        Self { stops, held: String::new(), hidden: Vec::new(), stopped: false }
     }
 
-    /// Takes new text and says whether a stop text is complete.
+    /// Takes new text and returns true if a stop text is complete.
     fn push(&mut self, text: &str) -> bool {
         self.held.push_str(text);
         let stops = self.stops.iter().filter(|stop| !stop.is_empty());
@@ -353,23 +372,42 @@ impl<'a> StopFilter<'a> {
         self.stopped
     }
 
-    /// The text that is surely no part of a stop text.
+    /// Takes the text of a special token.
+    fn push_hidden(&mut self, text: &str) -> bool {
+        self.hidden.push(self.held.len()..self.held.len() + text.len());
+        self.push(text)
+    }
+
+    /// The text that is surely not part of a stop text.
     fn take(&mut self) -> String {
         if self.stopped {
-            return std::mem::take(&mut self.held);
+            return self.finish();
         }
         let open = |stop: &String| {
             let longest = stop.len().min(self.held.len());
             (1..=longest).rev().find(|&len| stop.is_char_boundary(len) && self.held.ends_with(&stop[..len]))
         };
         let keep = self.stops.iter().filter_map(open).max().unwrap_or(0);
-        let rest = self.held.split_off(self.held.len() - keep);
-        std::mem::replace(&mut self.held, rest)
+        self.show(self.held.len() - keep)
     }
 
     /// What was held back, when nothing more comes.
     fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held)
+        self.show(self.held.len())
+    }
+
+    /// Takes the first `len` bytes and returns what is shown of them.
+    fn show(&mut self, len: usize) -> String {
+        let rest = self.held.split_off(len);
+        let mut shown = std::mem::replace(&mut self.held, rest);
+        for range in self.hidden.iter().rev().filter(|range| range.start < len) {
+            shown.replace_range(range.start..range.end.min(len), "");
+        }
+        self.hidden.retain(|range| range.end > len);
+        for range in &mut self.hidden {
+            *range = range.start.saturating_sub(len)..range.end - len;
+        }
+        shown
     }
 }
 
@@ -404,5 +442,26 @@ mod tests {
         );
         assert_eq!(filtered(&[], &["a", "b"]), (vec!["a".into(), "b".into(), "".into()], false));
         assert_eq!(filtered(&["bc", "abc"], &["abc"]), (vec!["".into()], true));
+    }
+
+    #[test]
+    fn special_tokens_are_compared_with_stop_texts_and_never_shown() {
+        let stops = ["<end>\nuser".to_owned(), "x<end>".to_owned()];
+        let mut filter = StopFilter::new(&stops);
+        assert!(!filter.push("a") && !filter.push_hidden("<end>"));
+        assert_eq!(filter.take(), "a");
+        // The token was no stop text after all: nothing of it appears.
+        assert!(!filter.push("\nbx"));
+        assert_eq!(filter.take(), "\nb");
+        assert!(filter.push_hidden("<end>"));
+        assert_eq!((filter.take(), filter.finish()), (String::new(), String::new()));
+
+        let mut filter = StopFilter::new(&stops);
+        assert!(!filter.push_hidden("<end>") && !filter.push("\nus"));
+        assert_eq!(filter.take(), "");
+        assert_eq!(filter.finish(), "\nus");
+        let mut filter = StopFilter::new(&stops);
+        assert!(!filter.push("é") && !filter.push_hidden("<end>") && filter.push("\nuser"));
+        assert_eq!(filter.finish(), "é");
     }
 }

@@ -13,6 +13,7 @@ use serde_json::{Map, Value as Json};
 
 use super::gguf::Gguf;
 use super::python;
+use super::special_tokens::SpecialTokens;
 use super::tokenizer::read_json;
 use crate::{Error, Result};
 
@@ -45,11 +46,11 @@ impl ChatTemplate {
     pub fn from_folder(folder: &Path) -> Result<Option<Self>> {
         let settings_path = folder.join("tokenizer_config.json");
         let settings = read_json(&settings_path)?.unwrap_or(Json::Null);
+        let special = SpecialTokens::read(folder)?;
         let mut tokens = Vec::new();
         for name in ["bos_token", "eos_token", "unk_token", "pad_token"] {
-            let token = &settings[name];
-            if let Some(text) = token.as_str().or_else(|| token["content"].as_str()) {
-                tokens.push((name, text.to_owned()));
+            if let Some(text) = special.token(name) {
+                tokens.push((name, text));
             }
         }
         let own_file = folder.join("chat_template.jinja");
@@ -90,7 +91,7 @@ impl ChatTemplate {
             ("unk_token", "tokenizer.ggml.unknown_token_id"),
             ("pad_token", "tokenizer.ggml.padding_token_id"),
         ] {
-            if let Some(text) = gguf.integer(key)?.and_then(|id| texts.get(id)) {
+            if let Some(text) = gguf.token_id(key)?.and_then(|id| texts.get(id as usize)) {
                 tokens.push((name, (*text).to_owned()));
             }
         }

@@ -24,7 +24,8 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    pub(super) const SUPPORTED: &str = "llama, mistral, qwen2 and qwen3";
+    pub(super) const SUPPORTED: &str = "llama, mistral, qwen2 and qwen3 (for example SmolLM2, Llama 3.2, Mistral 7B, Qwen2.5 and \
+                                        Qwen3)";
 
     /// The name as `model_type` and GGUF spell it.
     pub const fn name(self) -> &'static str {

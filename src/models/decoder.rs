@@ -16,6 +16,13 @@ use crate::graph::{Graph, LazyTensor};
 use crate::ops::{Attention, Real};
 use crate::tensor::{DType, HostTensor, Parameter, TensorSpec};
 
+/// Path of the embedding as a module.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens";
+/// Path of the output head as a module.
+pub(crate) const HEAD: &str = "lm_head";
+/// Stream of the dropout on the head's input, which no layer uses.
+const HEAD_STREAM: u32 = u32::MAX;
+
 /// A model's parameters on a device.
 #[derive(Debug, Clone)]
 pub struct Decoder {
@@ -57,22 +64,25 @@ struct Part {
     bias: Option<Parameter>,
 }
 
-/// A linear layer of a model, as an adapter sees it.
+/// A linear layer or the embedding of a model, as an adapter sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinearModule {
     /// Path in the model, e.g. `model.layers.0.self_attn.q_proj`.
     pub path: String,
-    /// Columns of the weight.
+    /// Columns of the weight; of the embedding, the number of tokens.
     pub in_features: usize,
-    /// Rows of the weight.
+    /// Rows of the weight; of the embedding, the width of the residual stream.
     pub out_features: usize,
     /// The layer that it belongs to.
     pub layer: Option<usize>,
     /// Whether it is the output head, which `all-linear` leaves out.
     pub is_head: bool,
+    /// Whether it is the embedding, which `all-linear` leaves out.
+    pub is_embedding: bool,
 }
 
-/// An adapter on the device: for each module's path A `[r, in]`, B `[out, r]` and the scale.
+/// An adapter on the device: for each module's path A `[r, in]`, B `[out, r]` and the scale. A of the embedding is
+/// `[tokens, r]`, so that its rows can be picked by token.
 #[derive(Debug, Clone, Default)]
 pub struct AdapterParameters {
     pairs: HashMap<String, (Parameter, Parameter, f32)>,
@@ -274,9 +284,19 @@ impl Decoder {
         Ok(hash.finish())
     }
 
-    /// Every linear layer that an adapter can sit on, in the order of the model.
+    /// Every module that can have an adapter, in the order of the model: the embedding, the linear layers of all layers,
+    /// and the output head, which is a module of its own also where it shares the embedding's weight.
     pub fn linear_modules(&self) -> Vec<LinearModule> {
-        let mut modules = Vec::new();
+        let (vocab, hidden) = (self.config.vocab, self.config.hidden);
+        let top = |path: &str, in_features, out_features| LinearModule {
+            path: path.to_owned(),
+            in_features,
+            out_features,
+            layer: None,
+            is_head: path == HEAD,
+            is_embedding: path == EMBEDDING,
+        };
+        let mut modules = vec![top(EMBEDDING, vocab, hidden)];
         for (index, layer) in self.layers.iter().enumerate() {
             for joined in [&layer.qkv, &layer.output, &layer.gate_up, &layer.down] {
                 modules.extend(joined.parts.iter().map(|part| LinearModule {
@@ -285,14 +305,19 @@ impl Decoder {
                     out_features: part.rows,
                     layer: Some(index),
                     is_head: false,
+                    is_embedding: false,
                 }));
             }
         }
+        modules.push(top(HEAD, hidden, vocab));
         modules
     }
 
     /// The weight of a linear layer, in f32 `[out, in]`.
     pub fn linear_weight(&self, path: &str) -> Option<Result<HostTensor>> {
+        if path == HEAD {
+            return Some(self.head.read().map(|weight| weight.cast(DType::F32)));
+        }
         let all = self.layers.iter().flat_map(|l| [&l.qkv, &l.output, &l.gate_up, &l.down]);
         let (joined, part) = all
             .flat_map(|joined| joined.parts.iter().map(move |part| (joined, part)))
@@ -367,20 +392,45 @@ impl Decoder {
     }
 
     /// Records logits `[rows, vocab]` of hidden states.
-    pub fn record_logits(&self, graph: &Graph, hidden: &LazyTensor) -> Result<LazyTensor> {
-        hidden.linear(&graph.parameter(&self.head))
+    pub fn record_logits(
+        &self,
+        graph: &Graph,
+        hidden: &LazyTensor,
+        adapter: Option<&AdapterParameters>,
+    ) -> Result<LazyTensor> {
+        match adapter.and_then(|adapter| adapter.pairs.get(HEAD)) {
+            Some(pair) => self.adapted_logits(graph, hidden, pair, None),
+            None => hidden.linear(&graph.parameter(&self.head)),
+        }
+    }
+
+    fn adapted_logits(
+        &self,
+        graph: &Graph,
+        hidden: &LazyTensor,
+        (a, b, scale): &(Parameter, Parameter, f32),
+        dropout: Option<&(f32, LazyTensor)>,
+    ) -> Result<LazyTensor> {
+        let dropped = dropout.map(|(p, seed)| hidden.dropout(*p, HEAD_STREAM, seed)).transpose()?;
+        let (a, b) = (graph.parameter(a), graph.parameter(b));
+        hidden.lora(&graph.parameter(&self.head), dropped.as_ref(), &a, &b, *scale)
     }
 
     /// Records the summed cross-entropy of hidden states `[m, hidden]` against targets; see
-    /// [`crate::ops::CrossEntropy`].
+    /// [`crate::ops::CrossEntropy`]. With an adapter on the head the logits of all m rows are held at once.
     pub fn record_loss(
         &self,
         graph: &Graph,
         hidden: &LazyTensor,
         targets: &LazyTensor,
         weights: &LazyTensor,
+        adapter: Option<&AdapterParameters>,
+        dropout: Option<&(f32, LazyTensor)>,
     ) -> Result<LazyTensor> {
-        hidden.head_cross_entropy(&graph.parameter(&self.head), targets, weights)
+        match adapter.and_then(|adapter| adapter.pairs.get(HEAD)) {
+            Some(pair) => self.adapted_logits(graph, hidden, pair, dropout)?.cross_entropy(targets, weights),
+            None => hidden.head_cross_entropy(&graph.parameter(&self.head), targets, weights),
+        }
     }
 }
 
@@ -388,6 +438,10 @@ impl Recording<'_> {
     fn run(mut self, ids: &LazyTensor, checkpoint: bool) -> Result<LazyTensor> {
         let (graph, model) = (self.graph, self.model);
         let mut x = graph.parameter(&model.embedding).embedding(ids, DType::F32)?;
+        if let Some((a, b, scale)) = self.adapter.and_then(|adapter| adapter.pairs.get(EMBEDDING)) {
+            let picked = graph.parameter(a).embedding(ids, DType::F32)?;
+            x = x.add(&picked.linear(&graph.parameter(b))?.affine(*scale, 0.0)?)?;
+        }
         for (index, layer) in model.layers.iter().enumerate() {
             x = if checkpoint {
                 graph.checkpointed(|| self.layer(&x, index, layer))?

@@ -33,15 +33,18 @@ impl ModelFiles {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let files = match locate(path)? {
-            Located::Folder(folder) => Self {
-                path: path.to_owned(),
-                name: name_of(&folder),
-                base_model: base_model_of_folder(&folder)?,
-                config: ModelConfig::from_hf(&folder)?,
-                weights: Weights::open(&folder)?,
-                tokenizer: Tokenizer::from_folder(&folder)?,
-                chat_template: ChatTemplate::from_folder(&folder)?,
-            },
+            Located::Folder(folder) => {
+                let (config, weights) = open_folder(&folder)?;
+                Self {
+                    path: path.to_owned(),
+                    name: name_of(&folder),
+                    base_model: base_model_of_folder(&folder)?,
+                    config,
+                    weights,
+                    tokenizer: Tokenizer::from_folder(&folder)?,
+                    chat_template: ChatTemplate::from_folder(&folder)?,
+                }
+            }
             Located::Gguf(file) => {
                 let gguf = Gguf::open(&file)?;
                 Self {
@@ -65,13 +68,29 @@ impl ModelFiles {
     /// Opens configuration and weights only, for models without a tokenizer.
     pub fn open_weights(path: impl AsRef<Path>) -> Result<(ModelConfig, Weights)> {
         match locate(path.as_ref())? {
-            Located::Folder(folder) => Ok((ModelConfig::from_hf(&folder)?, Weights::open(&folder)?)),
+            Located::Folder(folder) => open_folder(&folder),
             Located::Gguf(file) => {
                 let gguf = Gguf::open(&file)?;
                 Ok((ModelConfig::from_gguf(&gguf)?, Weights::from_gguf(&gguf)?))
             }
         }
     }
+}
+
+/// Configuration and weights of a folder. A head of its own is used also where the configuration ties it to the
+/// embedding, since the model that was saved computed with it.
+fn open_folder(folder: &Path) -> Result<(ModelConfig, Weights)> {
+    const HEAD: &str = "lm_head.weight";
+    let (mut config, weights) = (ModelConfig::from_hf(folder)?, Weights::open(folder)?);
+    if config.tie_embeddings && weights.contains(HEAD) && !weights.equal(HEAD, "model.embed_tokens.weight")? {
+        tracing::warn!(
+            "{}: tie_word_embeddings is true in config.json, but {HEAD} differs from the embedding; the head is used as \
+             it is stored",
+            folder.display()
+        );
+        config.tie_embeddings = false;
+    }
+    Ok((config, weights))
 }
 
 enum Located {

@@ -134,6 +134,18 @@ impl Gguf {
         }
     }
 
+    /// A token's id; `None` if the key is absent or its value is -1, also as an unsigned number, by which converters
+    /// mean that there is no such token. Whether there is a token of this id is still to be checked.
+    pub(crate) fn token_id(&self, key: &str) -> Result<Option<u32>> {
+        if let Some(Entry::Integer(-1 | 0xffff_ffff | 0xffff_ffff_ffff_ffff)) = self.metadata.get(key) {
+            tracing::warn!("{} ({key}): is -1, so the model has no such token", self.path().display());
+            return Ok(None);
+        }
+        let id = self.integer(key)?;
+        let too_large = |_| Error::file_at(self.path(), key, "is out of range; the file is damaged");
+        id.map(|id| u32::try_from(id).map_err(too_large)).transpose()
+    }
+
     /// A number.
     pub fn real(&self, key: &str) -> Result<Option<f64>> {
         match self.metadata.get(key) {

@@ -15,7 +15,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use super::gguf::Gguf;
-use super::tokenizer::Added;
+use super::special_tokens::around;
 use crate::{Error, Result};
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -36,7 +36,6 @@ mod token_type {
 /// A tokenizer and its special tokens.
 pub(super) struct Built {
     pub(super) inner: tokenizers::Tokenizer,
-    pub(super) added: Added,
     pub(super) bos: Option<u32>,
     pub(super) eos: Vec<u32>,
 }
@@ -59,18 +58,16 @@ pub(super) fn build(gguf: &Gguf) -> Result<Built> {
         .add_tokens(source.added_tokens())
         .map_err(|e| source.error("tokenizer.ggml.tokens", format!("special tokens cannot be added: {e}")))?;
 
-    let bos = source.id("bos_token_id")?;
-    let eos = source.id("eos_token_id")?;
-    let turn_end = source.id("eot_token_id")?;
-    let wanted = |key: &str, default: bool, id: Option<u32>| -> Result<Vec<u32>> {
-        let add = gguf.flag(key)?.unwrap_or(default);
-        Ok(id.filter(|_| add).into_iter().collect())
-    };
-    let added = Added::Tokens {
-        before: wanted("tokenizer.ggml.add_bos_token", bos_by_default, bos)?,
-        after: wanted("tokenizer.ggml.add_eos_token", false, eos)?,
-    };
-    Ok(Built { inner, added, bos, eos: eos.into_iter().chain(turn_end).collect() })
+    let bos = source.first_or_last("bos_token_id", 1)?;
+    let eos = source.first_or_last("eos_token_id", 2)?;
+    let turn_ends = [source.id("eot_token_id")?, source.id("eom_token_id")?];
+    let before = source.added("add_bos_token", bos_by_default, bos)?;
+    let after = source.added("add_eos_token", false, eos)?;
+    if before.is_some() || after.is_some() {
+        inner.with_post_processor(Some(around(before, after)?));
+    }
+    let eos = eos.into_iter().chain(turn_ends.into_iter().flatten()).collect();
+    Ok(Built { inner, bos, eos })
 }
 
 struct Source<'a> {
@@ -104,12 +101,34 @@ impl<'a> Source<'a> {
     /// The id under a key, which must be a token's.
     fn id(&self, key: &str) -> Result<Option<u32>> {
         let key = format!("tokenizer.ggml.{key}");
-        match self.gguf.integer(&key)? {
-            Some(id) if id >= self.tokens.len() => {
-                Err(self.error(&key, format!("is {id}, but there are {} tokens", self.tokens.len())))
+        match self.gguf.token_id(&key)? {
+            Some(id) if id as usize >= self.tokens.len() => {
+                let message =
+                    format!("is {id}, but there are {} tokens; the file is damaged", self.tokens.len());
+                Err(self.error(&key, message))
             }
-            id => Ok(id.map(|id| id as u32)),
+            id => Ok(id),
         }
+    }
+
+    /// The id of a first or last token. SentencePiece files without the key have it at its usual place.
+    fn first_or_last(&self, key: &str, usual: u32) -> Result<Option<u32>> {
+        let is_absent = !self.gguf.has(&format!("tokenizer.ggml.{key}"));
+        let is_sentence_piece = self.gguf.text("tokenizer.ggml.model")? == Some("llama");
+        let is_control = self.types.get(usual as usize) == Some(&token_type::CONTROL);
+        if is_absent && is_sentence_piece && is_control { Ok(Some(usual)) } else { self.id(key) }
+    }
+
+    /// The token that a flag adds to every text.
+    fn added(&self, flag: &str, default: bool, id: Option<u32>) -> Result<Option<(String, u32)>> {
+        let key = format!("tokenizer.ggml.{flag}");
+        let asked = self.gguf.flag(&key)?;
+        if asked == Some(true) && id.is_none() {
+            let path = self.gguf.path().display();
+            tracing::warn!("{path} ({key}): is true, but the file names no such token; nothing is added");
+        }
+        let id = id.filter(|_| asked.unwrap_or(default));
+        Ok(id.map(|id| (self.tokens[id as usize].to_owned(), id)))
     }
 
     fn vocab(&self) -> Vocab {
@@ -128,7 +147,15 @@ impl<'a> Source<'a> {
 
     /// Byte-level BPE, and whether a text begins with the first token unless the file says otherwise.
     fn byte_level(&self) -> Result<(tokenizers::Tokenizer, bool)> {
-        let pre = self.gguf.text("tokenizer.ggml.pre")?.unwrap_or("gpt-2");
+        let pre = self.gguf.text("tokenizer.ggml.pre")?.unwrap_or("default");
+        if pre == "default" {
+            tracing::warn!(
+                "{} (tokenizer.ggml.pre): does not say how the model splits a text, so it is split as by GPT-2, which \
+                 may give other tokens than the model was trained with; convert the model again with a current \
+                 llama.cpp, or use the Hugging Face folder",
+                self.gguf.path().display()
+            );
+        }
         let split = |pattern: &str| -> Result<PreTokenizerWrapper> {
             let split =
                 Split::new(SplitPattern::Regex(pattern.to_owned()), SplitDelimiterBehavior::Isolated, false)

@@ -9,6 +9,10 @@ use serde_json::{Map, Value};
 use super::config::{Architecture, ModelConfig, RopeScaling};
 use crate::{Error, Result};
 
+/// What to use instead of a folder of quantized weights.
+pub(super) const UNQUANTIZED: &str = "use the original model, whose name its page gives (such as Qwen/Qwen3-0.6B for a copy of \
+                                      it in 4 bits), or a GGUF file of F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K, Q5_0, Q4_1 or Q4_0";
+
 /// The key of a field.
 pub(super) fn key(field: &str) -> String {
     match field {
@@ -29,13 +33,7 @@ pub(super) fn key(field: &str) -> String {
 pub(super) fn read(path: &Path) -> Result<ModelConfig> {
     let file = File::read(path)?;
     let architecture = file.architecture()?;
-    if let Some(quantization) = file.get("quantization_config") {
-        let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("some method");
-        return Err(file.error(
-            "quantization_config",
-            format!("the weights are quantised by {method}; use the unquantised model or a GGUF file"),
-        ));
-    }
+    file.refuse_quantized()?;
     if let Some(activation) = file.text("hidden_act")?.filter(|name| !matches!(*name, "silu" | "swish")) {
         return Err(file.error("hidden_act", format!("'{activation}' is not supported; supported is silu")));
     }
@@ -92,7 +90,8 @@ struct File<'a> {
 impl<'a> File<'a> {
     fn read(path: &'a Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
-        match serde_json::from_str(&text) {
+        // Editors on Windows put a byte-order mark before the text.
+        match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
             Ok(Value::Object(fields)) => Ok(Self { path, fields }),
             Ok(_) => Err(Error::file(path, "is no JSON object")),
             Err(e) => Err(Error::file_at(path, format!("line {}", e.line()), format!("is not JSON: {e}"))),
@@ -106,6 +105,33 @@ impl<'a> File<'a> {
     /// A value that is there and not null.
     fn get(&self, key: &str) -> Option<&Value> {
         self.fields.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Refuses quantized weights and names what quantized them.
+    fn refuse_quantized(&self) -> Result<()> {
+        let (key, settings) = match (self.get("quantization_config"), self.get("quantization")) {
+            (Some(settings), _) => ("quantization_config", settings),
+            (None, Some(settings)) => ("quantization", settings),
+            (None, None) => return Ok(()),
+        };
+        let bits = settings.get("bits").and_then(Value::as_u64);
+        // MLX writes no method.
+        let is_mlx = key == "quantization" || settings.get("group_size").is_some();
+        let tool = match settings.get("quant_method").and_then(Value::as_str) {
+            Some("bitsandbytes" | "bnb") => "bitsandbytes",
+            Some("gptq") => "GPTQ",
+            Some("awq") => "AWQ",
+            Some("compressed-tensors") => "compressed-tensors",
+            Some(other) => other,
+            None if settings.get("load_in_4bit").or(settings.get("load_in_8bit")).is_some() => "bitsandbytes",
+            None if is_mlx => "MLX",
+            None => "a method that it does not name",
+        };
+        let bits = bits.map_or_else(String::new, |bits| format!(" in {bits} bits"));
+        Err(self.error(
+            key,
+            format!("the weights are quantized by {tool}{bits}, which is not read; {UNQUANTIZED}"),
+        ))
     }
 
     fn text(&self, key: &str) -> Result<Option<&str>> {

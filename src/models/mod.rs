@@ -14,6 +14,7 @@ mod gguf;
 mod gguf_tokenizer;
 mod hf_config;
 mod python;
+mod special_tokens;
 mod tokenizer;
 mod weights;
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::gguf::Gguf;
 use super::gguf_tokenizer;
+use super::special_tokens::SpecialTokens;
 use crate::{Error, Result};
 
 /// Special tokens that end a turn or a text in the formats that models are trained with. A model that writes
@@ -30,24 +31,14 @@ const MAX_DAMAGED: usize = 8;
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    added: Added,
     bos: Option<String>,
     eos: Option<String>,
     eos_ids: Vec<u32>,
 }
 
-/// What is added around an encoded text.
-#[derive(Clone, Debug)]
-pub(super) enum Added {
-    /// What the tokenizer's own post-processor adds.
-    ByPostProcessor,
-    /// These tokens before and after the text.
-    Tokens { before: Vec<u32>, after: Vec<u32> },
-}
-
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a folder, and the special tokens named by `tokenizer_config.json`,
-    /// `generation_config.json` and `config.json`.
+    /// Reads `tokenizer.json` of a folder, and the special tokens that `tokenizer_config.json`,
+    /// `special_tokens_map.json`, `added_tokens.json`, `generation_config.json` and `config.json` name.
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         if !path.is_file() {
@@ -65,28 +56,34 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::file(&path, e.to_string()))?;
 
-        let settings = read_json(&folder.join("tokenizer_config.json"))?;
-        let token = |key: &str| special_token(settings.as_ref()?.get(key)?);
-        let mut tokenizer = Self {
-            inner,
-            added: Added::ByPostProcessor,
-            bos: token("bos_token"),
-            eos: token("eos_token"),
-            eos_ids: Vec::new(),
-        };
+        let special = SpecialTokens::read(folder)?;
+        special.apply(&mut inner)?;
+        let (bos, eos) = (special.token("bos_token"), special.token("eos_token"));
+        let mut tokenizer = Self { inner, bos, eos, eos_ids: Vec::new() };
         for name in ["generation_config.json", "config.json"] {
-            let ids = match read_json(&folder.join(name))?.as_ref().and_then(|json| json.get("eos_token_id"))
-            {
-                Some(Value::Array(ids)) => ids.clone(),
-                Some(id) => vec![id.clone()],
-                None => Vec::new(),
-            };
-            for id in ids.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()) {
-                tokenizer.add_eos(id);
-            }
+            tokenizer.add_eos_of(&folder.join(name))?;
         }
         tokenizer.add_turn_ends();
         Ok(tokenizer)
+    }
+
+    /// Adds the ids that a configuration calls the end of a text. One that is no token cannot come and is left out.
+    fn add_eos_of(&mut self, path: &Path) -> Result<()> {
+        let json = read_json(path)?.unwrap_or(Value::Null);
+        let ids = match json.get("eos_token_id") {
+            None | Some(Value::Null) => &[],
+            Some(Value::Array(ids)) => ids.as_slice(),
+            Some(id) => std::slice::from_ref(id),
+        };
+        for id in ids {
+            match id.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| self.token(*id).is_some()) {
+                Some(id) => self.add_eos(id),
+                None => {
+                    tracing::warn!("{} (eos_token_id): {id} is not a token and is ignored", path.display())
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Rebuilds the tokenizer that a GGUF file describes.
@@ -96,7 +93,6 @@ impl Tokenizer {
             bos: built.bos.and_then(|id| built.inner.id_to_token(id)),
             eos: built.eos.first().and_then(|id| built.inner.id_to_token(*id)),
             inner: built.inner,
-            added: built.added,
             eos_ids: built.eos,
         };
         tokenizer.add_turn_ends();
@@ -124,17 +120,31 @@ impl Tokenizer {
     /// The ids of a text. Special tokens written out in the text, such as `<|im_start|>`, become their ids.
     /// With `special`, what the model expects around a text (often a first token) is added.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let by_post_processor = special && matches!(self.added, Added::ByPostProcessor);
-        let encoding = self
-            .inner
-            .encode_fast(text, by_post_processor)
-            .map_err(|e| Error::invalid("encode", format!("the tokenizer refused the text: {e}")))?;
-        match &self.added {
-            Added::Tokens { before, after } if special => {
-                Ok([before.as_slice(), encoding.get_ids(), after.as_slice()].concat())
-            }
-            _ => Ok(encoding.get_ids().to_vec()),
-        }
+        Ok(self.encoding(text, special)?.get_ids().to_vec())
+    }
+
+    /// The ids of a text that the model is to continue: what the model expects before a text is added, and never
+    /// what ends one, after which the model would begin another text.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.encoding(text, true)?;
+        let added = encoding.get_special_tokens_mask();
+        Ok(match added.iter().rposition(|added| *added == 0) {
+            Some(last) => encoding.get_ids()[..=last].to_vec(),
+            // Of an empty text only the added tokens are there.
+            None => encoding.get_ids().iter().copied().filter(|id| !self.eos_ids.contains(id)).collect(),
+        })
+    }
+
+    fn encoding(&self, text: &str, special: bool) -> Result<tokenizers::Encoding> {
+        self.inner
+            .encode_fast(text, special)
+            .map_err(|e| Error::invalid("encode", format!("the tokenizer refused the text: {e}")))
+    }
+
+    /// The tokens that decoding leaves out, with their texts.
+    pub(crate) fn special_tokens(&self) -> impl Iterator<Item = (u32, String)> {
+        let tokens = self.inner.get_added_tokens_decoder().into_iter();
+        tokens.filter(|(_, token)| token.special).map(|(id, token)| (id, token.content))
     }
 
     /// The tokenizer as a `tokenizer.json`.
@@ -191,7 +201,6 @@ impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer")
             .field("vocab_size", &self.vocab_size())
-            .field("added", &self.added)
             .field("bos", &self.bos)
             .field("eos", &self.eos)
             .field("eos_ids", &self.eos_ids)
@@ -240,18 +249,14 @@ impl DecodeStream<'_> {
     }
 }
 
-/// A special token: its text, or an object with its text as `content`.
-fn special_token(value: &Value) -> Option<String> {
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
-}
-
 /// A JSON file; `None` if it is not there.
 pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
     if !path.is_file() {
         return Ok(None);
     }
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
-    let json = serde_json::from_str(&text);
+    // Editors on Windows put a byte-order mark before the text.
+    let json = serde_json::from_str(text.trim_start_matches('\u{feff}'));
     json.map(Some)
         .map_err(|e| Error::file_at(path, format!("line {}", e.line()), format!("is not JSON: {e}")))
 }

@@ -1,7 +1,7 @@
 //! Weights on disk: a Hugging Face folder of safetensors, or a GGUF file, by the names of Hugging Face.
 //!
 //! Files are memory-mapped. A tensor that is stored as the dtype asked for is used in place; any other is
-//! converted or dequantised. Every tensor is checked for values that are not finite as it is loaded.
+//! converted or dequantized. Every tensor is checked for values that are not finite as it is loaded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
@@ -23,6 +23,8 @@ pub struct Weights {
     path: PathBuf,
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, Stored>,
+    /// Tensors that an index lists, with the shard that lacks them: an error only for whoever needs one.
+    absent: BTreeMap<String, PathBuf>,
 }
 
 /// Where a tensor lies and how it is stored.
@@ -53,12 +55,19 @@ impl Weights {
         if !path.is_dir() {
             return Self::from_gguf(&Gguf::open(path)?);
         }
-        let mut weights = Self { path: path.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
-        if path.join(SINGLE).is_file() {
-            let tensors = weights.add_safetensors(&path.join(SINGLE))?;
+        let mut weights = Self {
+            path: path.to_owned(),
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            absent: BTreeMap::new(),
+        };
+        let (single, index) = (path.join(SINGLE), path.join(INDEX));
+        let used = if index.is_file() && !(single.is_file() && is_left_over(&index)) {
+            weights.add_shards(&index)?
+        } else if single.is_file() {
+            let tensors = weights.add_safetensors(&single)?;
             weights.tensors = tensors.into_iter().collect();
-        } else if path.join(INDEX).is_file() {
-            weights.add_shards(&path.join(INDEX))?;
+            vec![SINGLE.to_owned()]
         } else {
             let advice = if path.join("pytorch_model.bin").is_file() {
                 "; the folder has pytorch_model.bin only: save it again with save_pretrained(safe_serialization=True)"
@@ -66,8 +75,32 @@ impl Weights {
                 "; is the download complete?"
             };
             return Err(Error::file(path, format!("has neither {SINGLE} nor {INDEX}{advice}")));
-        }
+        };
+        announce_unused(path, &used)?;
+        weights.add_missing_prefix();
         Ok(weights)
+    }
+
+    /// Names the tensors of a model that was saved without its head as if it had been saved whole: its paths lack
+    /// `model.`.
+    fn add_missing_prefix(&mut self) {
+        let compiled = |name: &str| name.contains("_orig_mod.");
+        let is_bare = |name: &str| name.starts_with("layers.") || name.starts_with("embed_tokens.");
+        let bare = self.tensors.keys().any(|name| is_bare(name));
+        if !bare && !self.tensors.keys().any(|name| compiled(name)) {
+            return;
+        }
+        let rename = |own: String, mut stored: Stored| {
+            let name = own.replace("_orig_mod.", "");
+            let name = if bare && !name.starts_with("lm_head.") && !name.starts_with("model.") {
+                format!("model.{name}")
+            } else {
+                name
+            };
+            stored.own_name = Some(own);
+            (name, stored)
+        };
+        self.tensors = std::mem::take(&mut self.tensors).into_iter().map(|(own, s)| rename(own, s)).collect();
     }
 
     /// The tensors of an open GGUF file.
@@ -108,6 +141,7 @@ impl Weights {
             path: gguf.path().to_owned(),
             tensors: tensors.collect(),
             files: vec![gguf.file().clone()],
+            absent: BTreeMap::new(),
         })
     }
 
@@ -140,6 +174,48 @@ impl Weights {
         })
     }
 
+    /// Returns true if two tensors hold the same numbers.
+    pub(crate) fn equal(&self, one: &str, other: &str) -> Result<bool> {
+        let (Some(a), Some(b)) = (self.tensors.get(one), self.tensors.get(other)) else { return Ok(false) };
+        if a.shape != b.shape {
+            return Ok(false);
+        }
+        if a.kind == b.kind {
+            let bytes = |stored: &Stored| {
+                let range = stored.start..stored.start + stored.bytes;
+                (&self.files[stored.file], range)
+            };
+            let ((first, x), (second, y)) = (bytes(a), bytes(b));
+            let equal = first[x.clone()] == second[y.clone()];
+            first.release(x);
+            second.release(y);
+            return Ok(equal);
+        }
+        let load = |name: &str| self.load(name, &a.shape, DType::F32);
+        Ok(load(one)?.bytes() == load(other)?.bytes())
+    }
+
+    /// What quantized a module's weight, by the tensors that lie beside it.
+    fn quantized_by(&self, name: &str) -> Option<&'static str> {
+        let module = name.strip_suffix(".weight")?;
+        let has = |suffix: &str| self.tensors.contains_key(&format!("{module}.{suffix}"));
+        let has_state = || {
+            let state = format!("{name}.quant_state.");
+            self.tensors.range(state.clone()..).next().is_some_and(|(found, _)| found.starts_with(&state))
+        };
+        Some(match () {
+            () if has("scales") && has("biases") => "MLX",
+            () if has("qweight") && has("g_idx") => "GPTQ",
+            () if has("qweight") => "AWQ or GPTQ",
+            () if has("weight.absmax") || has("SCB") || has_state() => "bitsandbytes",
+            () if has("weight_packed") => "compressed-tensors",
+            () if has("weight_scale_inv") => "fp8 (blockwise)",
+            () if has("weight_scale") => "fp8 or compressed-tensors",
+            () if has("scales") => "a tool that stores scales beside the weights (MLX, for example)",
+            () => return None,
+        })
+    }
+
     /// Bytes of all files.
     pub fn file_bytes(&self) -> usize {
         self.files.iter().map(|file| file.len()).sum()
@@ -150,12 +226,21 @@ impl Weights {
     /// Errors name the file and the tensor: it is missing, has another shape, is stored in a way that cannot
     /// be read, or holds a value that is not finite or does not fit the dtype.
     pub fn load(&self, name: &str, shape: &[usize], dtype: DType) -> Result<HostTensor> {
+        let quantized = |tool: &str| {
+            format!("is quantized by {tool}, which is not read; {}", super::hf_config::UNQUANTIZED)
+        };
         let Some(stored) = self.tensors.get(name) else {
-            return Err(Error::file_at(
-                &self.path,
-                format!("tensor '{name}'"),
-                format!("is missing among the {} tensors; is the model complete?", self.tensors.len()),
-            ));
+            let place = format!("tensor '{name}'");
+            if let Some(tool) = self.quantized_by(name) {
+                return Err(Error::file_at(&self.path, place, quantized(tool)));
+            }
+            if let Some(shard) = self.absent.get(name) {
+                let message = format!("is missing, but {INDEX} says that it is here; fetch the model again");
+                return Err(Error::file_at(shard, place, message));
+            }
+            let message =
+                format!("is missing among the {} tensors; is the model complete?", self.tensors.len());
+            return Err(Error::file_at(&self.path, place, message));
         };
         let file = &self.files[stored.file];
         let error = |message: String| {
@@ -165,6 +250,11 @@ impl Weights {
             };
             Error::file_at(file.path(), place, message)
         };
+        let unreadable = stored.shape != shape || matches!(stored.kind, Kind::Foreign(_));
+        if let Some(tool) = self.quantized_by(name).filter(|_| unreadable) {
+            let kind = self.storage(name).unwrap_or_default();
+            return Err(error(format!("{} (it is stored as {kind})", quantized(tool))));
+        }
         if stored.shape != shape {
             return Err(error(format!(
                 "has shape {:?}, but the configuration asks for {shape:?}; configuration and weights do not belong \
@@ -248,8 +338,9 @@ impl Weights {
         Ok(tensors)
     }
 
-    /// Lists the tensors of an index's shards; each tensor must be in the shard that the index names.
-    fn add_shards(&mut self, index: &Path) -> Result<()> {
+    /// Lists the tensors of an index's shards, each of which must be there, and returns their names. A tensor that is not
+    /// in the shard that the index names may be one that nobody needs.
+    fn add_shards(&mut self, index: &Path) -> Result<Vec<String>> {
         let text = std::fs::read_to_string(index).map_err(|e| Error::io(index, "read", e))?;
         let json: serde_json::Value =
             serde_json::from_str(&text).map_err(|e| Error::file(index, format!("is not JSON: {e}")))?;
@@ -279,16 +370,47 @@ impl Weights {
                 let tensors = self.add_safetensors(&path)?;
                 shards.insert(shard, tensors);
             }
-            let Some(stored) = shards.get_mut(shard).and_then(|tensors| tensors.remove(name)) else {
-                return Err(Error::file_at(
-                    folder.join(shard),
-                    format!("tensor '{name}'"),
-                    format!("is missing, but {INDEX} says that it is here; fetch the model again"),
-                ));
-            };
-            self.tensors.insert(name.clone(), stored);
+            match shards.get_mut(shard).and_then(|tensors| tensors.remove(name)) {
+                Some(stored) => drop(self.tensors.insert(name.clone(), stored)),
+                None => drop(self.absent.insert(name.clone(), folder.join(shard))),
+            }
         }
-        Ok(())
+        Ok(shards.into_keys().map(str::to_owned).collect())
+    }
+}
+
+/// Whether an index is left over from shards that are not there any more.
+fn is_left_over(index: &Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(index) else { return false };
+    let Ok(json) = serde_json::from_str::<serde_json::Value>(&text) else { return false };
+    let folder = index.parent().unwrap_or(Path::new("."));
+    let shards = json["weight_map"].as_object().into_iter().flat_map(|map| map.values());
+    !shards.filter_map(|shard| shard.as_str()).any(|shard| folder.join(shard).is_file())
+}
+
+/// Warns of weight files in a folder that are not used, which may be what the user expects to run.
+fn announce_unused(folder: &Path, used: &[String]) -> Result<()> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "read", e))?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut unused: Vec<String> = names
+        .filter(|name| name.ends_with(".safetensors") && !name.starts_with("adapter") && !used.contains(name))
+        .collect();
+    if unused.is_empty() {
+        return Ok(());
+    }
+    unused.sort();
+    let what = if used.iter().any(|name| name == SINGLE) { SINGLE } else { "the files that its index names" };
+    tracing::warn!("{}: {} not used; the weights are those of {what}", folder.display(), listed(&unused));
+    Ok(())
+}
+
+/// `a is`, or `a, b and 3 more are`.
+fn listed(names: &[String]) -> String {
+    match names {
+        [one] => format!("{one} is"),
+        [one, two] => format!("{one} and {two} are"),
+        [one, two, rest @ ..] => format!("{one}, {two} and {} more are", rest.len()),
+        [] => String::new(),
     }
 }
 

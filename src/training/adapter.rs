@@ -1,57 +1,55 @@
 //! Adapters as files: those of PEFT, read and written so that both sides take the other's.
 //!
 //! `adapter_config.json` says which kind of adapter it is; `adapter_model.safetensors` holds, for each module,
-//! `base_model.model.<path>.lora_A.weight` `[r, in]` and `….lora_B.weight` `[out, r]`. What this library does not
-//! compute (DoRA, trained biases, whole modules, other methods) is refused, never left out.
+//! `base_model.model.<path>.lora_A.weight` `[r, in]` and `….lora_B.weight` `[out, r]`, for the embedding
+//! `….lora_embedding_A` and `….lora_embedding_B`. What this library does not compute (DoRA, trained biases, whole
+//! modules, other methods) is refused, never left out. mlx-lm's folders are read too.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::adapter_tensors::pairs;
 use super::lora::{LoraConfig, LoraModule, Targets};
-use super::tensors::{read_tensors, write_tensors};
+use super::mlx_adapter;
+use super::peft_config::Fields;
+use super::tensors::{transposed, write_tensors};
 use crate::atomic;
 use crate::backend::Device;
-use crate::models::{AdapterParameters, LinearModule};
-use crate::tensor::{DType, HostTensor};
+use crate::models::{AdapterParameters, LinearModule, Weights};
+use crate::tensor::HostTensor;
 use crate::{Error, Result};
 
 /// The file of the configuration.
 pub const CONFIG_FILE: &str = "adapter_config.json";
 /// The file of the tensors.
 pub const TENSOR_FILE: &str = "adapter_model.safetensors";
-const PREFIX: &str = "base_model.model.";
-/// Fields that are read, or that say nothing about what the adapter computes.
-const KNOWN: [&str; 15] = [
-    "alpha_pattern",
-    "auto_mapping",
-    "corda_config",
-    "ensure_weight_tying",
-    "eva_config",
-    "exclude_modules",
-    "inference_mode",
-    "init_lora_weights",
-    "layers_pattern",
-    "layers_to_transform",
-    "loftq_config",
-    "lora_ga_config",
-    "rank_pattern",
-    "target_modules",
-    "use_rslora",
-];
-
+/// The tensor file of older PEFT versions, a pickle.
+const PICKLE: &str = "adapter_model.bin";
+pub(super) const PREFIX: &str = "base_model.model.";
 /// The pair of one module.
 #[derive(Debug, Clone)]
 pub struct AdapterModule {
-    /// Path of the linear layer.
+    /// Path of the linear layer, or of the embedding.
     pub path: String,
-    /// A `[r, in]`, f32.
+    /// A `[r, in]`, f32; of the embedding `[r, tokens]`.
     pub a: HostTensor,
     /// B `[out, r]`, f32.
     pub b: HostTensor,
     /// Factor of B·A.
     pub scale: f64,
+    /// Whether it is the embedding, of whose A a token picks a column.
+    pub is_embedding: bool,
+}
+
+/// A copy of a base weight that an adapter's file holds beside the pairs, as PEFT saves it for an adapted embedding or
+/// head.
+#[derive(Debug, Clone)]
+pub struct BaseCopy {
+    /// Path of the module.
+    pub path: String,
+    /// The weight as stored.
+    pub weight: HostTensor,
 }
 
 /// A LoRA adapter in host memory.
@@ -63,33 +61,62 @@ pub struct Adapter {
     pub base_model: Option<String>,
     /// The pairs.
     pub modules: Vec<AdapterModule>,
+    /// Copies of base weights, which must be those of the model in use ([`Adapter::check_copies`]).
+    pub copies: Vec<BaseCopy>,
 }
 
 impl Adapter {
-    /// Reads an adapter's folder.
+    /// Reads an adapter's folder, as PEFT or mlx-lm writes it.
     pub fn load(folder: &Path) -> Result<Self> {
         let config_path = folder.join(CONFIG_FILE);
         let tensor_path = folder.join(TENSOR_FILE);
-        if !config_path.exists() || !tensor_path.exists() {
+        let mlx_path = folder.join(mlx_adapter::TENSOR_FILE);
+        if folder.is_file() {
+            let message = format!("is a file; pass the folder that holds it and {CONFIG_FILE}");
+            return Err(Error::file(folder, message));
+        }
+        let has_tensors = tensor_path.exists() || mlx_path.exists();
+        if !has_tensors && folder.join(PICKLE).exists() {
+            let message = format!(
+                "is a pickle, which can run code and is not read; save the adapter again with PEFT's \
+                 save_pretrained, which writes {TENSOR_FILE}"
+            );
+            return Err(Error::file(folder.join(PICKLE), message));
+        }
+        if !config_path.exists() || !has_tensors {
             let message = format!("is no adapter folder: it must hold {CONFIG_FILE} and {TENSOR_FILE}");
             return Err(Error::file(folder, message));
         }
-        let text = std::fs::read(&config_path).map_err(|source| Error::io(&config_path, "read", source))?;
-        let value: Value = serde_json::from_slice(&text)
+        let bytes = std::fs::read(&config_path).map_err(|source| Error::io(&config_path, "read", source))?;
+        // Editors on Windows put a byte-order mark before the text.
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        let value: Value = serde_json::from_slice(text)
             .map_err(|error| Error::file(&config_path, format!("is no JSON: {error}")))?;
+        if !tensor_path.exists() {
+            return mlx_adapter::read(&config_path, &value, &mlx_path);
+        }
         let fields = Fields { path: &config_path, value: &value };
         fields.refuse_other_methods()?;
         let config = fields.lora()?;
         let base_model = value["base_model_name_or_path"].as_str().map(str::to_owned);
-        let modules = pairs(&tensor_path, &config)?;
-        Ok(Self { config, base_model, modules })
+        let (modules, copies) = pairs(&tensor_path, &config)?;
+        let has = |part: &str| modules.iter().any(|module| module.path.ends_with(part));
+        if value["ensure_weight_tying"] == true && has("embed_tokens") != has("lm_head") {
+            let message = "asks that embedding and head share one adapter, which is not supported; the adapter is \
+                           not loaded";
+            return Err(Error::file_at(&config_path, "ensure_weight_tying", message));
+        }
+        Ok(Self { config, base_model: base_model.filter(|name| !name.is_empty()), modules, copies })
     }
 
     /// Writes an adapter's folder, which must exist. Each file is replaced as a whole.
     pub fn save(&self, folder: &Path) -> Result<()> {
         let mut tensors = Vec::new();
         for module in &self.modules {
-            let name = |part: &str| format!("{PREFIX}{}.lora_{part}.weight", module.path);
+            let name = |part: &str| match module.is_embedding {
+                true => format!("{PREFIX}{}.lora_embedding_{part}", module.path),
+                false => format!("{PREFIX}{}.lora_{part}.weight", module.path),
+            };
             tensors.extend([(name("A"), module.a.clone()), (name("B"), module.b.clone())]);
         }
         write_tensors(&folder.join(TENSOR_FILE), &tensors)?;
@@ -119,15 +146,50 @@ impl Adapter {
         Ok(())
     }
 
+    /// Checks that the copies of base weights in the adapter's file are the weights of this model. Others would have to
+    /// replace them, as after training with a larger vocabulary.
+    pub fn check_copies(&self, weights: &Weights) -> Result<()> {
+        for copy in &self.copies {
+            let name = format!("{}.weight", copy.path);
+            let tied = copy.path == "lm_head" && !weights.contains(&name);
+            let name = if tied { "model.embed_tokens.weight" } else { &name };
+            let place = || format!("adapter's copy of {}", copy.path);
+            let shape = copy.weight.shape().dims();
+            if weights.shape(name).is_some_and(|found| found != shape) {
+                let message = format!(
+                    "has shape {shape:?}, but the model's weight has {:?}; the adapter was trained on a model of another \
+                     vocabulary: use that model",
+                    weights.shape(name).unwrap_or_default()
+                );
+                return Err(Error::invalid(place(), message));
+            }
+            if weights.load(name, shape, copy.weight.dtype())?.bytes() != copy.weight.bytes() {
+                let message = "differs from the model's weight; the adapter was trained on another model: use that \
+                               model";
+                return Err(Error::invalid(place(), message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns true if the adapter changes nothing, as before its first training step: A or B of every module is zero.
+    pub fn does_nothing(&self) -> bool {
+        let zero = |tensor: &HostTensor| {
+            tensor.as_slice::<f32>().is_ok_and(|values| values.iter().all(|x| *x == 0.0))
+        };
+        self.modules.iter().all(|module| zero(&module.b) || zero(&module.a))
+    }
+
     /// Places the adapter on a device, frozen, for a decoder to use.
     pub fn on(&self, device: &Device) -> Result<AdapterParameters> {
         let mut parameters = AdapterParameters::default();
         for module in &self.modules {
             let place =
                 |part: &str, value| device.parameter(format!("{}.lora_{part}", module.path), value, false);
+            let a = if module.is_embedding { transposed(&module.a)? } else { module.a.clone() };
             parameters.insert(
                 module.path.clone(),
-                place("A", &module.a)?,
+                place("A", &a)?,
                 place("B", &module.b)?,
                 module.scale as f32,
             );
@@ -143,6 +205,7 @@ impl Adapter {
             out_features: module.b.shape()[0],
             rank: module.a.shape()[0],
             scale: module.scale,
+            is_embedding: module.is_embedding,
         };
         self.modules.iter().map(module).collect()
     }
@@ -160,6 +223,8 @@ impl Adapter {
         let number = |x: f64| if x.fract() == 0.0 { json!(x as i64) } else { json!(x) };
         let alphas: Map<String, Value> =
             config.alpha_pattern.iter().map(|(k, v)| (k.clone(), number(*v))).collect();
+        let ranks: Map<String, Value> =
+            config.rank_pattern.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         // The shortest decimal that is this f32, not that of its f64 neighbour.
         let dropout: f64 = config.dropout.to_string().parse().unwrap_or(0.0);
         json!({
@@ -180,7 +245,7 @@ impl Adapter {
             "modules_to_save": null,
             "peft_type": "LORA",
             "r": config.rank,
-            "rank_pattern": config.rank_pattern,
+            "rank_pattern": ranks,
             "revision": null,
             "target_modules": targets,
             "task_type": "CAUSAL_LM",
@@ -202,221 +267,9 @@ impl Adapter {
     }
 }
 
-/// A PEFT configuration with the file that it came from.
-struct Fields<'a> {
-    path: &'a Path,
-    value: &'a Value,
-}
-
-impl Fields<'_> {
-    fn wrong(&self, key: &str, message: impl Into<String>) -> Error {
-        Error::file_at(self.path, key, message)
-    }
-
-    fn refuse_other_methods(&self) -> Result<()> {
-        let kind = self.value["peft_type"].as_str().unwrap_or("nothing");
-        if kind != "LORA" {
-            return Err(self.wrong("peft_type", format!("is {kind}; only LORA adapters can be used")));
-        }
-        let unset = |key: &str| match &self.value[key] {
-            Value::Null | Value::Bool(false) => true,
-            Value::Array(list) => list.is_empty(),
-            Value::Object(map) => map.is_empty(),
-            _ => false,
-        };
-        for (key, what) in [
-            ("use_dora", "DoRA"),
-            ("fan_in_fan_out", "transposed weights"),
-            ("lora_bias", "a bias on B"),
-            ("modules_to_save", "modules trained as a whole"),
-            ("trainable_token_indices", "trained token embeddings"),
-            ("target_parameters", "adapted parameters that are no linear layer"),
-            ("layer_replication", "replicated layers"),
-            ("use_qalora", "QA-LoRA"),
-            ("alora_invocation_tokens", "activated LoRA"),
-            ("arrow_config", "routed adapters"),
-            ("use_bdlora", "block-diagonal LoRA"),
-            ("kasa_config", "KaSA"),
-            ("megatron_config", "layers of Megatron"),
-        ] {
-            if !unset(key) {
-                let message = format!("asks for {what}, which is not supported; the adapter is not loaded");
-                return Err(self.wrong(key, message));
-            }
-        }
-        // PEFT's other ways (PiSSA, OLoRA, CorDA, LoftQ) take something out of the base model's weights, again whenever
-        // the adapter is loaded.
-        let init = &self.value["init_lora_weights"];
-        let same_base = matches!(init.as_str(), Some("gaussian" | "eva" | "orthogonal"));
-        if !(init.is_null() || init.is_boolean() || same_base) {
-            let message = format!(
-                "is {init}, which changes the base model's weights; convert the adapter with PEFT first"
-            );
-            return Err(self.wrong("init_lora_weights", message));
-        }
-        if let Some(other) = self.value["bias"].as_str().filter(|bias| *bias != "none") {
-            return Err(self.wrong("bias", format!("is '{other}': trained biases are not supported")));
-        }
-        self.refuse_unknown_switches()
-    }
-
-    /// A variant that PEFT gains later is told by a switch that is on or a configuration of its own.
-    fn refuse_unknown_switches(&self) -> Result<()> {
-        let Some(fields) = self.value.as_object() else { return Ok(()) };
-        for (key, value) in fields {
-            let on = match value {
-                Value::Bool(on) => *on,
-                Value::Array(list) => !list.is_empty(),
-                Value::Object(map) => !map.is_empty(),
-                _ => false,
-            };
-            if on && !KNOWN.contains(&key.as_str()) {
-                let message = "is not known and may change what the adapter computes, so it is not loaded; remove it from the \
-                               file if it does not";
-                return Err(self.wrong(key, message));
-            }
-        }
-        Ok(())
-    }
-
-    fn number(&self, key: &str, default: f64) -> Result<f64> {
-        match &self.value[key] {
-            Value::Null => Ok(default),
-            value => value.as_f64().ok_or_else(|| self.wrong(key, format!("is {value}, must be a number"))),
-        }
-    }
-
-    fn names(&self, key: &str) -> Result<Vec<String>> {
-        match &self.value[key] {
-            Value::Null => Ok(Vec::new()),
-            Value::String(one) => Ok(vec![one.clone()]),
-            value => serde_json::from_value(value.clone())
-                .map_err(|_| self.wrong(key, format!("is {value}, must be a list of names"))),
-        }
-    }
-
-    fn lora(&self) -> Result<LoraConfig> {
-        let rank = self.number("r", 8.0)?;
-        if rank < 1.0 || rank.fract() != 0.0 || rank > 1e6 {
-            return Err(self.wrong("r", format!("is {rank}, must be a whole number from 1 on")));
-        }
-        let targets = match &self.value["target_modules"] {
-            Value::String(word) if word == "all-linear" => Targets::AllLinear,
-            Value::String(expression) => Targets::Regex(expression.clone()),
-            _ => Targets::List(self.names("target_modules")?),
-        };
-        let alphas = match &self.value["alpha_pattern"] {
-            Value::Null => BTreeMap::new(),
-            value => serde_json::from_value(value.clone())
-                .map_err(|_| self.wrong("alpha_pattern", "must map names to numbers"))?,
-        };
-        let layers = match &self.value["layers_to_transform"] {
-            Value::Null => None,
-            value => {
-                let list = if value.is_number() { json!([value]) } else { value.clone() };
-                let wrong = |_| self.wrong("layers_to_transform", "must be a list of layer numbers");
-                Some(serde_json::from_value(list).map_err(wrong)?)
-            }
-        };
-        let ranks = match &self.value["rank_pattern"] {
-            Value::Null => BTreeMap::new(),
-            value => serde_json::from_value(value.clone())
-                .map_err(|_| self.wrong("rank_pattern", "must map names to whole numbers from 1 on"))?,
-        };
-        let rslora = match &self.value["use_rslora"] {
-            Value::Null => false,
-            value => value
-                .as_bool()
-                .ok_or_else(|| self.wrong("use_rslora", format!("is {value}, must be true or false")))?,
-        };
-        let config = LoraConfig {
-            rank: rank as usize,
-            alpha: self.number("lora_alpha", 8.0)?,
-            dropout: self.number("lora_dropout", 0.0)? as f32,
-            rslora,
-            targets,
-            exclude: self.names("exclude_modules")?,
-            rank_pattern: ranks,
-            alpha_pattern: alphas,
-            layers,
-            seed: 0,
-        };
-        config.validate().map_err(|error| Error::file(self.path, error.to_string()))?;
-        Ok(config)
-    }
-}
-
-/// The pairs of a tensor file, with the scales that the configuration gives them.
-fn pairs(path: &Path, config: &LoraConfig) -> Result<Vec<AdapterModule>> {
-    let mut found: BTreeMap<String, [Option<HostTensor>; 2]> = BTreeMap::new();
-    for (name, tensor) in read_tensors(path)? {
-        let parts = name.strip_prefix(PREFIX).and_then(|rest| {
-            let part = |suffix, index| rest.strip_suffix(suffix).map(|path: &str| (path.to_owned(), index));
-            part(".lora_A.weight", 0).or_else(|| part(".lora_B.weight", 1))
-        });
-        let Some((module, index)) = parts else {
-            let message = "is no lora_A or lora_B weight; the adapter is of a kind that is not supported and is not loaded";
-            return Err(Error::file_at(path, name, message));
-        };
-        if tensor.shape().rank() != 2 || !tensor.dtype().is_float() {
-            return Err(Error::file_at(
-                path,
-                name,
-                format!("is {}, must be a matrix of real numbers", tensor.spec()),
-            ));
-        }
-        let tensor = tensor.cast(DType::F32);
-        if let Some(at) = tensor.as_slice::<f32>()?.iter().position(|x| !x.is_finite()) {
-            return Err(Error::file_at(
-                path,
-                name,
-                format!("element {at} is not a finite number; the file is damaged"),
-            ));
-        }
-        found.entry(module).or_default()[index] = Some(tensor);
-    }
-    if found.is_empty() {
-        return Err(Error::file(path, "holds no tensors"));
-    }
-    let modules: Vec<LinearModule> = found
-        .iter()
-        .map(|(module, [a, b])| {
-            let (Some(a), Some(b)) = (a, b) else {
-                let missing = if a.is_none() { "lora_A" } else { "lora_B" };
-                return Err(Error::file_at(
-                    path,
-                    module.as_str(),
-                    format!("has no {missing}; the file is incomplete"),
-                ));
-            };
-            if a.shape()[0] != b.shape()[1] {
-                let message = format!("A is {} and B is {}: their ranks differ", a.spec(), b.spec());
-                return Err(Error::file_at(path, module.as_str(), message));
-            }
-            let (in_features, out_features) = (a.shape()[1], b.shape()[0]);
-            Ok(LinearModule { path: module.clone(), in_features, out_features, layer: None, is_head: false })
-        })
-        .collect::<Result<_>>()?;
-    // Ranks and alphas by the configuration's patterns; which modules there are, the file says.
-    let everything =
-        LoraConfig { targets: Targets::AllLinear, layers: None, exclude: Vec::new(), ..config.clone() };
-    let resolved = everything.resolve(&modules)?;
-    found
-        .into_iter()
-        .zip(resolved)
-        .map(|((module, [a, b]), wanted)| {
-            let (a, b) = (a.expect("checked above"), b.expect("checked above"));
-            if a.shape()[0] != wanted.rank {
-                let message = format!("has rank {}, the configuration says {}", a.shape()[0], wanted.rank);
-                return Err(Error::file_at(path, module, message));
-            }
-            Ok(AdapterModule { path: module, a, b, scale: wanted.scale })
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::tensors::read_tensors;
     use super::*;
 
     fn tensor(seed: u32, shape: [usize; 2]) -> HostTensor {
@@ -430,16 +283,17 @@ mod tests {
             a: tensor(1, [rank, 6]),
             b: tensor(2, [10, rank]),
             scale,
+            is_embedding: false,
         };
         let config = LoraConfig {
             rank: 4,
             alpha: 8.0,
             dropout: 0.1,
-            rank_pattern: [("down_proj".to_owned(), 2)].into(),
+            rank_pattern: vec![("down_proj".to_owned(), 2)],
             ..LoraConfig::default()
         };
         let modules = vec![module("mlp.down_proj", 2, 4.0), module("self_attn.q_proj", 4, 2.0)];
-        Adapter { config, base_model: Some("a/b".into()), modules }
+        Adapter { config, base_model: Some("a/b".into()), modules, copies: Vec::new() }
     }
 
     fn saved() -> tempfile::TempDir {
@@ -560,6 +414,7 @@ mod tests {
             out_features,
             layer: Some(0),
             is_head: false,
+            is_embedding: false,
         };
         adapter().check(&[linear("mlp.down_proj", 10), linear("self_attn.q_proj", 10)]).unwrap();
         let error =
@@ -567,5 +422,162 @@ mod tests {
         assert!(error.to_string().contains("is for a layer of 10 x 6, the model's has 12 x 6"));
         let error = adapter().check(&[linear("mlp.down_proj", 10)]).unwrap_err().to_string();
         assert!(error.contains("q_proj: is no linear layer of this model"), "{error}");
+    }
+
+    fn write_named(folder: &Path, file: &str, tensors: &[(&str, HostTensor)]) {
+        let tensors: Vec<_> =
+            tensors.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.clone())).collect();
+        write_tensors(&folder.join(file), &tensors).unwrap();
+    }
+
+    #[test]
+    fn an_adapted_embedding_and_head_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut adapter = adapter();
+        adapter.config.targets = Targets::List(vec!["embed_tokens".into(), "lm_head".into()]);
+        adapter.config.rank_pattern.clear();
+        let module = |path: &str, a: [usize; 2], b: [usize; 2]| AdapterModule {
+            path: path.into(),
+            a: tensor(3, a),
+            b: tensor(4, b),
+            scale: 2.0,
+            is_embedding: path.ends_with("embed_tokens"),
+        };
+        adapter.modules =
+            vec![module("lm_head", [4, 6], [20, 4]), module("model.embed_tokens", [4, 20], [6, 4])];
+        adapter.save(folder.path()).unwrap();
+        let names: Vec<String> = read_tensors(&folder.path().join(TENSOR_FILE))
+            .unwrap()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        let expected = [
+            "base_model.model.lm_head.lora_A.weight",
+            "base_model.model.lm_head.lora_B.weight",
+            "base_model.model.model.embed_tokens.lora_embedding_A",
+            "base_model.model.model.embed_tokens.lora_embedding_B",
+        ];
+        assert_eq!(names, expected);
+        let loaded = Adapter::load(folder.path()).unwrap();
+        let found: Vec<(&str, bool)> =
+            loaded.modules.iter().map(|m| (m.path.as_str(), m.is_embedding)).collect();
+        assert_eq!(found, [("lm_head", false), ("model.embed_tokens", true)]);
+        assert_eq!(loaded.modules[1].a.bytes(), adapter.modules[1].a.bytes());
+        // Tied adapters are PEFT's ensure_weight_tying; a file that has one of the two relies on it.
+        change(folder.path(), "ensure_weight_tying", json!(true));
+        Adapter::load(folder.path()).unwrap();
+        adapter.modules.remove(0);
+        adapter.save(folder.path()).unwrap();
+        change(folder.path(), "ensure_weight_tying", json!(true));
+        let error = Adapter::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("(ensure_weight_tying)"), "{error}");
+    }
+
+    #[test]
+    fn tensors_that_the_configuration_does_not_name_are_refused() {
+        let folder = saved();
+        change(folder.path(), "target_modules", json!(["down_proj"]));
+        let error = Adapter::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("q_proj): has an adapter here, but target_modules"), "{error}");
+        change(folder.path(), "target_modules", json!(r"model\.layers\.0\..*"));
+        Adapter::load(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn copies_of_base_weights_must_be_those_of_the_model() {
+        let folder = saved();
+        let mut tensors = read_tensors(&folder.path().join(TENSOR_FILE)).unwrap();
+        let copy = |values: &[f32]| HostTensor::from_slice(values, [2, 2]).unwrap();
+        tensors.push(("base_model.model.lm_head.base_layer.weight".into(), copy(&[1.0, 2.0, 3.0, 4.0])));
+        write_tensors(&folder.path().join(TENSOR_FILE), &tensors).unwrap();
+        let adapter = Adapter::load(folder.path()).unwrap();
+        assert_eq!((adapter.modules.len(), adapter.copies.len()), (2, 1));
+        let base = tempfile::tempdir().unwrap();
+        let check = |name: &str, weight: HostTensor| {
+            write_named(base.path(), "model.safetensors", &[(name, weight)]);
+            adapter.check_copies(&Weights::open(base.path()).unwrap()).map_err(|error| error.to_string())
+        };
+        check("lm_head.weight", copy(&[1.0, 2.0, 3.0, 4.0])).unwrap();
+        // A tied head is the embedding.
+        check("model.embed_tokens.weight", copy(&[1.0, 2.0, 3.0, 4.0])).unwrap();
+        let error = check("lm_head.weight", copy(&[1.0, 2.0, 3.0, 5.0])).unwrap_err();
+        assert!(error.contains("adapter's copy of lm_head: differs from the model's weight"), "{error}");
+        let larger = HostTensor::from_slice(&[0.0; 6], [3, 2]).unwrap();
+        let error = check("lm_head.weight", larger).unwrap_err();
+        assert!(error.contains("has shape [2, 2]") && error.contains("another vocabulary"), "{error}");
+    }
+
+    #[test]
+    fn pickles_are_refused_and_byte_order_marks_are_not() {
+        let folder = saved();
+        let path = folder.path().join(CONFIG_FILE);
+        let text = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [b"\xef\xbb\xbf", text.as_slice()].concat()).unwrap();
+        assert_eq!(Adapter::load(folder.path()).unwrap().modules.len(), 2);
+        let file = folder.path().join(TENSOR_FILE);
+        let error = Adapter::load(&file).unwrap_err().to_string();
+        assert!(error.contains("is a file; pass the folder"), "{error}");
+        std::fs::rename(file, folder.path().join(PICKLE)).unwrap();
+        let error = Adapter::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("adapter_model.bin") && error.contains("save_pretrained"), "{error}");
+    }
+
+    #[test]
+    fn an_untrained_adapter_does_nothing() {
+        let mut adapter = adapter();
+        assert!(!adapter.does_nothing());
+        adapter.modules[0].b = HostTensor::zeros(adapter.modules[0].b.spec().clone());
+        assert!(!adapter.does_nothing());
+        adapter.modules[1].a = HostTensor::zeros(adapter.modules[1].a.spec().clone());
+        assert!(adapter.does_nothing());
+    }
+
+    /// mlx-lm's pairs are PEFT's transposed, also where a layer is square, and its scale is the factor itself.
+    #[test]
+    fn adapters_of_mlx_lm_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (tensor(1, [6, 2]), tensor(2, [2, 6]));
+        let name = |part: &str| format!("model.layers.1.self_attn.q_proj.lora_{part}");
+        let (name_a, name_b) = (name("a"), name("b"));
+        let write = |config: Value, more: &[(&str, HostTensor)]| {
+            std::fs::write(folder.path().join(CONFIG_FILE), config.to_string()).unwrap();
+            let mut tensors = vec![(name_a.as_str(), a.clone()), (name_b.as_str(), b.clone())];
+            tensors.extend_from_slice(more);
+            write_named(folder.path(), mlx_adapter::TENSOR_FILE, &tensors);
+            Adapter::load(folder.path())
+        };
+        let config = || {
+            json!({"fine_tune_type": "lora", "model": "org/base", "num_layers": 16,
+                "lora_parameters": {"rank": 2, "scale": 20.0, "dropout": 0.25}})
+        };
+        let adapter = write(config(), &[]).unwrap();
+        assert_eq!((adapter.base_model.as_deref(), adapter.config.dropout), (Some("org/base"), 0.25));
+        let module = &adapter.modules[0];
+        assert_eq!(
+            (module.path.as_str(), module.scale, module.is_embedding),
+            ("model.layers.1.self_attn.q_proj", 20.0, false)
+        );
+        assert_eq!(module.a.bytes(), transposed(&a).unwrap().bytes());
+        assert_eq!(module.b.bytes(), transposed(&b).unwrap().bytes());
+        // As PEFT's files it computes the same.
+        let peft = tempfile::tempdir().unwrap();
+        adapter.save(peft.path()).unwrap();
+        let again = Adapter::load(peft.path()).unwrap();
+        assert_eq!((again.modules[0].scale, again.modules[0].a.bytes()), (20.0, module.a.bytes()));
+
+        let refused = |key: &str, value: Value| {
+            let mut config = config();
+            match key {
+                "scale" | "rank" => config["lora_parameters"][key] = value,
+                _ => config[key] = value,
+            }
+            write(config, &[]).unwrap_err().to_string()
+        };
+        assert!(refused("fine_tune_type", json!("dora")).contains("(fine_tune_type): is dora"));
+        assert!(refused("fine_tune_type", json!("full")).contains("is full"));
+        assert!(refused("scale", json!(null)).contains("(lora_parameters.scale)"));
+        assert!(refused("rank", json!(8)).contains("is 8, but the tensors have rank 2"));
+        let error = write(config(), &[("model.layers.1.self_attn.q_proj.m", tensor(1, [1, 6]))]).unwrap_err();
+        assert!(error.to_string().contains("q_proj.m): is neither lora_a nor lora_b"), "{error}");
     }
 }

@@ -273,8 +273,10 @@ mod tests {
             a: tensor(0.5, [8, 3]),
             b: tensor(step as f32, [4, 8]),
             scale: 2.0,
+            is_embedding: false,
         };
-        let adapter = Adapter { config: LoraConfig::default(), base_model: None, modules: vec![module] };
+        let config = LoraConfig::default();
+        let adapter = Adapter { config, base_model: None, modules: vec![module], copies: Vec::new() };
         let state = TrainerState { step, best_loss: Some(1.0 / 3.0), ..TrainerState::new(7) };
         (adapter, vec![("m.q.lora_A.exp_avg".into(), tensor(1e-20, [8, 3]))], state)
     }

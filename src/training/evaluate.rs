@@ -111,7 +111,7 @@ fn logits_of(model: &Decoder, adapter: Option<&AdapterParameters>, batch: &Batch
     let positions = graph.input("positions", tokens);
     let picked = graph.input("rows", TensorSpec::u32([BatchShape::of(batch).supervised]));
     let hidden = model.record_sequences(&graph, &ids, &positions, batch.rows, adapter, None, false)?;
-    let logits = model.record_logits(&graph, &hidden.embedding(&picked, DType::F32)?)?;
+    let logits = model.record_logits(&graph, &hidden.embedding(&picked, DType::F32)?, adapter)?;
     let (graph, logits) = graph.fused(&[logits])?;
     let [ids, positions, picked, ..] = batch_inputs(batch)?;
     Ok(model.device().compile(&graph, &logits, &[])?.run(&[&ids, &positions, &picked])?.remove(0))

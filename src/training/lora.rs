@@ -2,8 +2,6 @@
 //!
 //! Names and rules are those of PEFT, so that a configuration means the same in both.
 
-use std::collections::BTreeMap;
-
 use fancy_regex::Regex;
 
 use crate::models::LinearModule;
@@ -17,7 +15,7 @@ pub enum Targets {
     List(Vec<String>),
     /// Modules whose whole path matches this expression.
     Regex(String),
-    /// Every linear layer but the head.
+    /// Every linear layer but the head, and not the embedding.
     AllLinear,
 }
 
@@ -46,10 +44,10 @@ pub struct LoraConfig {
     pub targets: Targets,
     /// Modules left out, by the rule of [`Targets::List`].
     pub exclude: Vec<String>,
-    /// Other ranks for modules whose path ends with a match of the expression.
-    pub rank_pattern: BTreeMap<String, usize>,
+    /// Other ranks for modules whose path ends with a match of the expression. The first that matches counts.
+    pub rank_pattern: Vec<(String, usize)>,
     /// Other alphas, likewise.
-    pub alpha_pattern: BTreeMap<String, f64>,
+    pub alpha_pattern: Vec<(String, f64)>,
     /// Only these layers.
     pub layers: Option<Vec<usize>>,
     /// Decides the initial A.
@@ -65,8 +63,8 @@ impl Default for LoraConfig {
             rslora: false,
             targets: Targets::AllLinear,
             exclude: Vec::new(),
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
             layers: None,
             seed: 0,
         }
@@ -86,19 +84,21 @@ pub struct LoraModule {
     pub rank: usize,
     /// alpha / r, or alpha / √r.
     pub scale: f64,
+    /// Whether it is the embedding.
+    pub is_embedding: bool,
 }
 
 impl LoraConfig {
     /// Refuses values outside their ranges.
     pub fn validate(&self) -> Result<()> {
-        let ranks = std::iter::once(&self.rank).chain(self.rank_pattern.values());
+        let ranks = std::iter::once(&self.rank).chain(self.rank_pattern.iter().map(|(_, rank)| rank));
         if ranks.into_iter().any(|&rank| rank == 0) {
             return Err(Error::invalid(
                 "LoRA rank",
                 "is 0, which adapts nothing; use 1 or more, usually 4 to 64",
             ));
         }
-        let alphas = std::iter::once(&self.alpha).chain(self.alpha_pattern.values());
+        let alphas = std::iter::once(&self.alpha).chain(self.alpha_pattern.iter().map(|(_, alpha)| alpha));
         if let Some(alpha) = alphas.into_iter().find(|alpha| !(alpha.is_finite() && **alpha > 0.0)) {
             return Err(Error::invalid(
                 "LoRA alpha",
@@ -109,6 +109,18 @@ impl LoraConfig {
             return Err(Error::invalid("LoRA dropout", format!("is {}, must be in [0, 1)", self.dropout)));
         }
         Ok(())
+    }
+
+    /// Returns true if the targets name a module of this path. `all-linear` names every one, since which modules are
+    /// linear layers is not in their paths.
+    pub(crate) fn names(&self, path: &str) -> Result<bool> {
+        match &self.targets {
+            Targets::AllLinear => Ok(true),
+            Targets::List(names) => Ok(names.iter().any(|name| ends_with(path, name))),
+            Targets::Regex(expression) => {
+                matches("LoRA targets", &compiled("LoRA targets", &format!("^(?:{expression})$"))?, path)
+            }
+        }
     }
 
     /// The adapters for a model's linear layers. A target that matches nothing is an error that lists what there is.
@@ -141,6 +153,7 @@ impl LoraConfig {
                 out_features: module.out_features,
                 rank,
                 scale: alpha / divisor,
+                is_embedding: module.is_embedding,
             });
         }
         if resolved.is_empty() {
@@ -154,7 +167,9 @@ impl LoraConfig {
 
     fn targeted<'a>(&self, modules: &'a [LinearModule]) -> Result<Vec<&'a LinearModule>> {
         let found: Vec<&LinearModule> = match &self.targets {
-            Targets::AllLinear => modules.iter().filter(|module| !module.is_head).collect(),
+            Targets::AllLinear => {
+                modules.iter().filter(|module| !module.is_head && !module.is_embedding).collect()
+            }
             Targets::List(names) => {
                 let unknown =
                     names.iter().find(|name| !modules.iter().any(|module| ends_with(&module.path, name)));
@@ -206,7 +221,7 @@ fn matches(what: &str, regex: &Regex, path: &str) -> Result<bool> {
 }
 
 /// The value of the first pattern that the end of the path matches.
-fn pattern<T: Copy>(patterns: &BTreeMap<String, T>, path: &str) -> Result<Option<T>> {
+fn pattern<T: Copy>(patterns: &[(String, T)], path: &str) -> Result<Option<T>> {
     for (expression, value) in patterns {
         let regex = compiled("LoRA pattern", &format!(r"^(?:.*\.)?(?:{expression})$"))?;
         if matches("LoRA pattern", &regex, path)? {
@@ -231,18 +246,30 @@ fn names_of(modules: &[LinearModule]) -> String {
 /// The initial A `[rank, in_features]`: Kaiming uniform with a = √5, that is uniform in ±1/√in (He et al., 2015,
 /// arXiv:1502.01852; the values PEFT uses). The numbers depend on the seed and the module's path only.
 pub fn init_a(rank: usize, in_features: usize, seed: u64, path: &str) -> Vec<f32> {
+    let bound = 1.0 / (in_features as f64).sqrt();
+    let number = |index| (bound * (2.0 * uniform(index, seed, path) - 1.0)) as f32;
+    (0..rank * in_features).map(number).collect()
+}
+
+/// The initial B `[out_features, rank]` of the embedding: normal with mean 0 and variance 1, as in PEFT, where A begins at
+/// zero (Box and Muller, 1958). The numbers depend on the seed and the module's path only.
+pub(crate) fn init_embedding_b(out_features: usize, rank: usize, seed: u64, path: &str) -> Vec<f32> {
+    let number = |index| {
+        let (radius, angle) = (uniform(2 * index, seed, path), uniform(2 * index + 1, seed, path));
+        ((-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()) as f32
+    };
+    (0..out_features * rank).map(number).collect()
+}
+
+/// A number in (0, 1) that depends on these three only.
+fn uniform(index: usize, seed: u64, path: &str) -> f64 {
     // FNV-1a, 64 bits.
     let hash = path
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    let bound = 1.0 / (in_features as f64).sqrt();
-    (0..rank * in_features)
-        .map(|index| {
-            let counter = [(index / 4) as u32, ((index / 4) >> 32) as u32, hash as u32, (hash >> 32) as u32];
-            let word = philox(counter, [seed as u32, (seed >> 32) as u32])[index % 4];
-            (bound * ((f64::from(word) + 0.5) / 2_147_483_648.0 - 1.0)) as f32
-        })
-        .collect()
+    let counter = [(index / 4) as u32, ((index / 4) >> 32) as u32, hash as u32, (hash >> 32) as u32];
+    let word = philox(counter, [seed as u32, (seed >> 32) as u32])[index % 4];
+    (f64::from(word) + 0.5) / 4_294_967_296.0
 }
 
 #[cfg(test)]
@@ -259,6 +286,7 @@ mod tests {
                 out_features: 4,
                 layer: Some(layer),
                 is_head: false,
+                is_embedding: false,
             })
             .collect();
         let head = LinearModule {
@@ -267,6 +295,7 @@ mod tests {
             out_features: 99,
             layer: None,
             is_head: true,
+            is_embedding: false,
         };
         modules.push(head);
         modules
@@ -314,9 +343,13 @@ mod tests {
         let config = LoraConfig {
             rank: 4,
             alpha: 8.0,
-            rank_pattern: [("down_proj".to_owned(), 16), (r"layers\.0\.self_attn\.q_proj".to_owned(), 2)]
-                .into(),
-            alpha_pattern: [("v_proj".to_owned(), 2.0)].into(),
+            rank_pattern: vec![
+                ("down_proj".to_owned(), 16),
+                (r"layers\.0\.self_attn\.q_proj".to_owned(), 2),
+                // Both match; the first counts, which is not the first by name.
+                ("0.self_attn.q_proj".to_owned(), 5),
+            ],
+            alpha_pattern: vec![("v_proj".to_owned(), 2.0)],
             rslora: true,
             ..LoraConfig::default()
         };
@@ -349,5 +382,15 @@ mod tests {
         assert_eq!(a, init_a(16, 576, 42, "model.layers.0.self_attn.q_proj"));
         assert_ne!(a, init_a(16, 576, 43, "model.layers.0.self_attn.q_proj"));
         assert_ne!(a, init_a(16, 576, 42, "model.layers.1.self_attn.q_proj"));
+    }
+
+    #[test]
+    fn the_initial_b_of_the_embedding_is_normal() {
+        let b = init_embedding_b(576, 16, 42, "model.embed_tokens");
+        let mean = b.iter().sum::<f32>() / b.len() as f32;
+        let variance = b.iter().map(|x| x * x).sum::<f32>() / b.len() as f32;
+        // Five standard errors of the mean and of the second moment of 9216 normal numbers.
+        assert!(mean.abs() < 5.0 / 96.0, "{mean}");
+        assert!((variance - 1.0).abs() < 5.0 * 2.0_f32.sqrt() / 96.0, "{variance}");
     }
 }

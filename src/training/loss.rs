@@ -91,9 +91,9 @@ pub(super) fn record_loss(
         None
     };
     let hidden =
-        model.record_sequences(&graph, &ids, &positions, rows, Some(adapter), dropout, checkpoint)?;
+        model.record_sequences(&graph, &ids, &positions, rows, Some(adapter), dropout.clone(), checkpoint)?;
     let hidden = hidden.embedding(&picked, DType::F32)?;
-    let loss = model.record_loss(&graph, &hidden, &targets, &weights)?;
+    let loss = model.record_loss(&graph, &hidden, &targets, &weights, Some(adapter), dropout.as_ref())?;
     let (graph, mut fused) = graph.fused(&[loss])?;
     Ok((graph, fused.remove(0)))
 }

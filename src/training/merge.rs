@@ -1,15 +1,27 @@
-//! An adapter added to its base model.
+//! An adapter added to its base model, as a new Hugging Face folder.
+//!
+//! The folder is written beside its place, opened again and compared with base + adapter. Only then does it get its name,
+//! so that a folder of that name holds a model that computes what it should.
 
 use std::path::Path;
 
-use serde_json::json;
-
 use super::adapter::{Adapter, AdapterModule};
+use super::merge_companions as companions;
 use super::tensors::write_tensors;
-use crate::atomic;
-use crate::models::{Architecture, ModelConfig, ModelFiles, RopeScaling};
-use crate::tensor::{DType, HostTensor};
+use crate::backend::Device;
+use crate::graph::Graph;
+use crate::models::{AdapterParameters, Decoder, ModelConfig, ModelFiles, Weights};
+use crate::tensor::{DType, HostTensor, TensorSpec};
 use crate::{Error, Result};
+
+const EMBEDDING: &str = "model.embed_tokens";
+const HEAD: &str = "lm_head";
+/// Tokens on which the written model is compared with base + adapter.
+const PROBE: usize = 16;
+/// From this relative error on an update is mostly rounding.
+const MOSTLY_LOST: f64 = 0.5;
+/// Below this share of the update that is left in the stored weights, the merge is refused.
+const LEAST_KEPT: f64 = 0.1;
 
 /// How well a merge kept the adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,18 +33,27 @@ pub struct MergeReport {
     pub worst_error: f64,
     /// The module where it is.
     pub worst_module: String,
+    /// Relative error of the logits of the folder, read back, against those of base + adapter:
+    /// ‖difference‖ / ‖logits‖ over all logits of a few tokens.
+    pub logits_error: f64,
+    /// Whether head and embedding, which shared one weight in the base, are two weights now, since the adapter is on one of
+    /// them.
+    pub untied: bool,
 }
 
-/// `W + scale·B·A` of one module, in f64 sums, and the update's norm.
+/// `W + scale·B·A` of one module, in f64 sums, and the update. Of the embedding it is `W + scale·(B·A)ᵀ`.
 fn merged(weight: &HostTensor, module: &AdapterModule) -> Result<(Vec<f32>, Vec<f64>)> {
     let (n, k, r) = (weight.shape()[0], weight.shape()[1], module.a.shape()[0]);
     let (w, a, b) = (weight.as_slice::<f32>()?, module.a.as_slice::<f32>()?, module.b.as_slice::<f32>()?);
     let mut update = vec![0.0_f64; n * k];
     for (row, update) in update.chunks_mut(k).enumerate() {
         for rank in 0..r {
-            let factor = module.scale * f64::from(b[row * r + rank]);
-            for (sum, &a) in update.iter_mut().zip(&a[rank * k..][..k]) {
-                *sum += factor * f64::from(a);
+            // A of the embedding has a column for each row of W, and B a row for each column.
+            let factor = if module.is_embedding { a[rank * n + row] } else { b[row * r + rank] };
+            let factor = module.scale * f64::from(factor);
+            for (column, sum) in update.iter_mut().enumerate() {
+                let other = if module.is_embedding { b[column * r + rank] } else { a[rank * k + column] };
+                *sum += factor * f64::from(other);
             }
         }
     }
@@ -40,10 +61,10 @@ fn merged(weight: &HostTensor, module: &AdapterModule) -> Result<(Vec<f32>, Vec<
     Ok((sums, update))
 }
 
-/// Writes the merged model as a Hugging Face folder, its tensors stored as `dtype`.
+/// Writes the merged model as a Hugging Face folder, its tensors stored as `dtype`, and compares it with base + adapter.
 ///
-/// A base that is a folder lends its configuration and tokenizer files; of a GGUF base they are written anew.
-/// `progress` is told the share that is done.
+/// `out` must not exist or be an empty folder. A base that is a folder lends its configuration and tokenizer files; of a
+/// GGUF base they are written anew. `progress` is told the share that is done.
 pub fn merge(
     files: &ModelFiles,
     adapter: &Adapter,
@@ -54,39 +75,105 @@ pub fn merge(
     if !dtype.is_float() {
         return Err(Error::invalid("merge", "a model is stored as f32, f16 or bf16"));
     }
-    std::fs::create_dir_all(out).map_err(|source| Error::io(out, "create", source))?;
-    let (weights, config) = (&files.weights, &files.config);
-    let mut report = MergeReport { modules: 0, worst_error: 0.0, worst_module: String::new() };
-    let names: Vec<String> = weights.names().map(str::to_owned).collect();
-    let mut tensors = Vec::new();
-    let mut used = Vec::new();
-    for (index, name) in names.iter().enumerate() {
+    check_out(files, out)?;
+    adapter.check_copies(&files.weights)?;
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(|source| Error::io(parent, "create", source))?;
+    let unfinished = tempfile::Builder::new()
+        .prefix(".merging-")
+        .tempdir_in(parent)
+        .map_err(|source| Error::io(parent, "write into", source))?;
+    let untied = files.config.tie_embeddings
+        && adapter.modules.iter().any(|module| module.path == HEAD || module.path == EMBEDDING);
+    let config =
+        ModelConfig { tie_embeddings: files.config.tie_embeddings && !untied, ..files.config.clone() };
+    companions::write(files, &config, dtype, unfinished.path())?;
+    let (tensors, mut report) = sums(files, adapter, untied, dtype, &|share| progress(0.6 * share))?;
+    write_tensors(&unfinished.path().join("model.safetensors"), &tensors)?;
+    drop(tensors);
+    progress(0.7);
+    report.logits_error = verify(files, adapter, unfinished.path(), dtype)?;
+    if out.exists() {
+        std::fs::remove_dir(out).map_err(|source| Error::io(out, "replace", source))?;
+    }
+    let written = unfinished.keep();
+    make_readable(&written);
+    std::fs::rename(&written, out).map_err(|source| Error::io(out, "create", source))?;
+    progress(1.0);
+    Ok(report)
+}
+
+/// A temporary folder is its owner's only; the result has the permissions of any new folder.
+fn make_readable(folder: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // Where they cannot be changed the folder still serves its owner.
+        drop(std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)));
+    }
+    #[cfg(not(unix))]
+    let _ = folder;
+}
+
+/// Refuses to write over the base or into a folder that holds other files.
+fn check_out(files: &ModelFiles, out: &Path) -> Result<()> {
+    if !out.exists() {
+        return Ok(());
+    }
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    let base = real(&files.path);
+    let folder_of_base =
+        if files.path.is_dir() { base } else { base.and_then(|p| p.parent().map(Path::to_owned)) };
+    if folder_of_base == real(out) {
+        return Err(Error::file(
+            out,
+            "holds the base model, which a merge must not replace; choose another folder",
+        ));
+    }
+    let mut entries = std::fs::read_dir(out).map_err(|source| Error::io(out, "read", source))?;
+    match entries.next() {
+        Some(_) => Err(Error::file(
+            out,
+            "holds files already; choose a new or an empty folder, or remove them first",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// All tensors of the merged model, and how exactly their updates are stored.
+fn sums(
+    files: &ModelFiles,
+    adapter: &Adapter,
+    untied: bool,
+    dtype: DType,
+    progress: &dyn Fn(f64),
+) -> Result<(Vec<(String, HostTensor)>, MergeReport)> {
+    let weights = &files.weights;
+    let mut names: Vec<(String, String)> =
+        weights.names().map(|name| (name.to_owned(), name.to_owned())).collect();
+    // The head that an adapter parts from the embedding begins as the embedding.
+    let head = format!("{HEAD}.weight");
+    if untied && !weights.contains(&head) {
+        names.push((head, format!("{EMBEDDING}.weight")));
+    }
+    let mut report =
+        MergeReport { modules: 0, worst_error: 0.0, worst_module: String::new(), logits_error: 0.0, untied };
+    let (mut tensors, mut used, mut kept) = (Vec::new(), Vec::new(), Kept::default());
+    for (index, (name, source)) in names.iter().enumerate() {
         progress(index as f64 / names.len() as f64);
-        let Some(shape) = weights.shape(name).map(<[usize]>::to_vec) else { continue };
-        let module =
-            adapter.modules.iter().find(|module| name.strip_suffix(".weight") == Some(module.path.as_str()));
-        let Some(module) = module else {
-            tensors.push((name.clone(), weights.load(name, &shape, dtype)?));
+        let Some(shape) = weights.shape(source).map(<[usize]>::to_vec) else { continue };
+        let path = name.strip_suffix(".weight");
+        let Some(module) = adapter.modules.iter().find(|module| path == Some(module.path.as_str())) else {
+            tensors.push((name.clone(), weights.load(source, &shape, dtype)?));
             continue;
         };
-        let base = weights.load(name, &shape, DType::F32)?;
-        if shape != [module.b.shape()[0], module.a.shape()[1]] {
-            return Err(Error::invalid(
-                module.path.clone(),
-                "has another shape in this model; the adapter belongs to another one",
-            ));
+        let base = weights.load(source, &shape, DType::F32)?;
+        let (rows, columns) = (module.b.shape()[0], module.a.shape()[1]);
+        if shape != if module.is_embedding { [columns, rows] } else { [rows, columns] } {
+            let message = "has another shape in this model; the adapter belongs to another one";
+            return Err(Error::invalid(module.path.clone(), message));
         }
-        let (sums, update) = merged(&base, module)?;
-        let stored = HostTensor::from_slice(&sums, shape.as_slice())?.cast(dtype);
-        let back = stored.cast(DType::F32);
-        let (mut lost, mut norm) = (0.0, 0.0);
-        for ((&stored, &base), update) in
-            back.as_slice::<f32>()?.iter().zip(base.as_slice::<f32>()?).zip(&update)
-        {
-            lost += (f64::from(stored) - f64::from(base) - update).powi(2);
-            norm += update * update;
-        }
-        let error = if norm > 0.0 { (lost / norm).sqrt() } else { 0.0 };
+        let (stored, error) = stored(&base, module, &shape, dtype, &mut kept)?;
         if error >= report.worst_error {
             (report.worst_error, report.worst_module) = (error, module.path.clone());
         }
@@ -94,123 +181,210 @@ pub fn merge(
         tensors.push((name.clone(), stored));
     }
     if let Some(missing) = adapter.modules.iter().find(|module| !used.contains(&module.path)) {
-        return Err(Error::invalid(
-            missing.path.clone(),
-            "is not in this model; the adapter belongs to another one",
-        ));
+        let message = "is not in this model; the adapter belongs to another one";
+        return Err(Error::invalid(missing.path.clone(), message));
     }
     report.modules = used.len();
-    write_tensors(&out.join("model.safetensors"), &tensors)?;
-    if files.path.is_dir() && files.path.join("config.json").exists() {
-        copy_companions(&files.path, out)?;
-    } else {
-        write_companions(files, config, dtype, out)?;
-    }
-    progress(1.0);
-    Ok(report)
+    kept.check(&report, dtype)?;
+    Ok((tensors, report))
 }
 
-const COMPANIONS: [&str; 7] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "LICENSE",
-];
+/// How much of the updates is left in the stored weights: the projection of what changed on the updates. Independent
+/// rounding leaves it near 1, however large the rounding is. Updates that are too small to move a weight to the next
+/// number of the dtype leave it near 0.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Sum of change · update.
+    projection: f64,
+    /// Sum of update².
+    norm: f64,
+}
 
-fn copy_companions(from: &Path, to: &Path) -> Result<()> {
-    for name in COMPANIONS {
-        let source = from.join(name);
-        if source.exists() {
-            let bytes = std::fs::read(&source).map_err(|error| Error::io(&source, "read", error))?;
-            atomic::write(&to.join(name), &bytes)?;
+impl Kept {
+    fn share(&self) -> f64 {
+        if self.norm > 0.0 { self.projection / self.norm } else { 1.0 }
+    }
+
+    /// Refuses a merge of which almost nothing is left, and warns where rounding is as large as the update.
+    fn check(&self, report: &MergeReport, dtype: DType) -> Result<()> {
+        if self.share() < LEAST_KEPT {
+            let message = format!(
+                "is smaller than the rounding of {dtype}: {:.0} % of it would be left in the stored weights; store the \
+                 model as f32, or keep the adapter apart",
+                100.0 * self.share().max(0.0)
+            );
+            return Err(Error::invalid("the adapter's update", message));
+        }
+        if report.worst_error > MOSTLY_LOST {
+            tracing::warn!(
+                "the update of {} is stored in {dtype} with a relative error of {:.2}: rounding is as large as the \
+                 update. Store the model as f32, or keep the adapter apart",
+                report.worst_module,
+                report.worst_error
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A merged weight as it is stored, and the relative error of its update.
+fn stored(
+    base: &HostTensor,
+    module: &AdapterModule,
+    shape: &[usize],
+    dtype: DType,
+    kept: &mut Kept,
+) -> Result<(HostTensor, f64)> {
+    let (sums, update) = merged(base, module)?;
+    let stored = HostTensor::from_slice(&sums, shape)?.cast(dtype);
+    let (back, rounded) = (stored.cast(DType::F32), base.cast(dtype).cast(DType::F32));
+    let (back, rounded) = (back.as_slice::<f32>()?, rounded.as_slice::<f32>()?);
+    if let Some(at) = back.iter().position(|x| !x.is_finite()) {
+        let message =
+            format!("becomes {}, which {dtype} cannot hold; store the model as bf16 or f32", sums[at]);
+        return Err(Error::invalid(format!("merged weight of {}", module.path), message));
+    }
+    let (mut lost, mut norm) = (0.0, 0.0);
+    for (index, (base, update)) in base.as_slice::<f32>()?.iter().zip(&update).enumerate() {
+        lost += (f64::from(back[index]) - f64::from(*base) - update).powi(2);
+        norm += update * update;
+        kept.projection += (f64::from(back[index]) - f64::from(rounded[index])) * update;
+    }
+    kept.norm += norm;
+    Ok((stored, if norm > 0.0 { (lost / norm).sqrt() } else { 0.0 }))
+}
+
+/// Opens the written folder and compares its tokens and logits with those of base + adapter. Returns the relative error
+/// of the logits.
+fn verify(files: &ModelFiles, adapter: &Adapter, folder: &Path, dtype: DType) -> Result<f64> {
+    let failed = |message: String| Error::invalid("the merged folder, read back,", message);
+    let written = ModelFiles::open(folder).map_err(|error| failed(error.to_string()))?;
+    for text in ["Hello, world! 12 345", " <s>é\n\tx"] {
+        if files.tokenizer.encode(text, true)? != written.tokenizer.encode(text, true)? {
+            return Err(failed("makes other tokens of a text than its base; please report this".to_owned()));
         }
     }
-    Ok(())
+    let device = Device::cpu(0)?;
+    let ids = probe(&files.config);
+    let expected = {
+        let model = load(&files.config, &files.weights, &device)?;
+        adapter.check(&model.linear_modules())?;
+        logits(&model, Some(&adapter.on(&device)?), &ids)?
+    };
+    let found = logits(&load(&written.config, &written.weights, &device)?, None, &ids)?;
+    let (expected, found) = (expected.as_slice::<f32>()?, found.as_slice::<f32>()?);
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
+    let difference = square(&mut expected.iter().zip(found).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    let size = square(&mut expected.iter().map(|x| f64::from(*x)));
+    let error = if difference == 0.0 { 0.0 } else { (difference / size.max(f64::MIN_POSITIVE)).sqrt() };
+    let limit = limit(dtype, files.config.layers);
+    // NaN is no agreement.
+    if !(error <= limit) {
+        let message = format!(
+            "gives other logits than base and adapter: their relative error is {error:.2e}, and {dtype} explains at most \
+             {limit:.0e}; store the model as f32"
+        );
+        return Err(failed(message));
+    }
+    Ok(error)
 }
 
-fn write_companions(files: &ModelFiles, config: &ModelConfig, dtype: DType, out: &Path) -> Result<()> {
-    let pretty = |value: &serde_json::Value| serde_json::to_vec_pretty(value).unwrap_or_default();
-    atomic::write(&out.join("config.json"), &pretty(&hf_config(files, config, dtype)?))?;
-    atomic::write(&out.join("tokenizer.json"), files.tokenizer.to_json()?.as_bytes())?;
-    let tokenizer = json!({
-        "bos_token": files.tokenizer.bos_token(),
-        "eos_token": files.tokenizer.eos_token(),
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "chat_template": files.chat_template.as_ref().map(|template| template.source()),
-    });
-    atomic::write(&out.join("tokenizer_config.json"), &pretty(&tokenizer))
+/// The greatest error that rounding explains. Every weight is wrong by at most half a unit in its last place, each of the
+/// two branches of a layer adds an error of its own, and independent errors add up by their squares; eight times
+/// that leaves room for activations that amplify them. In f32 the sums of both models are in another order, which
+/// alone gives some 1e-5.
+fn limit(dtype: DType, layers: usize) -> f64 {
+    let unit = match dtype {
+        DType::F16 => 2.0_f64.powi(-11),
+        DType::BF16 => 2.0_f64.powi(-8),
+        _ => 2.0_f64.powi(-24),
+    };
+    (8.0 * unit * (2.0 * layers as f64 + 1.0).sqrt()).max(1e-4)
 }
 
-/// The configuration as transformers writes it.
-fn hf_config(files: &ModelFiles, config: &ModelConfig, dtype: DType) -> Result<serde_json::Value> {
-    let (kind, class) = match config.architecture {
-        Architecture::Llama => ("llama", "LlamaForCausalLM"),
-        Architecture::Mistral => ("mistral", "MistralForCausalLM"),
-        Architecture::Qwen2 => ("qwen2", "Qwen2ForCausalLM"),
-        Architecture::Qwen3 => ("qwen3", "Qwen3ForCausalLM"),
-    };
-    let scaling = match &config.rope_scaling {
-        RopeScaling::None => json!(null),
-        RopeScaling::Linear(factor) => json!({"rope_type": "linear", "factor": factor}),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => json!({
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low_freq_factor,
-            "high_freq_factor": high_freq_factor,
-            "original_max_position_embeddings": original_context,
-        }),
-        RopeScaling::Factors(_) => {
-            let message = "has rope factors as a tensor, which a Hugging Face folder cannot hold; merge into the original folder";
-            return Err(Error::file(&files.path, message));
-        }
-    };
-    Ok(json!({
-        "architectures": [class],
-        "model_type": kind,
-        "hidden_size": config.hidden,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "intermediate_size": config.intermediate,
-        "vocab_size": config.vocab,
-        "max_position_embeddings": config.context,
-        "rms_norm_eps": config.rms_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": scaling,
-        "sliding_window": config.sliding_window,
-        "tie_word_embeddings": config.tie_embeddings,
-        "attention_bias": config.attention_bias,
-        "mlp_bias": config.mlp_bias,
-        "hidden_act": "silu",
-        "eos_token_id": files.tokenizer.eos_ids(),
-        "torch_dtype": match dtype {
-            DType::F16 => "float16",
-            DType::BF16 => "bfloat16",
-            _ => "float32",
-        },
-    }))
+/// Tokens from all over the vocabulary.
+fn probe(config: &ModelConfig) -> Vec<u32> {
+    let count = PROBE.min(config.context).min(config.vocab);
+    (0..count).map(|index| ((2 * index + 1) * config.vocab / (2 * count)) as u32).collect()
+}
+
+fn load(config: &ModelConfig, weights: &Weights, device: &Device) -> Result<Decoder> {
+    Decoder::load(config.clone(), weights, device, DType::F32, &|_| ())
+}
+
+fn logits(model: &Decoder, adapter: Option<&AdapterParameters>, tokens: &[u32]) -> Result<HostTensor> {
+    let graph = Graph::new();
+    let spec = TensorSpec::u32([tokens.len()]);
+    let (ids, positions) = (graph.input("ids", spec.clone()), graph.input("positions", spec));
+    let hidden = model.record_sequences(&graph, &ids, &positions, 1, adapter, None, false)?;
+    let logits = model.record_logits(&graph, &hidden, adapter)?;
+    let (graph, fused) = graph.fused(&[logits])?;
+    let order: Vec<u32> = (0..tokens.len() as u32).collect();
+    let inputs = [tokens, &order].map(|values| HostTensor::from_slice(values, [tokens.len()]));
+    let [ids, positions] = inputs;
+    Ok(model.device().compile(&graph, &fused, &[])?.run(&[&ids?, &positions?])?.remove(0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn tensor(values: &[f32], shape: [usize; 2]) -> HostTensor {
+        HostTensor::from_slice(values, shape).unwrap()
+    }
+
+    fn module(a: HostTensor, b: HostTensor) -> AdapterModule {
+        AdapterModule { path: "x".into(), a, b, scale: 2.0, is_embedding: false }
+    }
+
     #[test]
     fn the_update_is_scale_times_b_times_a() {
-        let tensor = |values: &[f32], shape: [usize; 2]| HostTensor::from_slice(values, shape).unwrap();
         let weight = tensor(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3]);
-        let module = AdapterModule {
-            path: "x".into(),
-            a: tensor(&[1.0, 0.0, -1.0], [1, 3]),
-            b: tensor(&[0.5, 2.0], [2, 1]),
-            scale: 2.0,
-        };
-        let (sums, update) = merged(&weight, &module).unwrap();
+        let (a, b) = (tensor(&[1.0, 0.0, -1.0], [1, 3]), tensor(&[0.5, 2.0], [2, 1]));
+        let (sums, update) = merged(&weight, &module(a.clone(), b.clone())).unwrap();
         assert_eq!(update, [1.0, 0.0, -1.0, 4.0, 0.0, -4.0]);
         assert_eq!(sums, [2.0, 2.0, 2.0, 8.0, 5.0, 2.0]);
+        // Three tokens of width 2: the transposed update.
+        let embedding = AdapterModule { is_embedding: true, ..module(a, b) };
+        let (sums, update) = merged(&tensor(&[0.0; 6], [3, 2]), &embedding).unwrap();
+        assert_eq!(update, [1.0, 4.0, 0.0, 0.0, -1.0, -4.0]);
+        assert_eq!(sums, [1.0, 4.0, 0.0, 0.0, -1.0, -4.0]);
+    }
+
+    #[test]
+    fn what_a_dtype_cannot_hold_or_swallows_is_told() {
+        let with = |start: f32, size: f32, dtype| {
+            let (a, b) = (tensor(&[size; 1000], [1, 1000]), tensor(&[1.0], [1, 1]));
+            // Weights from 1 to 2, between which bf16 numbers are 2^-7 apart.
+            let weights: Vec<f32> = (0..1000).map(|i| start + i as f32 / 1000.0).collect();
+            let weights = HostTensor::from_slice(&weights, [1, 1000])?;
+            // As a folder of that dtype holds them.
+            let base = if start == 1.0 { weights.cast(dtype).cast(DType::F32) } else { weights };
+            let mut kept = Kept::default();
+            let (_, error) = stored(&base, &module(a, b), &[1, 1000], dtype, &mut kept)?;
+            Ok::<_, Error>((error, kept.share()))
+        };
+        let error = with(1.0, 40_000.0, DType::F16).unwrap_err().to_string();
+        assert!(error.contains("merged weight of x: becomes 80001, which f16"), "{error}");
+        // Twice 1e-3 is a quarter of the distance: no weight moves.
+        let (error, kept) = with(1.0, 1e-3, DType::BF16).unwrap();
+        assert!((error - 1.0).abs() < 1e-5 && kept == 0.0, "{error} {kept}");
+        let report = |error| MergeReport {
+            modules: 1,
+            worst_error: error,
+            worst_module: "x".into(),
+            logits_error: 0.0,
+            untied: false,
+        };
+        let refused = Kept { projection: 0.01, norm: 1.0 }.check(&report(1.0), DType::BF16).unwrap_err();
+        assert!(refused.to_string().contains("smaller than the rounding of bf16: 1 % of it"), "{refused}");
+        Kept::default().check(&report(0.0), DType::BF16).unwrap();
+        // In f32 it is exact to a unit in the last place, 2^-23, of a half.
+        let (error, kept) = with(1.0, 1e-3, DType::F32).unwrap();
+        assert!(error < 1e-4 && (kept - 1.0).abs() < 1e-4, "{error} {kept}");
+        // Between bf16 numbers a quarter of the weights moves by the whole distance, so that the mean is right.
+        let (error, kept) = with(1.0 + 1e-6, 1e-3, DType::BF16).unwrap();
+        assert!(error > 1.0 && (kept - 1.0).abs() < 0.2, "{error} {kept}");
+        Kept { projection: kept, norm: 1.0 }.check(&report(error), DType::BF16).unwrap();
     }
 }

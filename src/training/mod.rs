@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adapter;
+mod adapter_tensors;
 pub mod batches;
 pub mod checkpoint;
 pub mod data;
@@ -12,15 +13,18 @@ pub mod lora;
 mod lora_layer;
 mod loss;
 mod merge;
+mod merge_companions;
 pub mod metrics;
+mod mlx_adapter;
 mod optimizer;
+mod peft_config;
 mod run_folder;
 mod run_settings;
 pub mod scheduler;
 mod tensors;
 mod trainer;
 
-pub use adapter::{Adapter, AdapterModule};
+pub use adapter::{Adapter, AdapterModule, BaseCopy};
 pub use data::{DataSet, Encoder, Example, Examples, Record, TrainOn};
 pub use evaluate::{Evaluation, evaluate, windows, write_logits};
 pub use exact::inexact_answers;

@@ -59,3 +59,16 @@ pub(crate) fn read_tensors(path: &Path) -> Result<Vec<(String, HostTensor)>> {
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(tensors)
 }
+
+/// Returns the transpose of an f32 matrix.
+pub(crate) fn transposed(matrix: &HostTensor) -> Result<HostTensor> {
+    let (rows, columns) = (matrix.shape()[0], matrix.shape()[1]);
+    let values = matrix.as_slice::<f32>()?;
+    let mut turned = vec![0.0_f32; values.len()];
+    for (row, values) in values.chunks_exact(columns).enumerate() {
+        for (column, value) in values.iter().enumerate() {
+            turned[column * rows + row] = *value;
+        }
+    }
+    HostTensor::from_slice(&turned, [columns, rows])
+}

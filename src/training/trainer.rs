@@ -16,6 +16,7 @@ use super::optimizer::{Optimizer, OptimizerOptions};
 use super::run_folder::RunFolder;
 use super::run_settings;
 use super::scheduler::Schedule;
+use super::tensors::transposed;
 use crate::backend::Program;
 use crate::graph::Graph;
 use crate::models::{AdapterParameters, Decoder};
@@ -177,7 +178,7 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         adapter.check(&model.linear_modules())?;
         let modules = adapter.lora_modules();
-        let tensors = tensors_of(&adapter.modules);
+        let tensors = tensors_of(&adapter.modules)?;
         let base = adapter.base_model.clone();
         Self::with_initial(model, adapter.config.clone(), base, options, train, valid, out, modules, &tensors)
     }
@@ -367,7 +368,7 @@ impl<'a> Trainer<'a> {
             self.folder = Some(RunFolder::claim(&self.out)?);
         }
         if let Some((adapter, tensors, state)) = self.checkpoint()? {
-            let mut values = tensors_of(&adapter.modules);
+            let mut values = tensors_of(&adapter.modules)?;
             values.extend(tensors);
             self.optimizer.restore(&values)?;
             self.state = state;
@@ -561,15 +562,22 @@ impl<'a> Trainer<'a> {
             .iter()
             .zip(self.optimizer.parameters.chunks(2))
             .map(|(module, pair)| {
+                let a = pair[0].read()?;
                 Ok(AdapterModule {
                     path: module.path.clone(),
-                    a: pair[0].read()?,
+                    a: if module.is_embedding { transposed(&a)? } else { a },
                     b: pair[1].read()?,
                     scale: module.scale,
+                    is_embedding: module.is_embedding,
                 })
             })
             .collect::<Result<_>>()?;
-        Ok(Adapter { config: self.config.clone(), base_model: self.base_model.clone(), modules })
+        Ok(Adapter {
+            config: self.config.clone(),
+            base_model: self.base_model.clone(),
+            modules,
+            copies: Vec::new(),
+        })
     }
 
     fn save(&mut self, observer: &mut dyn FnMut(&Event)) -> Result<()> {
@@ -612,24 +620,34 @@ fn non_finite(step: usize, what: &str, value: f64, advice: &str) -> Error {
     Error::NonFinite { step, what: what.to_owned(), value, advice: advice.to_owned() }
 }
 
+/// B is zero; of the embedding A is zero and B normal, as in PEFT.
 fn initial_adapter(config: &LoraConfig, modules: &[LoraModule]) -> Result<Vec<(String, HostTensor)>> {
     let mut tensors = Vec::new();
     for module in modules {
-        let a = super::lora::init_a(module.rank, module.in_features, config.seed, &module.path);
-        let a = HostTensor::from_slice(&a, [module.rank, module.in_features])?;
-        let b = HostTensor::zeros(TensorSpec::f32([module.out_features, module.rank]));
-        tensors.extend([(format!("{}.lora_A", module.path), a), (format!("{}.lora_B", module.path), b)]);
+        let (rank, path) = (module.rank, &module.path);
+        let (a, b) = if module.is_embedding {
+            let b = super::lora::init_embedding_b(module.out_features, rank, config.seed, path);
+            let a = HostTensor::zeros(TensorSpec::f32([module.in_features, rank]));
+            (a, HostTensor::from_slice(&b, [module.out_features, rank])?)
+        } else {
+            let a = super::lora::init_a(rank, module.in_features, config.seed, path);
+            let b = HostTensor::zeros(TensorSpec::f32([module.out_features, rank]));
+            (HostTensor::from_slice(&a, [rank, module.in_features])?, b)
+        };
+        tensors.extend([(format!("{path}.lora_A"), a), (format!("{path}.lora_B"), b)]);
     }
     Ok(tensors)
 }
 
-/// The tensors of an adapter under the names that the optimizer gives them.
-fn tensors_of(modules: &[AdapterModule]) -> Vec<(String, HostTensor)> {
-    let pair = |module: &AdapterModule| {
-        [
-            (format!("{}.lora_A", module.path), module.a.clone()),
+/// The tensors of an adapter under the names that the optimizer gives them, in the order of the device.
+fn tensors_of(modules: &[AdapterModule]) -> Result<Vec<(String, HostTensor)>> {
+    let mut tensors = Vec::new();
+    for module in modules {
+        let a = if module.is_embedding { transposed(&module.a)? } else { module.a.clone() };
+        tensors.extend([
+            (format!("{}.lora_A", module.path), a),
             (format!("{}.lora_B", module.path), module.b.clone()),
-        ]
-    };
-    modules.iter().flat_map(pair).collect()
+        ]);
+    }
+    Ok(tensors)
 }

@@ -18,7 +18,9 @@ fn letters() -> impl Iterator<Item = char> {
 
 /// Writes the model into a folder that exists.
 pub(crate) fn write(folder: &Path) {
-    let golden = Path::new(env!("METAL_CANDLE_ROOT")).join("tests/golden/llama");
+    // The tool's own tests are a folder of the workspace further down.
+    let root = option_env!("METAL_CANDLE_ROOT").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let golden = Path::new(root).join("tests/golden/llama");
     for file in ["config.json", "model.safetensors"] {
         std::fs::copy(golden.join(file), folder.join(file)).unwrap();
     }

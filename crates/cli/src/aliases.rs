@@ -299,6 +299,19 @@ fn with_flags(command: Command, name: &str) -> Command {
     let mut taken: Vec<String> =
         command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
     let short: Vec<char> = command.get_arguments().filter_map(|arg| arg.get_short()).collect();
+    let known = |flag: &str| command.get_arguments().any(|arg| arg.get_long() == Some(flag));
+    let names: Vec<String> = ALIASES
+        .iter()
+        .filter(|alias| holds_in(alias.commands, name) && known(alias.flag))
+        .map(|alias| format!("  --{} ({}) is --{}", alias.word, alias.tool, alias.flag))
+        .collect();
+    let command = match command.get_after_help().map(ToString::to_string) {
+        Some(help) if !names.is_empty() => {
+            let names = names.join("\n");
+            command.after_long_help(format!("{help}\n\nNames of other tools that mean the same:\n{names}"))
+        }
+        _ => command,
+    };
     command.mut_args(|mut arg| {
         if arg.get_action().takes_values() {
             arg = arg.allow_negative_numbers(true);

@@ -93,10 +93,11 @@ pub(crate) enum Command {
 /// Which model, and how it is held.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
-    /// A folder, a GGUF file, a hub id (org/name) or a short name.
-    #[arg(long, short, default_value = crate::model_source::DEFAULT)]
-    pub(crate) model: String,
-    /// An adapter's folder, as `train` or PEFT writes it.
+    /// A folder, a GGUF file, a hub id (org/name) or a short name [default: the adapter's own base model, or else
+    /// smollm2-135m]
+    #[arg(long, short)]
+    pub(crate) model: Option<String>,
+    /// An adapter's folder, as `train`, PEFT or mlx-lm writes it, or its hub id (org/name).
     #[arg(long, short)]
     pub(crate) adapter: Option<PathBuf>,
     /// How weights are stored: f32, bf16 or f16.

@@ -72,7 +72,7 @@ fn resolve_pinned(
     let target = folder.join(pinned.file);
     let present = || {
         let mut record = Record::read(&folder);
-        !options.force && usable(&mut record, &target, Some(pinned.sha256), options, session)
+        !options.force && usable(&mut record, (&folder, pinned.file), Some(pinned.sha256), options, session)
     };
     if present() {
         return Ok(Model { path: target, fetched: false });
@@ -129,15 +129,14 @@ fn fetch_pinned(
 /// Whether the cache has a file as it was stored; one that is damaged is told, since it will be fetched again.
 pub(crate) fn usable(
     record: &mut Record,
-    path: &Path,
+    (folder, name): (&Path, &str),
     pinned: Option<&str>,
     options: Options,
     session: &Session,
 ) -> bool {
-    let Some(name) = record.name_of(path) else { return false };
-    let health = record.health(&name, pinned, options.thorough);
+    let health = record.health(name, pinned, options.thorough);
     if health == Health::Damaged {
-        session.once(&format!("{}: damaged since it was stored", path.display()));
+        session.once(&format!("{}: damaged since it was stored", folder.join(name).display()));
     }
     health == Health::Sound
 }

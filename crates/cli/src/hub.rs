@@ -26,6 +26,9 @@ const STALL: Duration = Duration::from_secs(30);
 /// How often a file is asked for, if downloads break off.
 const ATTEMPTS: usize = 4;
 
+/// The folder of a model's further chat templates.
+pub(crate) const TEMPLATES: &str = "additional_chat_templates/";
+
 /// A connection to the hub.
 pub(crate) struct Hub {
     pub(crate) endpoint: String,
@@ -264,7 +267,7 @@ fn root_certificates() -> Result<RootCerts, HubError> {
     Ok(RootCerts::new_with_certs(&certificates))
 }
 
-/// Files in the top folder, and GGUF files in others, with names that are safe to create.
+/// Files in the top folder, further chat templates, and GGUF files in any folder, with names that are safe to create.
 fn parse_repository(text: &str) -> Option<Repository> {
     let json: serde_json::Value = serde_json::from_str(text).ok()?;
     let commit =
@@ -273,8 +276,9 @@ fn parse_repository(text: &str) -> Option<Repository> {
         let name = file.get("rfilename")?.as_str()?;
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
         let sound = |part: &str| !part.is_empty() && part.chars().all(plain) && !part.starts_with('.');
-        let wanted = !name.contains('/') || is_gguf(name);
-        (wanted && name.split('/').all(sound)).then(|| RemoteFile {
+        let inside = name.strip_prefix(TEMPLATES).unwrap_or(name);
+        let wanted = !inside.contains('/') || is_gguf(name);
+        (wanted && inside.split('/').all(sound)).then(|| RemoteFile {
             name: name.to_owned(),
             size: file.get("size").and_then(serde_json::Value::as_u64),
             sha256: file.pointer("/lfs/sha256").and_then(|s| s.as_str()).map(str::to_ascii_lowercase),
@@ -296,6 +300,9 @@ mod tests {
             {"rfilename": "../x.gguf"},
             {"rfilename": "Q8_0/x.gguf", "size": 30},
             {"rfilename": ".gitattributes"},
+            {"rfilename": "additional_chat_templates/../x.jinja"},
+            {"rfilename": "additional_chat_templates/.jinja"},
+            {"rfilename": "additional_chat_templates/tool_use.jinja", "size": 5},
             {"rfilename": "model.safetensors", "size": 20, "lfs": {"sha256": "FF00", "size": 20}}]}"#;
         let repository = parse_repository(text).unwrap();
         assert_eq!(repository.commit, "abc123");
@@ -303,7 +310,9 @@ mod tests {
         let config = RemoteFile { name: "config.json".into(), size: Some(10), sha256: None };
         let model =
             RemoteFile { name: "model.safetensors".into(), size: Some(20), sha256: Some("ff00".into()) };
-        assert_eq!(repository.files, [config, inner, model]);
+        let name = "additional_chat_templates/tool_use.jinja".to_owned();
+        let template = RemoteFile { name, size: Some(5), sha256: None };
+        assert_eq!(repository.files, [config, inner, template, model]);
         assert!(parse_repository("<html>").is_none());
         assert!(parse_repository(r#"{"sha": "../x", "siblings": []}"#).is_none());
     }

@@ -1,5 +1,6 @@
 //! The `metal-candle` command-line tool.
 
+mod adapter_source;
 mod aliases;
 mod args;
 mod bench;
@@ -27,6 +28,7 @@ mod settings;
 mod snapshot;
 mod usage;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use crate::args::Command;
@@ -41,7 +43,12 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let level = if cli.verbose { "metal_candle=debug" } else { "warn" };
-    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).without_time().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .init();
     let interrupt = match Interrupt::install() {
         Ok(interrupt) => interrupt,
         Err(error) => return report(&error, &Interrupt::default()),

@@ -8,6 +8,7 @@ use metal_candle::models::{AdapterParameters, Decoder, ModelFiles};
 use metal_candle::tensor::DType;
 use metal_candle::training::Adapter;
 
+use crate::adapter_source::{self, Chosen};
 use crate::args::ModelArgs;
 use crate::fetch;
 use crate::session::Session;
@@ -41,16 +42,20 @@ impl Loaded {
         session: &Session,
     ) -> anyhow::Result<(Self, Option<AdapterParameters>)> {
         // An adapter that cannot be read is told before the model is fetched and loaded.
-        let adapter = args.adapter.as_deref().map(Adapter::load).transpose()?;
+        let adapter = args.adapter.as_deref().map(|given| Chosen::open(given, session)).transpose()?;
+        let model = adapter_source::model(args.model.as_deref(), adapter.as_ref())?;
         let (dtype, device) = (settings::dtype(&args.dtype)?, settings::device(&args.device, args.threads)?);
-        let loaded = Self::open(&args.model, dtype, &device, session)?;
-        let placed = adapter.map(|adapter| loaded.place(&adapter)).transpose()?;
-        Ok((loaded, placed))
+        let loaded = Self::open(&model, dtype, &device, session)?;
+        let Some(chosen) = adapter else { return Ok((loaded, None)) };
+        chosen.announce(&model, &loaded.files);
+        let placed = loaded.place(&chosen.adapter)?;
+        Ok((loaded, Some(placed)))
     }
 
     /// Puts an adapter on the model's device.
     pub(crate) fn place(&self, adapter: &Adapter) -> anyhow::Result<AdapterParameters> {
         adapter.check(&self.decoder.linear_modules())?;
+        adapter.check_copies(&self.files.weights)?;
         Ok(adapter.on(self.decoder.device())?)
     }
 

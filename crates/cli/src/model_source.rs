@@ -167,6 +167,11 @@ fn local(path: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
+/// A name of the hub, if the text is one.
+pub(crate) fn parse_hub(text: &str) -> Option<HubSource> {
+    model_name::parse(text).ok().flatten()
+}
+
 /// `~/…`, which the shell leaves alone in `--model=~/…`.
 pub(crate) fn expand_home(text: &str) -> PathBuf {
     match (text.strip_prefix("~/"), dirs::home_dir()) {

@@ -71,13 +71,6 @@ impl Record {
         self.content.files.keys().map(String::as_str)
     }
 
-    /// The name under which a file of this folder is recorded.
-    pub(crate) fn name_of(&self, path: &Path) -> Option<String> {
-        let inside = path.strip_prefix(&self.folder).ok()?;
-        let parts: Option<Vec<&str>> = inside.components().map(|part| part.as_os_str().to_str()).collect();
-        Some(parts?.join("/"))
-    }
-
     /// The recorded files, if they are a whole model.
     pub(crate) fn whole(&self) -> Option<Vec<&str>> {
         self.content.whole.then(|| self.content.files.keys().map(String::as_str).collect())

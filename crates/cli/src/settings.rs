@@ -1,14 +1,13 @@
 //! The settings of a training run: flags over a configuration file over defaults.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use metal_candle::backend::Device;
 use metal_candle::backend::select::{Choices, Table};
 use metal_candle::tensor::DType;
 use metal_candle::training::{
-    Adapter, LoraConfig, OptimizerOptions, Schedule, ScheduleKind, Targets, TrainOn, TrainOptions,
+    LoraConfig, OptimizerOptions, Schedule, ScheduleKind, Targets, TrainOn, TrainOptions,
 };
 use serde::{Deserialize, Serialize};
 
@@ -213,8 +212,6 @@ impl TrainFlags {
 
     /// With every default that does not depend on the data.
     pub(crate) fn with_defaults(self) -> Self {
-        // An adapter that training starts from has targets of its own.
-        let targets = self.adapter.is_none().then(|| "all-linear".to_owned());
         self.or(Self {
             model: Some(crate::model_source::DEFAULT.to_owned()),
             data: Some(crate::builtin::DEFAULT.to_owned()),
@@ -228,7 +225,7 @@ impl TrainFlags {
             alpha: Some(16.0),
             dropout: Some(0.0),
             rslora: Some(false),
-            targets,
+            targets: Some("all-linear".to_owned()),
             weight_decay: Some(0.0),
             max_grad_norm: Some(1.0),
             report_every: Some(5),
@@ -296,50 +293,6 @@ impl TrainFlags {
         Ok(self)
     }
 
-    /// With the rank and scale of the adapter that training starts from. A setting that contradicts it is an error; only
-    /// dropout, which is no part of what an adapter computes, may be another one.
-    pub(crate) fn starting_from(mut self, adapter: &Adapter, folder: &Path) -> Result<Self, Failure> {
-        let (config, given) = (&adapter.config, self.lora()?);
-        let sorted = |targets: &Targets| match targets {
-            Targets::List(names) => {
-                let mut names = names.clone();
-                names.sort();
-                Targets::List(names)
-            }
-            other => other.clone(),
-        };
-        let layers = |lora: &LoraConfig| lora.layers.clone().unwrap_or_default();
-        let contradicts = [
-            ("rank", self.rank.is_some() && given.rank != config.rank),
-            ("alpha", self.alpha.is_some() && given.alpha != config.alpha),
-            ("rslora", self.rslora.is_some() && given.rslora != config.rslora),
-            ("targets", self.targets.is_some() && sorted(&given.targets) != sorted(&config.targets)),
-            ("exclude", self.exclude.is_some() && given.exclude != config.exclude),
-            ("rank-pattern", self.rank_pattern.is_some() && given.rank_pattern != config.rank_pattern),
-            ("alpha-pattern", self.alpha_pattern.is_some() && given.alpha_pattern != config.alpha_pattern),
-            ("layers", self.layers.is_some() && layers(&given) != layers(config)),
-            ("num-layers", self.num_layers.is_some_and(|last| last != -1)),
-        ];
-        if let Some((name, _)) = contradicts.iter().find(|(_, contradicts)| *contradicts) {
-            return Err(Failure::input(
-                format!(
-                    "--{name} contradicts --adapter: {} has rank {}, alpha {}{} and targets {}",
-                    folder.display(),
-                    config.rank,
-                    config.alpha,
-                    if config.rslora { " with rsLoRA" } else { "" },
-                    config.targets,
-                ),
-                format!("leave out --{name} to train this adapter further, or --adapter to train a new one"),
-            ));
-        }
-        self.rank = Some(config.rank);
-        self.alpha = Some(config.alpha);
-        self.rslora = Some(config.rslora);
-        self.dropout = self.dropout.or(Some(config.dropout));
-        Ok(self)
-    }
-
     /// Replaces words of other tools by ours. The error names the setting.
     pub(crate) fn in_our_words(mut self) -> Result<Self, (&'static str, String)> {
         let choices = [
@@ -359,7 +312,7 @@ impl TrainFlags {
     /// The adapters to be made.
     pub(crate) fn lora(&self) -> Result<LoraConfig, Failure> {
         let base = LoraConfig::default();
-        let pairs = |key: &str, text: &Option<String>| -> Result<BTreeMap<String, f64>, Failure> {
+        let pairs = |key: &str, text: &Option<String>| -> Result<Vec<(String, f64)>, Failure> {
             let wrong = |item: &str| {
                 Failure::input(
                     format!("{key}: '{item}' is not NAME=NUMBER"),
@@ -373,7 +326,7 @@ impl TrainFlags {
             list(text).iter().map(|text| item(text)).collect()
         };
         let ranks = pairs("rank-pattern", &self.rank_pattern)?;
-        if let Some((name, rank)) = ranks.iter().find(|(_, rank)| rank.fract() != 0.0 || **rank < 1.0) {
+        if let Some((name, rank)) = ranks.iter().find(|(_, rank)| rank.fract() != 0.0 || *rank < 1.0) {
             return Err(Failure::input(
                 format!("rank-pattern: {name}={rank} is no rank"),
                 "use whole numbers from 1 on",

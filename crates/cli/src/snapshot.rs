@@ -1,6 +1,6 @@
 //! Repositories of the hub in the cache.
 //!
-//! The files lie in `models/hub/<org>--<name>/<commit>`; `<revision>.ref` beside it names the commit and is written
+//! The files are in `models/hub/<org>--<name>/<commit>`, those of adapters in `models/adapters/…`; `<revision>.ref` beside it names the commit and is written
 //! last, so that a folder without it is an unfinished download that the next run continues.
 
 use std::path::{Path, PathBuf};
@@ -17,12 +17,41 @@ use crate::record::Record;
 use crate::session::Session;
 use metal_candle::atomic;
 
+/// What is fetched of a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Model,
+    Adapter,
+}
+
 /// The model of a repository, fetched if it is not here.
 pub(crate) fn resolve(source: &HubSource, options: Options, session: &Session) -> Result<Model, Failure> {
-    let folder = cache::models()?.join("hub").join(source.id.replace('/', "--"));
+    resolve_kind(Kind::Model, source, options, session)
+}
+
+/// The adapter of a repository, fetched if it is not here.
+pub(crate) fn resolve_adapter(
+    source: &HubSource,
+    options: Options,
+    session: &Session,
+) -> Result<Model, Failure> {
+    resolve_kind(Kind::Adapter, source, options, session)
+}
+
+fn resolve_kind(
+    kind: Kind,
+    source: &HubSource,
+    options: Options,
+    session: &Session,
+) -> Result<Model, Failure> {
+    let (place, local) = match kind {
+        Kind::Model => ("hub", LOCAL),
+        Kind::Adapter => ("adapters", "pass an adapter's folder on this machine: --adapter /path/to/adapter"),
+    };
+    let folder = cache::models()?.join(place).join(source.id.replace('/', "--"));
     if !options.force
         && let Some(path) =
-            in_our_cache(&folder, source, options, session).or_else(|| in_python_cache(source))
+            in_our_cache(&folder, source, options, session).or_else(|| in_python_cache(kind, source))
     {
         return Ok(Model { path, fetched: false });
     }
@@ -30,7 +59,7 @@ pub(crate) fn resolve(source: &HubSource, options: Options, session: &Session) -
         HubError::Failed(failure) => failure,
         HubError::NotReached(why) => Failure::unreachable(
             format!("'{}' is not in the cache and the hub gives nothing: {why}", source.id),
-            LOCAL,
+            local,
         ),
     };
     let hub = Hub::from_env().map_err(flatten)?;
@@ -42,7 +71,10 @@ pub(crate) fn resolve(source: &HubSource, options: Options, session: &Session) -
         return Ok(Model { path, fetched: false });
     }
     let repository = hub.repository(&source.id, &source.revision).map_err(flatten)?;
-    let files = wanted(&repository, source)?;
+    let files = match kind {
+        Kind::Model => wanted(&repository, source)?,
+        Kind::Adapter => wanted_of_adapter(&repository, source)?,
+    };
     let snapshot = folder.join(&repository.commit);
     cache::create(&snapshot)?;
     let total: u64 = files.iter().filter_map(|f| f.size).sum();
@@ -60,7 +92,9 @@ pub(crate) fn resolve(source: &HubSource, options: Options, session: &Session) -
         if let Some(parent) = target.parent() {
             cache::create(parent)?;
         }
-        if options.force || !usable(&mut record, &target, file.sha256.as_deref(), options, session) {
+        if options.force
+            || !usable(&mut record, (&snapshot, &file.name), file.sha256.as_deref(), options, session)
+        {
             let sum =
                 fetch_file(&hub, &source.id, &repository.commit, file, &target, session).map_err(flatten)?;
             record.add(&file.name, &sum).map_err(on_disk)?;
@@ -96,7 +130,7 @@ fn in_our_cache(folder: &Path, source: &HubSource, options: Options, session: &S
         }
         None => record.whole()?.into_iter().map(str::to_owned).collect(),
     };
-    let sound = files.iter().all(|file| usable(&mut record, &snapshot.join(file), None, options, session));
+    let sound = files.iter().all(|file| usable(&mut record, (&snapshot, file), None, options, session));
     let names: Vec<&str> = files.iter().map(String::as_str).collect();
     sound.then(|| model_path(&snapshot, &names))
 }
@@ -110,7 +144,7 @@ fn model_path(snapshot: &Path, files: &[&str]) -> PathBuf {
 }
 
 /// A snapshot that Python's tools fetched, if everything needed is in it.
-fn in_python_cache(source: &HubSource) -> Option<PathBuf> {
+fn in_python_cache(kind: Kind, source: &HubSource) -> Option<PathBuf> {
     let folder = hub::python_cache()?.join(format!("models--{}", source.id.replace('/', "--")));
     let named = std::fs::read_to_string(folder.join("refs").join(&source.revision)).ok();
     let snapshot =
@@ -127,6 +161,7 @@ fn in_python_cache(source: &HubSource) -> Option<PathBuf> {
             let mut found: Vec<PathBuf> = entries.filter(fits).collect();
             (found.len() == 1).then(|| found.remove(0))
         }
+        None if kind == Kind::Adapter => is_adapter(|name| snapshot.join(name).is_file()).then_some(snapshot),
         None => is_whole(&snapshot).then_some(snapshot),
     }
 }
@@ -140,6 +175,34 @@ fn is_whole(folder: &Path) -> bool {
         Some(index.get("weight_map")?.as_object()?.values().all(|file| file.as_str().is_some_and(has)))
     };
     has("config.json") && has("tokenizer.json") && (has("model.safetensors") || shards().unwrap_or(false))
+}
+
+/// The tensor files of adapters, of PEFT and of mlx-lm.
+const ADAPTER_TENSORS: [&str; 2] = ["adapter_model.safetensors", "adapters.safetensors"];
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+
+/// Whether files of these names make an adapter.
+fn is_adapter(has: impl Fn(&str) -> bool) -> bool {
+    has(ADAPTER_CONFIG) && ADAPTER_TENSORS.iter().any(|name| has(name))
+}
+
+/// Which files of a repository make the adapter.
+fn wanted_of_adapter(repository: &Repository, source: &HubSource) -> Result<Vec<RemoteFile>, Failure> {
+    let has = |name: &str| repository.files.iter().any(|file| file.name == name);
+    if is_adapter(has) {
+        let is_part = |name: &str| name == ADAPTER_CONFIG || ADAPTER_TENSORS.contains(&name);
+        return Ok(repository.files.iter().filter(|file| is_part(&file.name)).cloned().collect());
+    }
+    if has("adapter_model.bin") {
+        return Err(Failure::input(
+            format!("'{}' has its adapter as adapter_model.bin only, a pickle, which is not read", source.id),
+            "save it again with PEFT's save_pretrained, which writes adapter_model.safetensors",
+        ));
+    }
+    Err(Failure::input(
+        format!("'{}' holds no adapter: {ADAPTER_CONFIG} or its tensors are missing", source.id),
+        "choose the repository of an adapter; a whole model is passed by --model",
+    ))
 }
 
 /// Which files of a repository make the model.
@@ -165,7 +228,11 @@ fn wanted(repository: &Repository, source: &HubSource) -> Result<Vec<RemoteFile>
     }
     // Some repositories carry the same weights a second time as `consolidated.safetensors`.
     let is_weight = |f: &RemoteFile| f.name.ends_with(".safetensors") && f.name.starts_with("model");
-    let is_text = |f: &RemoteFile| f.name.ends_with(".json") || f.name.ends_with(".jinja");
+    let is_text = |f: &RemoteFile| {
+        let vocabulary = ["tokenizer.model", "spiece.model", "merges.txt", "vocab.txt"].contains(&&*f.name);
+        let of_folder = !f.name.contains('/') && f.name.ends_with(".json");
+        vocabulary || of_folder || f.name.ends_with(".jinja")
+    };
     match (files.iter().any(is_weight), ggufs.as_slice()) {
         (true, _) => Ok(select(&|f| is_weight(f) || is_text(f))),
         (false, [_]) => Ok(ggufs),
@@ -240,15 +307,39 @@ mod tests {
             "consolidated.safetensors",
             "pytorch_model.bin",
             "chat_template.jinja",
+            "additional_chat_templates/tool_use.jinja",
             "tokenizer.json",
+            "tokenizer.model",
+            "added_tokens.json",
+            "notes.txt",
             "x.gguf",
         ];
         let files = wanted(&repository(&all), &source(None)).unwrap();
-        assert_eq!(
-            names(&files),
-            ["config.json", "model.safetensors", "chat_template.jinja", "tokenizer.json"]
-        );
+        let expected = [
+            "config.json",
+            "model.safetensors",
+            "chat_template.jinja",
+            "additional_chat_templates/tool_use.jinja",
+            "tokenizer.json",
+            "tokenizer.model",
+            "added_tokens.json",
+        ];
+        assert_eq!(names(&files), expected);
         assert_eq!(model_path(Path::new("s"), &names(&files)), Path::new("s"));
+    }
+
+    #[test]
+    fn an_adapter_is_its_configuration_and_its_tensors() {
+        let all = ["README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"];
+        let files = wanted_of_adapter(&repository(&all), &source(None)).unwrap();
+        assert_eq!(names(&files), ["adapter_config.json", "adapter_model.safetensors"]);
+        let mlx = ["adapter_config.json", "adapters.safetensors", "0000100_adapters.safetensors"];
+        let files = wanted_of_adapter(&repository(&mlx), &source(None)).unwrap();
+        assert_eq!(names(&files), ["adapter_config.json", "adapters.safetensors"]);
+        let refused =
+            |names: &[&str]| wanted_of_adapter(&repository(names), &source(None)).unwrap_err().cause;
+        assert!(refused(&["adapter_config.json", "adapter_model.bin"]).contains("adapter_model.bin only"));
+        assert!(refused(&["config.json", "model.safetensors"]).contains("holds no adapter"));
     }
 
     #[test]

@@ -58,11 +58,16 @@ const REFUSED: &[Refused] = &[
     (
         "generate --prompt x --raw --system y",
         2,
-        "--raw and --system contradict each other",
+        "contradict each other",
         "give one of them",
     ),
     // The model has no chat template.
-    ("generate --prompt x --system y", 3, "--system: model has no chat template", "leave it out"),
+    (
+        "generate --prompt x --system y",
+        3,
+        "--system has no effect here: the model has no chat template",
+        "into the prompt",
+    ),
     ("chat", 3, "model has no chat template", "generate --raw"),
     // Flags of known tools that have no counterpart.
     ("lora --mask-prompt", 2, "which mlx-lm has", "--train-on completion"),
@@ -249,5 +254,6 @@ fn help_and_version_succeed() {
     for line in [&["--help"][..], &["--version"], &["train", "--help"], &["run", "--help"], &["list", "-h"]] {
         bench.ok(line);
     }
+    assert!(bench.ok(&["train", "--help"]).contains("--max-seq-length (mlx-lm) is --max-length"));
     assert_eq!(bench.run(&[]).status.code(), Some(2));
 }

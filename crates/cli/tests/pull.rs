@@ -129,6 +129,65 @@ fn a_repository_is_fetched_once_and_then_found_without_the_hub() {
 }
 
 #[test]
+fn everything_that_makes_the_tokenizer_is_fetched() {
+    let template = "additional_chat_templates/tool_use.jinja";
+    let hub = FakeHub::serve(
+        "org/tiny",
+        &[
+            ("config.json", b"{}"),
+            ("model.safetensors", &WEIGHTS),
+            ("tokenizer.json", b"{}"),
+            ("tokenizer.model", b"spm"),
+            ("added_tokens.json", b"{}"),
+            (template, b"{{ tools }}"),
+            ("onnx/model.onnx", b"x"),
+            ("README.md", b"x"),
+        ],
+    );
+    let machine = Machine::with(&hub);
+    let path = PathBuf::from(machine.run(&["pull", "org/tiny"]).out.trim());
+    for name in ["tokenizer.model", "added_tokens.json", template] {
+        assert!(path.join(name).is_file(), "{name}");
+    }
+    assert!(!path.join("README.md").exists() && !path.join("onnx").exists());
+    // All of them are checked when the model is found in the cache.
+    std::fs::write(path.join(template), "damaged").unwrap();
+    let again = machine.run(&["pull", "org/tiny", "--json"]).json();
+    assert_eq!(again["fetched"], true);
+    assert_eq!(std::fs::read(path.join(template)).unwrap(), b"{{ tools }}");
+}
+
+#[test]
+fn an_adapter_of_the_hub_is_fetched_and_asks_for_its_own_base() {
+    let mut tensors = Vec::new();
+    let header = r#"{"base_model.model.x.lora_A.weight":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]},"base_model.model.x.lora_B.weight":{"dtype":"F32","shape":[1,1],"data_offsets":[4,8]}}"#;
+    tensors.extend((header.len() as u64).to_le_bytes());
+    tensors.extend(header.as_bytes());
+    tensors.extend([0; 8]);
+    let config =
+        br#"{"peft_type": "LORA", "r": 1, "target_modules": ["x"], "base_model_name_or_path": "org/base"}"#;
+    let hub = FakeHub::serve(
+        "org/adapter",
+        &[("adapter_config.json", config), ("adapter_model.safetensors", &tensors), ("README.md", b"x")],
+    );
+    let mut machine = Machine::with(&hub);
+    let merge = ["merge", "--adapter", "org/adapter", "--out", "merged"];
+    let run = machine.run(&merge);
+    assert!(run.failed(4).0.contains("has no model 'org/base'"), "{:?}", run.failed(4));
+    assert_eq!((hub.asked("adapter_model.safetensors"), hub.asked("README.md")), (1, 0));
+    // The second time it is found in the cache, without the hub.
+    machine.hub = None;
+    let run = machine.run(&merge);
+    assert!(run.failed(4).0.contains("'org/base'"), "{:?}", run.failed(4));
+    let nothing = machine.run(&["merge", "--adapter", "org/other", "--out", "merged"]);
+    let (cause, advice) = nothing.failed(4);
+    assert!(
+        cause.contains("'org/other'") && advice.contains("--adapter /path/to/adapter"),
+        "{cause} {advice}"
+    );
+}
+
+#[test]
 fn a_repository_with_one_gguf_file_is_that_file() {
     let hub = FakeHub::serve("org/gguf", &[("README.md", b"x"), ("m.gguf", b"GGUF")]);
     let machine = Machine::with(&hub);

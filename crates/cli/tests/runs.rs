@@ -201,22 +201,23 @@ fn an_adapter_to_start_from_keeps_its_rank() {
         arguments
     };
     for (more, part) in [
-        (&["--out", "x", "--rank", "8"][..], "--rank contradicts --adapter: first has rank 4, alpha 8"),
-        (&["--out", "x", "--alpha", "9"], "--alpha contradicts --adapter"),
-        (&["--out", "x", "--rslora"], "--rslora contradicts --adapter"),
-        (&["--out", "x", "--targets", "q_proj"], "--targets contradicts --adapter"),
-        (&["--out", "x", "--num-layers", "1"], "--num-layers contradicts --adapter"),
+        (&["--out", "x", "--rank", "8"][..], "--rank is not that of the adapter first"),
+        (&["--out", "x", "--alpha", "9"], "--alpha is not that of the adapter first"),
+        (&["--out", "x", "--rslora"], "--rslora is not that of the adapter first"),
+        (&["--out", "x", "--targets", "q_proj"], "--targets is not that of the adapter first"),
+        (&["--out", "x", "--dropout", "0.3"], "--dropout is not that of the adapter first"),
+        (&["--out", "x", "--num-layers", "1"], "--num-layers is not that of the adapter first"),
     ] {
         let (code, message) = bench.refused(&start(more));
         assert!(code == 3 && message.contains(part), "{message}");
     }
     assert!(!bench.path("x").exists());
-    bench.ok(&start(&["--out", "second", "--rank", "4", "--dropout", "0.3"]));
+    bench.ok(&start(&["--out", "second", "--rank", "4", "--dropout", "0.1"]));
     let config = std::fs::read_to_string(bench.path("second/adapter_config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&config).unwrap();
     assert_eq!(
         (config["r"].as_u64(), config["lora_dropout"].as_f64().map(|d| d as f32)),
-        (Some(4), Some(0.3))
+        (Some(4), Some(0.1))
     );
     // Its run.toml resumes it.
     bench.ok(&["train", "--config", "second/run.toml", "--resume", "--json"]);

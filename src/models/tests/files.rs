@@ -80,3 +80,25 @@ fn the_base_model_is_a_repository_name() {
         assert_eq!(base(local), None, "{local}");
     }
 }
+
+#[test]
+fn a_head_that_differs_from_the_embedding_is_used_though_it_is_tied() {
+    let (folder, _) = file(
+        "config.json",
+        br#"{"model_type": "llama", "hidden_size": 2, "num_hidden_layers": 1, "num_attention_heads": 1,
+            "intermediate_size": 4, "vocab_size": 2, "tie_word_embeddings": true}"#,
+    );
+    let tied = |head: Option<(DType, Vec<u8>)>| {
+        let embedding =
+            ("model.embed_tokens.weight", DType::F32, vec![2, 2], f32_bytes(&[1.0, 2.0, 3.0, 4.0]));
+        let mut tensors = vec![embedding];
+        tensors.extend(head.map(|(dtype, bytes)| ("lm_head.weight", dtype, vec![2, 2], bytes)));
+        write_safetensors(&folder.path().join("model.safetensors"), &tensors);
+        ModelFiles::open_weights(folder.path()).unwrap().0.tie_embeddings
+    };
+    assert!(tied(None));
+    assert!(tied(Some((DType::F32, f32_bytes(&[1.0, 2.0, 3.0, 4.0])))));
+    let halves = [1.0, 2.0, 3.0, 4.0].map(|x| half::f16::from_f32(x).to_le_bytes()).concat();
+    assert!(tied(Some((DType::F16, halves))));
+    assert!(!tied(Some((DType::F32, f32_bytes(&[1.0, 2.0, 3.0, 5.0])))));
+}

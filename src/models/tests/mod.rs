@@ -15,6 +15,7 @@ use crate::tensor::DType;
 #[derive(Clone)]
 pub(super) enum Meta {
     U32(u32),
+    I32(i32),
     F32(f32),
     Bool(bool),
     Text(&'static str),
@@ -46,6 +47,7 @@ pub(super) fn gguf_bytes(metadata: &[(&str, Meta)], tensors: &[GgufPart]) -> Vec
         };
         match value {
             Meta::U32(x) => out.extend([4_u32.to_le_bytes(), x.to_le_bytes()].concat()),
+            Meta::I32(x) => out.extend([5_u32.to_le_bytes(), x.to_le_bytes()].concat()),
             Meta::F32(x) => out.extend([6_u32.to_le_bytes(), x.to_le_bytes()].concat()),
             Meta::Bool(x) => out.extend([&7_u32.to_le_bytes()[..], &[u8::from(*x)]].concat()),
             Meta::Text(x) => {

@@ -61,6 +61,11 @@ fn numbers_are_split_as_the_pre_tokenizer_says() {
     assert_eq!(split("smollm"), ["hello", "Ġ", "1", "2", "3", "4"]);
     assert_eq!(split("qwen2"), ["hello", "Ġ", "1", "2", "3", "4"]);
     assert_eq!(split("llama-bpe"), ["hello", "Ġ", "123", "4"]);
+    // A file that does not say how it is split is split as by GPT-2, with a warning.
+    assert_eq!(split("default"), ["hello", "Ġ", "123", "4"]);
+    let mut silent = byte_level("gpt-2", &[]);
+    silent.retain(|(key, _)| *key != "tokenizer.ggml.pre");
+    assert_eq!(tokens(&from_gguf(&silent).unwrap(), "hello 1234"), ["hello", "Ġ", "123", "4"]);
     let message = from_gguf(&byte_level("jina-v2-de", &[])).unwrap_err().to_string();
     assert!(message.contains("'jina-v2-de'") && message.contains("Hugging Face folder"), "{message}");
 }
@@ -203,7 +208,7 @@ fn tokenizer_json_with_its_post_processor_and_end_tokens() {
     std::fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": [5, 3]}"#).unwrap();
     std::fs::write(
         folder.path().join("tokenizer_config.json"),
-        r#"{"bos_token": "<s>", "eos_token": {"content": "b"}}"#,
+        r#"{"bos_token": "<s>", "eos_token": {"content": "<|im_end|>"}}"#,
     )
     .unwrap();
     let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
@@ -211,7 +216,7 @@ fn tokenizer_json_with_its_post_processor_and_end_tokens() {
     assert_eq!(tokenizer.encode("abab ab", true).unwrap(), [0, 6, 5, 4]);
     assert_eq!(tokenizer.encode("abab ab", false).unwrap(), [6, 5, 4]);
     assert_eq!(tokenizer.eos_ids(), [5, 3, 1]);
-    assert_eq!((tokenizer.bos_token(), tokenizer.eos_token()), (Some("<s>"), Some("b")));
+    assert_eq!((tokenizer.bos_token(), tokenizer.eos_token()), (Some("<s>"), Some("<|im_end|>")));
 
     let mut damaged = tokenizer_json();
     damaged["model"]["merges"][1] = serde_json::json!(["abab", "abab"]);
@@ -223,4 +228,194 @@ fn tokenizer_json_with_its_post_processor_and_end_tokens() {
     std::fs::remove_file(&path).unwrap();
     std::fs::write(folder.path().join("tokenizer.model"), "x").unwrap();
     assert!(Tokenizer::from_folder(folder.path()).unwrap_err().to_string().contains("save_pretrained"));
+}
+
+/// A folder with the tokenizer above and further files.
+fn folder_with(post_processor: bool, files: &[(&str, serde_json::Value)]) -> tempfile::TempDir {
+    let mut json = tokenizer_json();
+    if !post_processor {
+        json["post_processor"] = serde_json::Value::Null;
+    }
+    let (folder, _) = file("tokenizer.json", json.to_string().as_bytes());
+    for (name, content) in files {
+        std::fs::write(folder.path().join(name), content.to_string()).unwrap();
+    }
+    folder
+}
+
+fn from_files(post_processor: bool, files: &[(&str, serde_json::Value)]) -> Tokenizer {
+    Tokenizer::from_folder(folder_with(post_processor, files).path()).unwrap()
+}
+
+#[test]
+fn flags_replace_the_post_processor_of_the_classes_that_obey_them() {
+    let encode = |post_processor: bool, class: &str, flags: serde_json::Value| {
+        let mut settings = flags;
+        settings["bos_token"] = "<s>".into();
+        settings["eos_token"] = "<|im_end|>".into();
+        settings["tokenizer_class"] = class.into();
+        let tokenizer = from_files(post_processor, &[("tokenizer_config.json", settings)]);
+        tokenizer.encode("ab", true).unwrap()
+    };
+    let flag = |value: serde_json::Value| serde_json::json!({"add_bos_token": value});
+    for class in ["LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizerFast", "CohereTokenizer"] {
+        assert_eq!(encode(false, class, flag(true.into())), [0, 4], "{class}");
+        assert_eq!(encode(true, class, flag(false.into())), [4], "{class}");
+        // Only the other flag: these classes add a first token by default.
+        let last = serde_json::json!({"add_eos_token": true});
+        assert_eq!(encode(false, class, last), [0, 4, 1], "{class}");
+        assert_eq!(encode(true, class, flag(serde_json::Value::Null)), [0, 4], "{class}");
+    }
+    for class in ["PreTrainedTokenizerFast", "Qwen2TokenizerFast", ""] {
+        assert_eq!(encode(true, class, flag(false.into())), [0, 4], "{class}");
+        assert_eq!(encode(false, class, flag(true.into())), [4], "{class}");
+    }
+    let refused = |settings: serde_json::Value| {
+        let folder = folder_with(true, &[("tokenizer_config.json", settings)]);
+        Tokenizer::from_folder(folder.path()).unwrap_err().to_string()
+    };
+    let llama = |further: &str| {
+        serde_json::from_str(&format!(r#"{{"tokenizer_class": "LlamaTokenizer", {further}}}"#)).unwrap()
+    };
+    let message = refused(llama(r#""add_bos_token": "yes""#));
+    assert!(message.contains("tokenizer_config.json (add_bos_token): is \"yes\""), "{message}");
+    let message = refused(llama(r#""add_bos_token": true, "bos_token": "<nowhere>""#));
+    assert!(message.contains("(bos_token): is '<nowhere>', which is not in the vocabulary"), "{message}");
+    // A flag without a token adds nothing, as in transformers.
+    let tokenizer = from_files(true, &[("tokenizer_config.json", llama(r#""add_bos_token": true"#))]);
+    assert_eq!(tokenizer.encode("ab", true).unwrap(), [4]);
+}
+
+#[test]
+fn special_tokens_come_from_every_file_that_names_them() {
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let names = |tokenizer: &Tokenizer| {
+        (tokenizer.bos_token().map(str::to_owned), tokenizer.eos_token().map(str::to_owned))
+    };
+    let pair = |bos: &str, eos: &str| (Some(bos.to_owned()), Some(eos.to_owned()));
+    let map =
+        ("special_tokens_map.json", json(r#"{"bos_token": {"content": "<s>"}, "eos_token": "<|im_end|>"}"#));
+    let only_map = from_files(true, std::slice::from_ref(&map));
+    assert_eq!(names(&only_map), pair("<s>", "<|im_end|>"));
+    assert_eq!(only_map.eos_ids(), [1]);
+    // Without added_tokens_decoder the map wins; with it the configuration does.
+    let settings = |more: &str| {
+        ("tokenizer_config.json", json(&format!(r#"{{"eos_token": "<s>", "bos_token": null{more}}}"#)))
+    };
+    assert_eq!(names(&from_files(true, &[settings(""), map.clone()])), pair("<s>", "<|im_end|>"));
+    let newer = from_files(true, &[settings(r#", "added_tokens_decoder": {}"#), map]);
+    assert_eq!(names(&newer), (None, Some("<s>".to_owned())));
+
+    // A token of the vocabulary that is only listed becomes whole and special.
+    let listed = ("special_tokens_map.json", json(r#"{"additional_special_tokens": ["abab"]}"#));
+    let tokenizer = from_files(false, &[listed]);
+    assert_eq!(tokenizer.encode("aabab", false).unwrap(), [2, 6]);
+    assert_eq!(tokenizer.decode(&[2, 6]).unwrap(), "a");
+
+    // Added tokens extend the vocabulary at their ids; one whose id is another's is left out.
+    let added = json(r#"{"<tool>": 7, "<call>": 8, "<wrong>": 40}"#);
+    let special = json(r#"{"additional_special_tokens": ["<call>"]}"#);
+    let tokenizer = from_files(false, &[("added_tokens.json", added), ("special_tokens_map.json", special)]);
+    assert_eq!(tokenizer.encode("a<tool><call>", false).unwrap(), [2, 7, 8]);
+    assert_eq!(tokenizer.decode(&[7, 8]).unwrap(), "<tool>");
+    assert_eq!((tokenizer.id("<wrong>"), tokenizer.vocab_size()), (None, 9));
+    let decoder = json(r#"{"added_tokens_decoder": {"7": {"content": "<tool>", "special": true}}}"#);
+    let tokenizer = from_files(false, &[("tokenizer_config.json", decoder)]);
+    assert_eq!(tokenizer.encode("a<tool>", false).unwrap(), [2, 7]);
+    assert_eq!(tokenizer.decode(&[2, 7]).unwrap(), "a");
+
+    for (name, text, expected) in [
+        ("added_tokens.json", r#"{"<tool>": -1}"#, "added_tokens.json (token '<tool>'): has id -1"),
+        ("added_tokens.json", r#"["<tool>"]"#, "must be a JSON object"),
+        ("tokenizer_config.json", r#"{"added_tokens_decoder": {"x": {"content": "a"}}}"#, "'x'"),
+    ] {
+        let folder = folder_with(true, &[(name, json(text))]);
+        let message = Tokenizer::from_folder(folder.path()).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+    // A byte-order mark is no reason to fail.
+    let folder = folder_with(true, &[]);
+    std::fs::write(folder.path().join("tokenizer_config.json"), "\u{feff}{\"bos_token\": \"<s>\"}").unwrap();
+    assert_eq!(Tokenizer::from_folder(folder.path()).unwrap().bos_token(), Some("<s>"));
+}
+
+#[test]
+fn end_ids_that_are_no_tokens_are_ignored() {
+    let ids = serde_json::json!({"eos_token_id": [-1, 1, 4_294_967_295_u32, 700, "x"]});
+    assert_eq!(from_files(true, &[("generation_config.json", ids)]).eos_ids(), [1]);
+    assert_eq!(
+        from_files(true, &[("config.json", serde_json::json!({"eos_token_id": null}))]).eos_ids(),
+        [1]
+    );
+}
+
+#[test]
+fn a_prompt_never_ends_with_an_end_token() {
+    let flags = [
+        ("tokenizer.ggml.add_bos_token", Meta::Bool(true)),
+        ("tokenizer.ggml.add_eos_token", Meta::Bool(true)),
+    ];
+    let tokenizer = from_gguf(&byte_level("smollm", &flags)).unwrap();
+    assert_eq!(tokenizer.encode("he", true).unwrap(), [1, 260, 2]);
+    assert_eq!(tokenizer.encode_prompt("he").unwrap(), [1, 260]);
+    assert_eq!(tokenizer.encode_prompt("").unwrap(), [1]);
+    // What the user wrote stays.
+    assert_eq!(tokenizer.encode_prompt("he<|im_end|>").unwrap(), [1, 260, 2]);
+    let settings = serde_json::json!({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>",
+        "eos_token": "<|im_end|>", "add_eos_token": true});
+    let tokenizer = from_files(false, &[("tokenizer_config.json", settings)]);
+    assert_eq!(tokenizer.encode("ab", true).unwrap(), [0, 4, 1]);
+    assert_eq!(tokenizer.encode_prompt("ab").unwrap(), [0, 4]);
+}
+
+#[test]
+fn ids_of_a_gguf_file_that_mean_none_are_none() {
+    for none in [Meta::I32(-1), Meta::U32(u32::MAX)] {
+        let further = [
+            ("tokenizer.ggml.bos_token_id", none.clone()),
+            ("tokenizer.ggml.eos_token_id", none.clone()),
+            ("tokenizer.ggml.eot_token_id", none.clone()),
+            ("tokenizer.ggml.add_bos_token", Meta::Bool(true)),
+        ];
+        let tokenizer = from_gguf(&byte_level("smollm", &further)).unwrap();
+        assert_eq!((tokenizer.bos_token(), tokenizer.eos_token()), (None, None));
+        assert_eq!(tokenizer.encode("he", true).unwrap(), [260]);
+        // The turn's end is known by its name.
+        assert_eq!(tokenizer.eos_ids(), [2, 0]);
+    }
+    for key in ["bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id"] {
+        let key = format!("tokenizer.ggml.{key}");
+        let mut metadata = byte_level("smollm", &[]);
+        metadata.retain(|(name, _)| *name != key);
+        let mut metadata: Vec<(&str, Meta)> = metadata;
+        metadata.push((&key, Meta::U32(267)));
+        let message = from_gguf(&metadata).unwrap_err().to_string();
+        assert!(message.contains(&key) && message.contains("is 267, but there are 267 tokens"), "{message}");
+    }
+    let mut ends = byte_level("smollm", &[("tokenizer.ggml.eom_token_id", Meta::U32(3))]);
+    ends.push(("tokenizer.ggml.eot_token_id", Meta::U32(0)));
+    assert_eq!(from_gguf(&ends).unwrap().eos_ids(), [2, 0, 3]);
+    // SentencePiece files without ids have them at their usual places.
+    let mut metadata = sentence_piece();
+    metadata.retain(|(key, _)| !key.ends_with("_token_id"));
+    let tokenizer = from_gguf(&metadata).unwrap();
+    assert_eq!((tokenizer.bos_token(), tokenizer.eos_token()), (Some("<s>"), Some("</s>")));
+}
+
+#[test]
+fn a_gguf_tokenizer_written_as_json_adds_the_same_tokens() {
+    let flags = [
+        ("tokenizer.ggml.add_bos_token", Meta::Bool(true)),
+        ("tokenizer.ggml.add_eos_token", Meta::Bool(true)),
+    ];
+    let mut sentence_piece = sentence_piece();
+    sentence_piece.push(("tokenizer.ggml.add_eos_token", Meta::Bool(true)));
+    for metadata in [byte_level("llama-bpe", &flags), byte_level("smollm", &[]), sentence_piece] {
+        let tokenizer = from_gguf(&metadata).unwrap();
+        let (folder, _) = file("tokenizer.json", tokenizer.to_json().unwrap().as_bytes());
+        let written = Tokenizer::from_folder(folder.path()).unwrap();
+        for text in ["hello 12", "he<|im_start|>"] {
+            assert_eq!(written.encode(text, true).unwrap(), tokenizer.encode(text, true).unwrap(), "{text}");
+        }
+    }
 }

@@ -159,12 +159,20 @@ fn shards_must_be_files_of_the_folder() {
         (r#"{"a":"sub/one.safetensors"}"#, "no name of a file in this folder"),
         (r#"{"a":7}"#, "no name of a file in this folder"),
         (r#"{"a":"three.safetensors"}"#, "is not there"),
-        (r#"{"b":"one.safetensors"}"#, "'b'"),
         (r#"[]"#, "weight_map"),
     ] {
         let message = open(weight_map).unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
     }
+    // An entry that its shard lacks is an error for whoever needs it only.
+    let weights = open(r#"{"a":"one.safetensors","b":"one.safetensors"}"#).unwrap();
+    assert_eq!(values(&weights.load("a", &[1], DType::F32).unwrap()), [1.0]);
+    let message = weights.load("b", &[1], DType::F32).unwrap_err().to_string();
+    assert!(
+        message.contains("one.safetensors (tensor 'b')") && message.contains("fetch the model again"),
+        "{message}"
+    );
+    assert_eq!(weights.names().collect::<Vec<_>>(), ["a"]);
     let empty = tempfile::tempdir().unwrap();
     assert!(Weights::open(empty.path()).unwrap_err().to_string().contains("neither"));
     std::fs::write(empty.path().join("pytorch_model.bin"), "x").unwrap();
@@ -259,5 +267,74 @@ fn large_quantised_tensors_equal_candles() {
         let narrow = weights.load("w", &[rows, columns], DType::BF16).unwrap();
         let rounded = expected.iter().map(|x| bf16::from_f32(*x));
         assert!(narrow.as_slice::<bf16>().unwrap().iter().copied().eq(rounded), "{kind:?} as bf16");
+    }
+}
+
+#[test]
+fn a_stray_file_does_not_win_over_an_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, value: f32| {
+        write_safetensors(&folder.path().join(name), &[("a", DType::F32, vec![1], f32_bytes(&[value]))]);
+    };
+    let loaded = || values(&Weights::open(folder.path()).unwrap().load("a", &[1], DType::F32).unwrap());
+    write("model.safetensors", 1.0);
+    write("model-00001-of-00001.safetensors", 2.0);
+    assert_eq!(loaded(), [1.0]);
+    let index = r#"{"weight_map": {"a": "model-00001-of-00001.safetensors"}}"#;
+    std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+    assert_eq!(loaded(), [2.0]);
+    // An index whose shards are all gone is what is left over.
+    std::fs::remove_file(folder.path().join("model-00001-of-00001.safetensors")).unwrap();
+    assert_eq!(loaded(), [1.0]);
+}
+
+#[test]
+fn weights_of_a_bare_or_compiled_model_have_their_usual_names() {
+    let open = |names: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        let tensors: Vec<_> =
+            names.iter().map(|name| (*name, DType::F32, vec![1], f32_bytes(&[1.0]))).collect();
+        write_safetensors(&folder.path().join("model.safetensors"), &tensors);
+        Weights::open(folder.path()).unwrap()
+    };
+    let whole =
+        ["lm_head.weight", "model.embed_tokens.weight", "model.layers.0.x.weight", "model.norm.weight"];
+    let bare = open(&["embed_tokens.weight", "layers.0.x.weight", "lm_head.weight", "norm.weight"]);
+    assert_eq!(bare.names().collect::<Vec<_>>(), whole);
+    let compiled = [
+        "_orig_mod.lm_head.weight",
+        "_orig_mod.model.embed_tokens.weight",
+        "model.layers.0._orig_mod.x.weight",
+        "_orig_mod.model.norm.weight",
+    ];
+    assert_eq!(open(&compiled).names().collect::<Vec<_>>(), whole);
+    assert_eq!(open(&whole).names().collect::<Vec<_>>(), whole);
+    let message = bare.load("model.norm.weight", &[2], DType::F32).unwrap_err().to_string();
+    assert!(message.contains("stored as 'norm.weight'"), "{message}");
+}
+
+#[test]
+fn quantized_weights_are_named_for_what_they_are() {
+    for (beside, expected) in [
+        (&["scales", "biases"][..], "quantized by MLX"),
+        (&["qweight", "qzeros", "scales", "g_idx"], "quantized by GPTQ"),
+        (&["qweight", "qzeros", "scales"], "quantized by AWQ or GPTQ"),
+        (&["weight.absmax", "weight.quant_state.bitsandbytes__nf4"], "quantized by bitsandbytes"),
+        (&["weight_packed", "weight_scale"], "quantized by compressed-tensors"),
+        (&["weight_scale_inv"], "quantized by fp8"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let names: Vec<String> =
+            std::iter::once("weight").chain(beside.iter().copied()).map(|part| format!("x.{part}")).collect();
+        let stored_elsewhere = beside.iter().any(|part| part.contains("qweight") || part.contains("packed"));
+        let tensors: Vec<_> = names
+            .iter()
+            .filter(|name| !(stored_elsewhere && *name == "x.weight"))
+            .map(|name| (name.as_str(), DType::U32, vec![1, 2], vec![0; 8]))
+            .collect();
+        write_safetensors(&folder.path().join("model.safetensors"), &tensors);
+        let weights = Weights::open(folder.path()).unwrap();
+        let message = weights.load("x.weight", &[1, 16], DType::F32).unwrap_err().to_string();
+        assert!(message.contains(expected) && message.contains("GGUF file"), "{message}");
     }
 }

@@ -323,7 +323,12 @@ fn folder(files: &ModelFiles, session: &Session) -> anyhow::Result<(PathBuf, boo
     let written = !folder.join("tokenizer_config.json").exists();
     if written {
         session.note(format!("writing the model in f32 for the peers: {}", folder.display()));
-        let none = Adapter { config: LoraConfig::default(), base_model: None, modules: Vec::new() };
+        let none = Adapter {
+            config: LoraConfig::default(),
+            base_model: None,
+            modules: Vec::new(),
+            copies: Vec::new(),
+        };
         merge(files, &none, &folder, DType::F32, &|_| ())?;
     }
     Ok((folder, written))

@@ -21,7 +21,7 @@ pub(crate) fn run(args: &GenerateArgs, session: &Session) -> anyhow::Result<()> 
             std::io::stdin().read_to_string(&mut text).map_err(|e| {
                 Failure::input(format!("standard input: {e}"), "pass text in UTF-8, or --prompt")
             })?;
-            text.trim_end_matches('\n').to_owned()
+            piped(&text).to_owned()
         }
     };
     if prompt.trim().is_empty() {
@@ -54,6 +54,11 @@ pub(crate) fn run(args: &GenerateArgs, session: &Session) -> anyhow::Result<()> 
     session.check_interrupt("generating").map_err(Into::into)
 }
 
+/// A prompt that was piped in, without the line ends that close it and the byte-order mark that Windows puts before it.
+fn piped(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}').trim_end_matches(['\n', '\r'])
+}
+
 /// Checked options.
 pub(crate) fn options(args: &SamplingArgs) -> anyhow::Result<GenerateOptions> {
     let sampling = SamplingOptions {
@@ -78,20 +83,25 @@ pub(crate) fn tokens(
     system: Option<&str>,
     raw: bool,
 ) -> anyhow::Result<Vec<u32>> {
-    if system.is_some() && (raw || loaded.files.chat_template.is_none()) {
-        return Err(Failure::input(
-            format!("--system: {} has no chat template to put it into", loaded.files.name),
-            "leave it out, or put its text into the prompt",
-        )
-        .into());
-    }
     let mut messages: Vec<Value> =
         system.map(|text| json!({"role": "system", "content": text})).into_iter().collect();
     messages.push(json!({"role": "user", "content": prompt}));
     let tokenizer = &loaded.files.tokenizer;
     Ok(match &loaded.files.chat_template {
         Some(template) if !raw => tokenizer.encode(&template.render(&messages, None, true)?, false)?,
-        _ => tokenizer.encode(prompt, true)?,
+        template => {
+            if system.is_some() {
+                let why =
+                    if raw { "--raw leaves out the chat template" } else { "the model has no chat template" };
+                let cause = format!("--system has no effect here: {why}, in which the system message goes");
+                let advice = match template {
+                    Some(_) => "leave out --raw or --system",
+                    None => "write it into the prompt, or use a model tuned for chat",
+                };
+                return Err(Failure::input(cause, advice).into());
+            }
+            tokenizer.encode_prompt(prompt)?
+        }
     })
 }
 
@@ -122,4 +132,17 @@ pub(crate) fn rates(generation: &Generation) -> String {
         generation.tokens.len(),
         rate(generation.tokens.len().saturating_sub(1), generation.decode_seconds)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::piped;
+
+    #[test]
+    fn line_ends_and_marks_of_every_system_are_left_out_of_a_piped_prompt() {
+        for text in ["a b", "a b\n", "a b\r\n", "\u{feff}a b\r\n\r\n"] {
+            assert_eq!(piped(text), "a b", "{text:?}");
+        }
+        assert_eq!(piped(" a\r\nb "), " a\r\nb ");
+    }
 }

@@ -9,7 +9,7 @@ use crate::session::Session;
 pub(crate) fn run(args: &RunArgs, session: &Session) -> anyhow::Result<()> {
     let mut generate = args.generate.clone();
     if let Some(name) = &args.name {
-        generate.model.model.clone_from(name);
+        generate.model.model = Some(name.clone());
     }
     if !args.words.is_empty() {
         generate.prompt = Some(args.words.join(" "));

@@ -7,12 +7,12 @@ use metal_candle::models::AdapterParameters;
 use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::data::{examples, read_jsonl};
 use metal_candle::training::{
-    Adapter, DataSet, Estimate, Event, Example, Record, RunFolder, Summary, TrainOn, TrainOptions, Trainer,
-    metrics,
+    DataSet, Estimate, Event, Example, Record, RunFolder, Summary, TrainOn, TrainOptions, Trainer, metrics,
 };
 use serde_json::json;
 
 use super::generate::tokens;
+use crate::adapter_source::Chosen;
 use crate::args::TrainArgs;
 use crate::builtin;
 use crate::config_file;
@@ -49,7 +49,7 @@ struct Request {
     flags: TrainFlags,
     data: Data,
     /// The adapter that training starts from.
-    start: Option<Adapter>,
+    start: Option<Chosen>,
     out: PathBuf,
     mode: Mode,
 }
@@ -67,10 +67,12 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     request.flags = request.flags.with_layers(loaded.files.config.layers)?;
     let (train, valid) = request.encode(&loaded, &options, session)?;
     let Request { flags, data, start, out, .. } = &request;
-    let base = loaded.files.base_model.clone().or(Some(model));
+    let base = loaded.files.base_model.clone().or_else(|| Some(model.clone()));
     let mut trainer = match start {
-        Some(adapter) => {
-            Trainer::from_adapter(&loaded.decoder, adapter, options.clone(), &train, &valid, out)?
+        Some(chosen) => {
+            chosen.announce(&model, &loaded.files);
+            chosen.adapter.check_copies(&loaded.files.weights)?;
+            Trainer::from_adapter(&loaded.decoder, &chosen.adapter, options.clone(), &train, &valid, out)?
         }
         None => Trainer::new(&loaded.decoder, flags.lora()?, base, options.clone(), &train, &valid, out)?,
     };
@@ -126,12 +128,12 @@ impl Request {
         for note in &config.notes {
             session.note(format!("note: {note}"));
         }
-        let mut flags = args.flags.clone().over(config.flags);
-        let mut start = flags.adapter.as_deref().map(Adapter::load).transpose()?;
-        if let (Some(adapter), Some(folder)) = (&mut start, flags.adapter.clone()) {
-            flags = flags.starting_from(adapter, &folder)?;
-            adapter.config.dropout = flags.dropout.unwrap_or(adapter.config.dropout);
-        }
+        let given = args.flags.clone().over(config.flags);
+        let start = given.adapter.as_deref().map(|given| Chosen::open(given, session)).transpose()?;
+        let flags = match &start {
+            Some(chosen) => chosen.settle(given)?,
+            None => given,
+        };
         let flags = flags.with_built_in_defaults().with_defaults();
         // Everything that can be wrong without the model is reported before it is fetched and loaded.
         let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT))?;

@@ -59,7 +59,7 @@ fn patterns_layers_and_choices() {
         ..TrainFlags::default()
     };
     let lora = settings.lora().unwrap();
-    assert_eq!(lora.rank_pattern["down_proj"], 4);
+    assert_eq!(lora.rank_pattern, [("down_proj".to_owned(), 4)]);
     assert_eq!(lora.layers, Some(vec![0, 1, 2, 7]));
     assert_eq!(lora.targets, Targets::Regex(".*q_proj".into()));
     for bad in [
