@@ -340,18 +340,29 @@ fn holds_in(commands: &[&str], name: &str) -> bool {
     commands.is_empty() || commands.contains(&name)
 }
 
-/// Spells llama.cpp's words of several letters behind one hyphen with two.
+/// Spells llama.cpp's words of several letters behind one hyphen with two, and joins a flag with a negative number such as
+/// `-1e-4`, which the command line's parser does not recognize as one.
 pub(crate) fn with_two_hyphens(words: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
     let mut plain = false;
-    words
-        .map(|word| {
-            plain |= word == "--";
-            match ONE_HYPHEN.iter().find(|(theirs, _)| !plain && word == *theirs) {
-                Some((_, ours)) => (*ours).into(),
-                None => word,
+    let mut found: Vec<std::ffi::OsString> = Vec::new();
+    for word in words {
+        plain |= word == "--";
+        let text = word.to_str().unwrap_or_default();
+        let is_number = text.starts_with('-') && text.contains(['e', 'E']) && text.parse::<f64>().is_ok();
+        let is_flag = |last: &std::ffi::OsString| {
+            last.to_str().is_some_and(|last| last.starts_with("--") && !last.contains('='))
+        };
+        let theirs = ONE_HYPHEN.iter().find(|(theirs, _)| !plain && text == *theirs);
+        match (theirs, found.last_mut()) {
+            (Some((_, ours)), _) => found.push((*ours).into()),
+            (None, Some(last)) if is_number && !plain && is_flag(last) => {
+                last.push("=");
+                last.push(&word);
             }
-        })
-        .collect()
+            _ => found.push(word),
+        }
+    }
+    found
 }
 
 /// Our flag for a word of another tool in a command, without the leading hyphens.
@@ -436,8 +447,11 @@ mod tests {
 
     #[test]
     fn words_with_one_hyphen_become_flags_before_the_separator_only() {
-        let words = ["x", "-hf", "a/b", "--", "-sys"].map(std::ffi::OsString::from);
+        let words = ["x", "-hf", "a/b", "--rate", "-1e-4", "--", "-sys"].map(std::ffi::OsString::from);
         let found = with_two_hyphens(words.into_iter());
-        assert_eq!(found, ["x", "--model", "a/b", "--", "-sys"].map(std::ffi::OsString::from));
+        assert_eq!(
+            found,
+            ["x", "--model", "a/b", "--rate=-1e-4", "--", "-sys"].map(std::ffi::OsString::from)
+        );
     }
 }

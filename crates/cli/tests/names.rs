@@ -55,12 +55,7 @@ const REFUSED: &[Refused] = &[
     ("train --layers 0 --num-layers 1", 2, "contradict each other", "give one of them"),
     ("train --warmup 1 --warmup-ratio 0.1", 2, "contradict each other", "give one of them"),
     ("train --resume --overwrite", 2, "contradict each other", "give one of them"),
-    (
-        "generate --prompt x --raw --system y",
-        2,
-        "contradict each other",
-        "give one of them",
-    ),
+    ("generate --prompt x --raw --system y", 2, "contradict each other", "give one of them"),
     // The model has no chat template.
     (
         "generate --prompt x --system y",
