@@ -101,6 +101,14 @@ pub enum Error {
         /// What was found, what was expected, what to do.
         message: String,
     },
+    /// A checkpoint was made with other settings than those of the run that is to go on from it.
+    #[error("{}: cannot be resumed with other settings: {}", checkpoint.display(), joined(differences, "; "))]
+    OtherRun {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// What differs.
+        differences: Vec<crate::training::checkpoint::Difference>,
+    },
     /// The system refused to read or write.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
@@ -234,5 +242,9 @@ impl Error {
 }
 
 fn list<T: std::fmt::Display>(items: &[T]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    joined(items, ", ")
+}
+
+fn joined<T: std::fmt::Display>(items: &[T], separator: &str) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
 }

@@ -188,16 +188,109 @@ fn a_resumed_run_is_the_uninterrupted_one() {
     assert_eq!(losses(whole.path()), losses(parts.path()));
 }
 
+/// Everything that decides the result is compared, and what is refused changes nothing on the disk.
 #[test]
-fn other_data_or_options_are_not_resumed() {
+fn a_resume_with_other_settings_is_refused_by_name_and_changes_nothing() {
     let out = tempfile::tempdir().unwrap();
-    let missing =
-        train(out.path(), TrainOptions { resume: true, ..options(4) }, None).unwrap_err().to_string();
-    assert!(missing.contains("no complete checkpoint to resume from"), "{missing}");
-    train(out.path(), options(4), None).unwrap();
-    let changed = TrainOptions { resume: true, batch_size: 4, ..options(8) };
-    let error = train(out.path(), changed, None).unwrap_err().to_string();
-    assert!(error.contains("was made with other data"), "{error}");
+    let missing = out.path().join("missing");
+    let error = train(&missing, TrainOptions { resume: true, ..options(4) }, None).unwrap_err().to_string();
+    assert!(error.contains("no complete checkpoint to resume from"), "{error}");
+    assert!(!missing.exists(), "a refused run leaves no folder");
+    let stopped = train(out.path(), options(8), Some(4)).unwrap();
+    assert!(stopped.interrupted);
+    let before = snapshot(out.path());
+    let model = model(&golden().join("llama"));
+    let refused = |change: &dyn Fn(&mut TrainOptions, &mut LoraConfig, &mut Vec<Example>)| -> String {
+        let (mut options, mut lora, mut data) = (options(8), lora(), examples(20));
+        options.resume = true;
+        change(&mut options, &mut lora, &mut data);
+        let valid = examples(5);
+        let trainer = Trainer::new(&model, lora, None, options, &data, &valid, out.path()).unwrap();
+        trainer.verify().unwrap_err().to_string()
+    };
+    let cases: [(&str, &dyn Fn(&mut TrainOptions, &mut LoraConfig, &mut Vec<Example>)); 13] = [
+        ("batch size was 3, now it is 4", &|o, _, _| o.batch_size = 4),
+        ("seed was 9, now it is 6", &|o, _, _| o.seed = 6),
+        ("learning rate was 0.005, now it is 0.02", &|o, _, _| o.schedule.learning_rate = 0.02),
+        ("schedule was cosine, now it is linear", &|o, _, _| o.schedule.kind = ScheduleKind::Linear),
+        ("steps was 12, now it is 13", &|o, _, _| o.schedule.steps = 13),
+        ("weight decay was 0, now it is 0.5", &|o, _, _| o.optimizer.weight_decay = 0.5),
+        ("patience was 0, now it is 3", &|o, _, _| o.patience = 3),
+        ("alpha was 8, now it is 16", &|_, l, _| l.alpha = 16.0),
+        ("rsLoRA was false, now it is true", &|_, l, _| l.rslora = true),
+        ("dropout was 0.1, now it is 0.2", &|_, l, _| l.dropout = 0.2),
+        ("rank pattern was none, now it is q_proj=2", &|_, l, _| {
+            l.rank_pattern.push(("q_proj".into(), 2));
+        }),
+        ("training data was 20 examples, content", &|_, _, d| d[3].tokens[2] ^= 1),
+        ("loss mask was content", &|_, _, d| d[3].supervised[3] = false),
+    ];
+    for (expected, change) in cases {
+        let error = refused(change);
+        assert!(
+            error.contains(expected) && error.contains("step-000004"),
+            "{error}\ndoes not contain {expected}"
+        );
+    }
+    // The same architecture with one weight that differs in its last bit.
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(golden().join("llama/config.json"), copy.path().join("config.json")).unwrap();
+    let mut weights = std::fs::read(golden().join("llama/model.safetensors")).unwrap();
+    let last = weights.len() - 4;
+    weights[last] ^= 1;
+    std::fs::write(copy.path().join("model.safetensors"), weights).unwrap();
+    let other_base = self::model(copy.path());
+    let (data, valid) = (examples(20), examples(5));
+    let again = TrainOptions { resume: true, ..options(8) };
+    let trainer = Trainer::new(&other_base, lora(), None, again.clone(), &data, &valid, out.path()).unwrap();
+    assert!(trainer.verify().unwrap_err().to_string().contains("base model was content"));
+    let mut trainer = trainer;
+    assert!(trainer.run(&AtomicBool::new(false), &mut |_| {}).is_err());
+    assert_eq!(snapshot(out.path()), before, "a refused resume changes nothing");
+    let summary = train(out.path(), again, None).unwrap();
+    assert_eq!(summary.steps, 8);
+}
+
+/// Every file of a folder with its content.
+fn snapshot(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(snapshot(&path));
+        } else {
+            files.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+/// A constant learning rate does not depend on the number of steps, so such a run can be made longer.
+#[test]
+fn a_run_of_constant_rate_can_be_extended() {
+    let constant = |steps| {
+        let options = options(steps);
+        TrainOptions { schedule: Schedule { kind: ScheduleKind::Constant, ..options.schedule }, ..options }
+    };
+    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    train(whole.path(), constant(8), None).unwrap();
+    train(parts.path(), constant(4), None).unwrap();
+    train(parts.path(), TrainOptions { resume: true, ..constant(8) }, None).unwrap();
+    let tensors = |folder: &Path| {
+        std::fs::read(folder.join("checkpoints/step-000008/adapter_model.safetensors")).unwrap()
+    };
+    assert!(tensors(whole.path()) == tensors(parts.path()), "the extended run is another run");
+}
+
+/// Two runs into one folder would mix their checkpoints.
+#[test]
+fn a_folder_in_use_is_refused() {
+    let out = tempfile::tempdir().unwrap();
+    let held = metal_candle::training::RunFolder::claim(out.path()).unwrap();
+    let error = train(out.path(), options(1), None).unwrap_err().to_string();
+    assert!(error.contains("another run is writing into this folder"), "{error}");
+    drop(held);
+    train(out.path(), options(1), None).unwrap();
 }
 
 /// A NaN in the model's weights: the file is refused. One that arises while training stops the run, and the last good

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use super::{ModelConfig, Weights};
 use crate::Result;
 use crate::backend::Device;
+use crate::content_hash::ContentHash;
 use crate::graph::{Graph, LazyTensor};
 use crate::ops::{Attention, Real};
 use crate::tensor::{DType, HostTensor, Parameter, TensorSpec};
@@ -240,6 +241,47 @@ impl Decoder {
     /// Number of parameters in matrices.
     pub fn matrix_parameters(&self) -> usize {
         self.bytes() / self.embedding.spec().dtype.size()
+    }
+
+    /// Storage of the matrices.
+    pub fn dtype(&self) -> DType {
+        self.embedding.spec().dtype
+    }
+
+    /// Returns a hash of all parameters as they are stored on the device: equal for equal models of one dtype.
+    pub(crate) fn content_hash(&self) -> Result<String> {
+        const CHUNK: usize = 1 << 20;
+        let mut hash = ContentHash::new();
+        let mut chunk = vec![0; CHUNK];
+        let mut add = |parameter: &Parameter| -> Result<()> {
+            hash.add(parameter.name().as_bytes());
+            let (buffer, start) = parameter.location();
+            let bytes = parameter.spec().bytes();
+            for offset in (0..bytes).step_by(CHUNK) {
+                let part = &mut chunk[..CHUNK.min(bytes - offset)];
+                buffer.read(start + offset, part)?;
+                hash.add(part);
+            }
+            Ok(())
+        };
+        add(&self.embedding)?;
+        for layer in &self.layers {
+            let norms = [Some(&layer.attention_norm), layer.q_norm.as_ref(), layer.k_norm.as_ref()];
+            for norm in norms.into_iter().chain([Some(&layer.mlp_norm)]).flatten() {
+                add(norm)?;
+            }
+            for joined in [&layer.qkv, &layer.output, &layer.gate_up, &layer.down] {
+                add(&joined.weight)?;
+                for bias in joined.parts.iter().filter_map(|part| part.bias.as_ref()) {
+                    add(bias)?;
+                }
+            }
+        }
+        let head = (!self.config.tie_embeddings).then_some(&self.head);
+        for parameter in [&self.norm, &self.cos, &self.sin].into_iter().chain(head) {
+            add(parameter)?;
+        }
+        Ok(hash.finish())
     }
 
     /// Every module that can have an adapter, in the order of the model: the embedding, the linear layers of all layers,

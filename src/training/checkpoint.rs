@@ -4,7 +4,7 @@
 //! state. It is written under another name, and renamed when everything is on the disk; its manifest holds the size
 //! and checksum (FNV-1a, 64 bits, against torn writes, not against forgery) of every file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,28 @@ pub struct TrainerState {
     /// The run's seed, from which data order and dropout follow.
     pub seed: u64,
     /// What must be the same for the run to go on.
-    pub fingerprint: String,
+    #[serde(default)]
+    pub settings: Settings,
+}
+
+/// Everything that decides a run's result, by name, as text.
+pub type Settings = BTreeMap<String, String>;
+
+/// A setting that differs between a checkpoint and the run that is to go on from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The setting's name.
+    pub name: String,
+    /// Its value in the checkpoint.
+    pub saved: String,
+    /// Its value in the run.
+    pub now: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} was {}, now it is {}", self.name, self.saved, self.now)
+    }
 }
 
 impl TrainerState {
@@ -56,7 +77,7 @@ impl TrainerState {
             bad_evals: 0,
             tokens_seen: 0,
             seed,
-            fingerprint: String::new(),
+            settings: Settings::new(),
         }
     }
 
@@ -76,20 +97,24 @@ impl TrainerState {
         better
     }
 
-    /// Refuses to go on with other data or options than the run began with.
-    pub fn check(&self, fingerprint: &str, path: &Path) -> Result<()> {
-        if self.fingerprint == fingerprint {
+    /// Refuses to go on with other data or options than the run began with, and names all of them.
+    pub fn check(&self, settings: &Settings, path: &Path) -> Result<()> {
+        let absent = || "not set".to_owned();
+        let names: BTreeSet<&String> = self.settings.keys().chain(settings.keys()).collect();
+        let differences: Vec<Difference> = names
+            .into_iter()
+            .filter(|&name| self.settings.get(name) != settings.get(name))
+            .map(|name| Difference {
+                name: name.clone(),
+                saved: self.settings.get(name).cloned().unwrap_or_else(absent),
+                now: settings.get(name).cloned().unwrap_or_else(absent),
+            })
+            .collect();
+        if differences.is_empty() {
             return Ok(());
         }
-        let message = "was made with other data, targets, rank, batch size, accumulation, length or seed; give the same \
-                       as in run.toml, or start anew without --resume";
-        Err(Error::file(path, message))
+        Err(Error::OtherRun { checkpoint: path.to_owned(), differences })
     }
-}
-
-/// A short text that is the same only for the same description.
-pub fn fingerprint(description: &str) -> String {
-    format!("{:016x}", checksum(description.as_bytes()))
 }
 
 fn checksum(bytes: &[u8]) -> u64 {
@@ -366,8 +391,21 @@ mod tests {
             .collect();
         assert_eq!(noted, [true, true, false, false]);
         assert_eq!((state.best(), state.bad_evals), (Some((2.0, 2)), 2));
-        state.fingerprint = fingerprint("a");
-        state.check(&fingerprint("a"), Path::new("x")).unwrap();
-        assert!(state.check(&fingerprint("b"), Path::new("x")).is_err());
+    }
+
+    #[test]
+    fn every_setting_that_differs_is_named_with_both_values() {
+        let settings = |pairs: &[(&str, &str)]| -> Settings {
+            pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+        };
+        let saved = settings(&[("alpha", "16"), ("rank", "8"), ("seed", "0")]);
+        let state = TrainerState { settings: saved.clone(), ..TrainerState::new(0) };
+        state.check(&saved, Path::new("x")).unwrap();
+        let now = settings(&[("alpha", "32"), ("dropout", "0.1"), ("rank", "8"), ("seed", "1")]);
+        assert_eq!(
+            state.check(&now, Path::new("out/step-1")).unwrap_err().to_string(),
+            "out/step-1: cannot be resumed with other settings: alpha was 16, now it is 32; dropout was not set, now it is \
+             0.1; seed was 0, now it is 1"
+        );
     }
 }

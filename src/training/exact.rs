@@ -62,7 +62,8 @@ pub fn inexact_answers(
             let picked = graph.input("rows", TensorSpec::u32([shape.supervised]));
             let hidden =
                 model.record_sequences(&graph, &ids, &positions, shape.rows, adapter, None, false)?;
-            let logits = model.record_logits(&graph, &hidden.embedding(&picked, DType::F32)?, adapter)?;
+            let picked = hidden.embedding(&picked, DType::F32)?;
+            let logits = model.record_logits(&graph, &picked, adapter)?;
             let (graph, best) = graph.fused(&[logits.arg_max()?])?;
             model.device().compile(&graph, &best, &[])
         })?;

@@ -19,6 +19,16 @@ pub enum Targets {
     AllLinear,
 }
 
+impl std::fmt::Display for Targets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::List(names) => f.write_str(&names.join(",")),
+            Self::Regex(expression) => write!(f, "regex:{expression}"),
+            Self::AllLinear => f.write_str("all-linear"),
+        }
+    }
+}
+
 /// What adapters are to be made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraConfig {

@@ -13,6 +13,16 @@ pub enum ScheduleKind {
     Cosine,
 }
 
+impl std::fmt::Display for ScheduleKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Constant => "constant",
+            Self::Linear => "linear",
+            Self::Cosine => "cosine",
+        })
+    }
+}
+
 /// A learning rate for each step. In the warm-up, step s of w has `peak·(s + 1)/w`; after it t runs from 0 at the
 /// first step to 1 just after the last.
 #[derive(Debug, Clone, Copy, PartialEq)]

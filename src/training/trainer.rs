@@ -1,17 +1,20 @@
 //! The training loop: batches, accumulated gradients, updates, validation, checkpoints.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::adapter::{Adapter, AdapterModule};
 use super::batches::{self, Batch, BatchOptions};
-use super::checkpoint::{self, TrainerState};
+use super::checkpoint::{self, Settings, TrainerState};
 use super::data::Example;
 use super::lora::{LoraConfig, LoraModule};
 use super::loss::{BatchShape, Programs, Purpose, batch_inputs, record_loss};
 use super::metrics::{Metrics, Report};
 use super::optimizer::{Optimizer, OptimizerOptions};
+use super::run_folder::RunFolder;
+use super::run_settings;
 use super::scheduler::Schedule;
 use super::tensors::transposed;
 use crate::backend::Program;
@@ -139,6 +142,10 @@ pub struct Trainer<'a> {
     adapter: AdapterParameters,
     programs: Programs,
     state: TrainerState,
+    /// What decides the result, once it is known.
+    settings: OnceCell<Settings>,
+    /// The output folder, if the caller holds it already.
+    folder: Option<RunFolder>,
     /// The device failed while it updated the adapter, which may hold anything now.
     in_doubt: bool,
 }
@@ -209,8 +216,21 @@ impl<'a> Trainer<'a> {
             adapter,
             programs: Programs::default(),
             state,
+            settings: OnceCell::new(),
+            folder: None,
             in_doubt: false,
         })
+    }
+
+    /// Uses an output folder that the caller has claimed before; without it, [`Trainer::run`] claims the folder itself.
+    pub fn hold(&mut self, folder: RunFolder) {
+        self.folder = Some(folder);
+    }
+
+    /// Refuses a resume that cannot succeed: there is no complete checkpoint, or it was made with other settings.
+    /// Nothing is written. [`Trainer::run`] checks the same.
+    pub fn verify(&self) -> Result<()> {
+        self.checkpoint().map(|_| ())
     }
 
     /// The adapter as it is on the device now.
@@ -248,6 +268,13 @@ impl<'a> Trainer<'a> {
 
     /// Trains until the last step, an early stop, or until `stop` is set; then writes the best adapter.
     pub fn run(&mut self, stop: &AtomicBool, observer: &mut dyn FnMut(&Event)) -> Result<Summary> {
+        let result = self.run_in_folder(stop, observer);
+        // Released however the run ended, so that another trainer of this process can resume it.
+        self.folder = None;
+        result
+    }
+
+    fn run_in_folder(&mut self, stop: &AtomicBool, observer: &mut dyn FnMut(&Event)) -> Result<Summary> {
         let mut metrics = self.begin(observer)?;
         let mut summary = Summary {
             steps: self.state.step,
@@ -320,43 +347,52 @@ impl<'a> Trainer<'a> {
         Ok(summary)
     }
 
-    /// Opens the output folder and, on resume, restores the newest checkpoint.
+    /// The checkpoint to resume from with its content, if the run is a resumed one and the checkpoint is its own.
+    fn checkpoint(&self) -> Result<Option<Restored>> {
+        if !self.options.resume {
+            return Ok(None);
+        }
+        let Some(found) = checkpoint::latest(&self.out)? else {
+            let message = "contains no complete checkpoint to resume from; start the run without resuming";
+            return Err(Error::file(&self.out, message));
+        };
+        let (adapter, tensors, state) = checkpoint::load(&found)?;
+        state.check(self.settings()?, &found)?;
+        adapter.check(&self.model.linear_modules())?;
+        Ok(Some((adapter, tensors, state)))
+    }
+
+    /// Restores the newest checkpoint on a resume, claims the output folder and opens the file of reports.
     fn begin(&mut self, observer: &mut dyn FnMut(&Event)) -> Result<Metrics> {
-        std::fs::create_dir_all(&self.out).map_err(|source| Error::io(&self.out, "create", source))?;
-        let found = if self.options.resume { checkpoint::latest(&self.out)? } else { None };
-        if let Some(found) = found {
-            let (adapter, tensors, state) = checkpoint::load(&found)?;
-            adapter.check(&self.model.linear_modules())?;
-            state.check(&self.fingerprint(), &found)?;
+        if self.folder.is_none() {
+            self.folder = Some(RunFolder::claim(&self.out)?);
+        }
+        if let Some((adapter, tensors, state)) = self.checkpoint()? {
             let mut values = tensors_of(&adapter.modules)?;
             values.extend(tensors);
             self.optimizer.restore(&values)?;
             self.state = state;
             self.in_doubt = false;
-        } else if self.options.resume {
-            return Err(Error::file(
-                &self.out,
-                "holds no complete checkpoint to resume from; leave out --resume",
-            ));
         } else {
-            // Those of an earlier run into this folder would be taken for newer ones.
+            // Checkpoints of an earlier run into this folder would be mistaken for newer ones.
             checkpoint::prune(&self.out, 0)?;
+        }
+        self.state.settings = self.settings()?.clone();
+        if let Some(folder) = &mut self.folder {
+            folder.keep();
         }
         observer(&Event::Start { step: self.state.step });
         Metrics::open(&self.out.join("metrics.jsonl"), self.state.step)
     }
 
-    fn fingerprint(&self) -> String {
-        let o = &self.options;
-        let shape: Vec<String> = self.modules.iter().map(|m| format!("{}:{}", m.path, m.rank)).collect();
-        checkpoint::fingerprint(&format!(
-            "{shape:?} {} {} {} {} {}",
-            o.batch_size,
-            o.accumulation,
-            o.max_length,
-            o.seed,
-            self.train.len()
-        ))
+    /// Everything that decides the result, computed once.
+    fn settings(&self) -> Result<&Settings> {
+        if let Some(settings) = self.settings.get() {
+            return Ok(settings);
+        }
+        let data = (self.train, self.valid);
+        let settings = run_settings::describe(self.model, &self.config, &self.modules, &self.options, data)?;
+        Ok(self.settings.get_or_init(|| settings))
     }
 
     fn epoch_batches(&self) -> Result<Vec<Batch>> {
@@ -546,7 +582,6 @@ impl<'a> Trainer<'a> {
 
     fn save(&mut self, observer: &mut dyn FnMut(&Event)) -> Result<()> {
         let adapter = self.adapter_now()?;
-        self.state.fingerprint = self.fingerprint();
         let path = checkpoint::save(&self.out, &adapter, &self.optimizer.state()?, &self.state)?;
         checkpoint::prune(&self.out, self.options.keep_checkpoints.max(1))?;
         observer(&Event::Saved(path));
@@ -559,6 +594,7 @@ impl<'a> Trainer<'a> {
     }
 }
 
+type Restored = (Adapter, Vec<(String, HostTensor)>, TrainerState);
 type Recorded = (Graph, Vec<crate::graph::LazyTensor>, Vec<crate::graph::LazyTensor>);
 
 /// What an optimizer step did.

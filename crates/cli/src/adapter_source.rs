@@ -103,6 +103,7 @@ impl Chosen {
             ("rank-pattern", given.rank_pattern.is_some() && asked.rank_pattern != own.rank_pattern),
             ("alpha-pattern", given.alpha_pattern.is_some() && asked.alpha_pattern != own.alpha_pattern),
             ("layers", given.layers.is_some() && asked.layers != own.layers),
+            ("num-layers", given.num_layers.is_some_and(|last| last != -1)),
         ];
         if let Some((flag, _)) = contradiction.iter().find(|(_, contradicts)| *contradicts) {
             let cause =
@@ -114,7 +115,7 @@ impl Chosen {
             Some(model) => model,
             None => self.base()?,
         };
-        Ok(TrainFlags { model: Some(model), ..with_lora(given, own) })
+        Ok(TrainFlags { model: Some(model), num_layers: None, ..with_lora(given, own) })
     }
 }
 

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use crate::bench::args::{BenchArgs, BenchModelArgs, BenchOpsArgs, BenchWhat, ExplainArgs};
 use crate::fetch::Route;
 use crate::profiling::ProfileArgs;
-use crate::settings::TrainFlags;
+use crate::settings::{TrainFlags, words};
 
 /// The tool.
 #[derive(Debug, Parser)]
@@ -60,6 +60,14 @@ pub(crate) enum Command {
     /// Add an adapter to its base model.
     #[command(after_help = "Example:\n  metal-candle merge --adapter adapters/shell --out merged")]
     Merge(MergeArgs),
+    /// Answer a prompt, or talk with a model, as `ollama run` does.
+    #[command(after_help = "Examples:\n  metal-candle run smollm2-135m \"Why is the sky blue?\"\n  \
+                      metal-candle run Qwen/Qwen3-0.6B\n\nWithout a prompt it chats on a terminal, and otherwise reads the \
+                      prompt from standard input.")]
+    Run(RunArgs),
+    /// Show the models in the cache, and the adapters in the folder `adapters`.
+    #[command(after_help = "Example:\n  metal-candle list --json")]
+    List(ListArgs),
     /// Fetch a model into the cache.
     #[command(after_help = "Examples:\n  metal-candle pull\n  metal-candle pull Qwen/Qwen3-0.6B")]
     Pull(PullArgs),
@@ -83,7 +91,7 @@ pub(crate) enum Command {
 }
 
 /// Which model, and how it is held.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
     /// A folder, a GGUF file, a hub id (org/name) or a short name [default: the adapter's own base model, or else
     /// smollm2-135m]
@@ -93,10 +101,10 @@ pub(crate) struct ModelArgs {
     #[arg(long, short)]
     pub(crate) adapter: Option<PathBuf>,
     /// How weights are stored: f32, bf16 or f16.
-    #[arg(long, default_value = "f32")]
+    #[arg(long, default_value = "f32", value_parser = words::dtype)]
     pub(crate) dtype: String,
     /// auto, cpu or metal; auto takes the GPU where there is one.
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", value_parser = words::device)]
     pub(crate) device: String,
     /// Threads of the cpu; 0 for one a core.
     #[arg(long, default_value_t = 0)]
@@ -107,12 +115,21 @@ pub(crate) struct ModelArgs {
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) flags: TrainFlags,
-    /// A TOML file with any of these settings; flags win over it.
+    /// A TOML or YAML file with any of these settings, also one of mlx-lm or axolotl; flags win over it.
     #[arg(long)]
     pub(crate) config: Option<PathBuf>,
+    /// The same file without `--config`, as axolotl takes it.
+    #[arg(value_name = "CONFIG", conflicts_with = "config", hide = true)]
+    pub(crate) config_file: Option<PathBuf>,
     /// Go on from the newest checkpoint in the output folder.
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Replace the run in the output folder.
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) overwrite: bool,
+    /// Does nothing: mlx-lm's trainer trains only with it.
+    #[arg(long, hide = true)]
+    pub(crate) train: bool,
     /// Show what would be done, with parameters and memory, and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -127,13 +144,13 @@ pub(crate) struct TrainArgs {
 }
 
 /// How text is generated.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct SamplingArgs {
     /// The most new tokens.
     #[arg(long, default_value_t = 256)]
     pub(crate) max_tokens: usize,
     /// Randomness: 0 takes the most probable token.
-    #[arg(long, short, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0)]
     pub(crate) temperature: f32,
     /// Only the k most probable tokens; 0 for all.
     #[arg(long, default_value_t = 0)]
@@ -158,7 +175,29 @@ pub(crate) struct SamplingArgs {
     pub(crate) system: Option<String>,
 }
 
-#[derive(Debug, Args)]
+impl SamplingArgs {
+    /// A sentence about flags that were given and change nothing, if there are such.
+    pub(crate) fn without_effect(&self) -> Option<String> {
+        let given = [
+            ("--top-k", self.top_k != 0),
+            ("--top-p", self.top_p < 1.0),
+            ("--min-p", self.min_p > 0.0),
+            ("--seed", self.seed != 0),
+        ];
+        let flags: Vec<&str> = given.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect();
+        if self.temperature != 0.0 || flags.is_empty() {
+            return None;
+        }
+        let verb = if flags.len() == 1 { "has" } else { "have" };
+        let flags = flags.join(", ");
+        Some(format!(
+            "{flags} {verb} no effect at --temperature 0, which takes the most probable token; for sampling add, for \
+             example, --temperature 0.8"
+        ))
+    }
+}
+
+#[derive(Debug, Clone, Args)]
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
@@ -168,13 +207,32 @@ pub(crate) struct GenerateArgs {
     #[arg(long, short)]
     pub(crate) prompt: Option<String>,
     /// Continue the prompt as it is, without the chat template.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "system")]
     pub(crate) raw: bool,
     /// Print one JSON object with text, tokens and times.
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) profiling: ProfileArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// A folder, a GGUF file, a hub id (org/name) or a short name.
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    pub(crate) name: Option<String>,
+    /// The prompt.
+    #[arg(value_name = "PROMPT", conflicts_with = "prompt")]
+    pub(crate) words: Vec<String>,
+    #[command(flatten)]
+    pub(crate) generate: GenerateArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Print everything as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -193,7 +251,7 @@ pub(crate) struct EvalArgs {
     #[arg(long, short)]
     pub(crate) data: PathBuf,
     /// What counts: completion or all.
-    #[arg(long, default_value = "completion")]
+    #[arg(long, default_value = "completion", value_parser = words::train_on)]
     pub(crate) train_on: String,
     /// The longest sequence, in tokens.
     #[arg(long, default_value_t = 512)]
@@ -289,5 +347,18 @@ mod tests {
             (generate.sampling.seed, generate.sampling.stop),
             (2, vec!["a".to_owned(), "b".to_owned()])
         );
+    }
+
+    #[test]
+    fn flags_that_change_nothing_are_announced() {
+        let sampling = |words: &[&str]| {
+            let words = ["metal-candle", "generate"].iter().chain(words);
+            let Command::Generate(args) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+            args.sampling.without_effect()
+        };
+        assert_eq!(sampling(&[]), None);
+        assert_eq!(sampling(&["--top-k", "40", "--temperature", "0.8"]), None);
+        let found = sampling(&["--top-k", "40", "--seed", "3"]).unwrap();
+        assert!(found.starts_with("--top-k, --seed have no effect at --temperature 0"), "{found}");
     }
 }

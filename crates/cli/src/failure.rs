@@ -4,21 +4,24 @@
 //! |---|---|
 //! | 0 | done |
 //! | 1 | the run itself failed |
-//! | 2 | wrong usage: an unknown command or flag, a value that cannot be read (clap's own code) |
-//! | 3 | bad input: a file, a configuration or a value is not what it must be |
+//! | 2 | wrong usage: an unknown command, flag or choice, flags that contradict each other, text where a number must be |
+//! | 3 | bad input: a file or a configuration is not what it must be, a number is out of its range |
 //! | 4 | a model, the hub or the package index could not be reached, or gave something else |
 //! | 130 | interrupted; 128 plus the number of SIGINT, as shells count |
 
 use std::fmt;
+use std::process::ExitCode;
 
 use crate::interrupt::Interrupt;
 
-/// The exit codes, as `--help` documents them. Usage errors (2) are clap's own.
+/// The exit codes, as `--help` documents them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Code {
     /// The run itself failed.
     Run = 1,
-    /// A file, a configuration or a flag's value is not what it must be.
+    /// The command line cannot be understood.
+    Usage = 2,
+    /// A file, a configuration or a number is not what it must be.
     Input = 3,
     /// A model, the hub or the package index could not be reached.
     Unreachable = 4,
@@ -37,6 +40,17 @@ pub(crate) struct Failure {
 impl Failure {
     pub(crate) fn new(code: Code, cause: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { code, cause: one_line(&cause.into()), advice: one_line(&advice.into()) }
+    }
+
+    /// A command line that cannot be understood.
+    pub(crate) fn usage(cause: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::new(Code::Usage, cause, advice)
+    }
+
+    /// Prints one line of cause and one of advice, and returns the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        eprintln!("error: {}\n  try: {}", self.cause, self.advice);
+        ExitCode::from(self.code as u8)
     }
 
     /// A bad file, configuration or value.
@@ -87,11 +101,15 @@ fn of_library(error: &metal_candle::Error) -> (Code, String) {
         Error::Invalid { .. } => {
             (Code::Input, "correct that value; --help lists what each flag takes".to_owned())
         }
+        Error::OtherRun { .. } => {
+            let advice = "resume with the settings in the run's run.toml (--config), or leave out --resume";
+            (Code::Input, advice.to_owned())
+        }
         Error::Io { .. } => (Code::Input, "check that the path exists and that you may use it".to_owned()),
         Error::Unsupported { advice, .. } | Error::NonFinite { advice, .. } => (Code::Run, advice.clone()),
         Error::Interrupted { advice, .. } => (Code::Interrupted, advice.clone()),
         Error::OutOfMemory { .. } => {
-            (Code::Run, "a smaller --batch-size or --max-seq-length, or --grad-checkpoint".to_owned())
+            (Code::Run, "use a smaller --batch-size or --max-length, or --grad-checkpoint".to_owned())
         }
         _ => (Code::Run, "run it again with --verbose, or `metal-candle doctor`".to_owned()),
     }

@@ -16,6 +16,7 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig};
 use crate::cache;
 use crate::download::{Sink, Stopped, disk, verify};
 use crate::failure::Failure;
+use crate::model_name::is_gguf;
 use crate::session::Session;
 
 /// An unreachable hub must not hold anyone up.
@@ -266,7 +267,7 @@ fn root_certificates() -> Result<RootCerts, HubError> {
     Ok(RootCerts::new_with_certs(&certificates))
 }
 
-/// Files in the top folder and further chat templates, with names that are safe to create.
+/// Files in the top folder, further chat templates, and GGUF files in any folder, with names that are safe to create.
 fn parse_repository(text: &str) -> Option<Repository> {
     let json: serde_json::Value = serde_json::from_str(text).ok()?;
     let commit =
@@ -274,8 +275,10 @@ fn parse_repository(text: &str) -> Option<Repository> {
     let files = json.get("siblings")?.as_array()?.iter().filter_map(|file| {
         let name = file.get("rfilename")?.as_str()?;
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
-        let last = name.strip_prefix(TEMPLATES).unwrap_or(name);
-        (last.chars().all(plain) && !last.is_empty() && !last.starts_with('.')).then(|| RemoteFile {
+        let sound = |part: &str| !part.is_empty() && part.chars().all(plain) && !part.starts_with('.');
+        let inside = name.strip_prefix(TEMPLATES).unwrap_or(name);
+        let wanted = !inside.contains('/') || is_gguf(name);
+        (wanted && inside.split('/').all(sound)).then(|| RemoteFile {
             name: name.to_owned(),
             size: file.get("size").and_then(serde_json::Value::as_u64),
             sha256: file.pointer("/lfs/sha256").and_then(|s| s.as_str()).map(str::to_ascii_lowercase),
@@ -294,6 +297,8 @@ mod tests {
             {"rfilename": "config.json", "size": 10},
             {"rfilename": "onnx/model.onnx", "size": 10},
             {"rfilename": "../../etc/passwd"},
+            {"rfilename": "../x.gguf"},
+            {"rfilename": "Q8_0/x.gguf", "size": 30},
             {"rfilename": ".gitattributes"},
             {"rfilename": "additional_chat_templates/../x.jinja"},
             {"rfilename": "additional_chat_templates/.jinja"},
@@ -301,12 +306,13 @@ mod tests {
             {"rfilename": "model.safetensors", "size": 20, "lfs": {"sha256": "FF00", "size": 20}}]}"#;
         let repository = parse_repository(text).unwrap();
         assert_eq!(repository.commit, "abc123");
+        let inner = RemoteFile { name: "Q8_0/x.gguf".into(), size: Some(30), sha256: None };
         let config = RemoteFile { name: "config.json".into(), size: Some(10), sha256: None };
         let model =
             RemoteFile { name: "model.safetensors".into(), size: Some(20), sha256: Some("ff00".into()) };
         let name = "additional_chat_templates/tool_use.jinja".to_owned();
         let template = RemoteFile { name, size: Some(5), sha256: None };
-        assert_eq!(repository.files, [config, template, model]);
+        assert_eq!(repository.files, [config, inner, template, model]);
         assert!(parse_repository("<html>").is_none());
         assert!(parse_repository(r#"{"sha": "../x", "siblings": []}"#).is_none());
     }

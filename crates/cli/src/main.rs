@@ -1,11 +1,13 @@
 //! The `metal-candle` command-line tool.
 
 mod adapter_source;
+mod aliases;
 mod args;
 mod bench;
 mod builtin;
 mod cache;
 mod commands;
+mod config_file;
 mod download;
 mod exact;
 mod failure;
@@ -13,7 +15,9 @@ mod fetch;
 mod hub;
 mod interrupt;
 mod model;
+mod model_name;
 mod model_source;
+mod output;
 mod pip;
 mod plot;
 mod profiling;
@@ -22,20 +26,22 @@ mod record;
 mod session;
 mod settings;
 mod snapshot;
+mod usage;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::args::{Cli, Command};
+use crate::args::Command;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::session::Session;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match usage::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let level = if cli.verbose { "metal_candle=debug" } else { "warn" };
     tracing_subscriber::fmt()
         .with_env_filter(level)
@@ -59,6 +65,8 @@ fn run(command: &Command, session: &Session) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(args, session),
         Command::Generate(args) => commands::generate::run(args, session),
         Command::Chat(args) => commands::chat::run(args, session),
+        Command::Run(args) => commands::run::run(args, session),
+        Command::List(args) => commands::list::run(args),
         Command::Eval(args) => commands::eval::run(args, session),
         Command::Merge(args) => commands::merge::run(args, session),
         Command::Pull(args) => commands::pull::run(args, session),
@@ -70,7 +78,5 @@ fn run(command: &Command, session: &Session) -> anyhow::Result<()> {
 
 /// One line of cause, one of advice.
 fn report(error: &anyhow::Error, interrupt: &Interrupt) -> ExitCode {
-    let failure = Failure::of(error, interrupt);
-    eprintln!("error: {}\n  try: {}", failure.cause, failure.advice);
-    ExitCode::from(failure.code as u8)
+    Failure::of(error, interrupt).report()
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, nearest};
+use crate::model_name;
 use crate::pip::Package;
 
 /// The model of all commands unless told otherwise.
@@ -94,13 +95,7 @@ pub(crate) enum Source {
     Hub(HubSource),
 }
 
-/// `org/name`, optionally `@revision` and `:file.gguf`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HubSource {
-    pub(crate) id: String,
-    pub(crate) revision: String,
-    pub(crate) file: Option<String>,
-}
+pub(crate) use crate::model_name::ModelName as HubSource;
 
 /// Reads a `--model` value. What exists on disk wins over names.
 pub(crate) fn parse(text: &str) -> Result<Source, Failure> {
@@ -108,7 +103,9 @@ pub(crate) fn parse(text: &str) -> Result<Source, Failure> {
     if path.exists() {
         return local(&path).map(Source::Local);
     }
-    if let Some(short) = SHORT_NAMES.iter().find(|s| s.name.eq_ignore_ascii_case(text)) {
+    // ollama writes `qwen3:0.6b`.
+    let dashed = text.replace(':', "-");
+    if let Some(short) = SHORT_NAMES.iter().find(|s| s.name.eq_ignore_ascii_case(&dashed)) {
         return Ok(match &short.origin {
             Origin::Pinned(pinned) => Source::Pinned(short.name, pinned),
             Origin::Hub(id) => {
@@ -116,13 +113,13 @@ pub(crate) fn parse(text: &str) -> Result<Source, Failure> {
             }
         });
     }
-    if let Some(hub) = parse_hub(text) {
+    if let Some(hub) = model_name::parse(text)? {
         return Ok(Source::Hub(hub));
     }
     if text.contains('/') || text.contains('\\') || Path::new(text).extension().is_some_and(|e| e == "gguf") {
         return Err(Failure::input(
             format!("{text}: no such file or folder"),
-            "pass a model folder, a .gguf file, a hub id such as org/name, or a short name",
+            "pass a model folder, a .gguf file, a hub id such as org/name or org/name:file.gguf, or a short name",
         ));
     }
     Err(unknown(text))
@@ -170,27 +167,9 @@ fn local(path: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// `org/name`, optionally `@revision` and `:file.gguf`.
+/// A name of the hub, if the text is one.
 pub(crate) fn parse_hub(text: &str) -> Option<HubSource> {
-    let (rest, file) = match text.split_once(':') {
-        Some((rest, file)) => (rest, Some(file)),
-        None => (text, None),
-    };
-    let (id, revision) = rest.split_once('@').unwrap_or((rest, "main"));
-    let (org, name) = id.split_once('/')?;
-    let plain = |word: &str| {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        word.chars().all(allowed) && word.starts_with(|c: char| c.is_ascii_alphanumeric())
-    };
-    let file_name = |file: &str| plain(file) && file.to_ascii_lowercase().ends_with(".gguf");
-    let fits = plain(org) && plain(name) && plain(revision) && file.is_none_or(file_name);
-    // `some/model.gguf` is a path that does not exist, not a repository.
-    let looks_like_file = name.to_ascii_lowercase().ends_with(".gguf");
-    (fits && !looks_like_file).then(|| HubSource {
-        id: id.to_owned(),
-        revision: revision.to_owned(),
-        file: file.map(str::to_owned),
-    })
+    model_name::parse(text).ok().flatten()
 }
 
 /// `~/…`, which the shell leaves alone in `--model=~/…`.
@@ -207,23 +186,16 @@ mod tests {
     use crate::failure::Code;
 
     #[test]
-    fn hub_ids_with_revision_and_file() {
-        let hub = |id: &str, revision: &str, file: Option<&str>| {
-            Some(HubSource { id: id.into(), revision: revision.into(), file: file.map(Into::into) })
-        };
-        assert_eq!(parse_hub("Qwen/Qwen3-0.6B"), hub("Qwen/Qwen3-0.6B", "main", None));
-        assert_eq!(parse_hub("a/b@abc:c.Q8_0.gguf"), hub("a/b", "abc", Some("c.Q8_0.gguf")));
-        for bad in ["a", "a/b/c", "../b", "a/b@", "a/b:c.bin", "a/b:../c.gguf", "a/c.gguf", "/b"] {
-            assert_eq!(parse_hub(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
     fn short_names_in_any_case() {
         assert!(
             matches!(parse("SmolLM2-135M").unwrap(), Source::Pinned(DEFAULT, p) if p.bytes == 98_362_432)
         );
-        assert!(matches!(parse("qwen3-0.6b").unwrap(), Source::Hub(hub) if hub.id == "Qwen/Qwen3-0.6B"));
+        for name in ["qwen3-0.6b", "Qwen3:0.6b"] {
+            assert!(
+                matches!(parse(name).unwrap(), Source::Hub(hub) if hub.id == "Qwen/Qwen3-0.6B"),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl Record {
         self.write()
     }
 
+    /// The names of all recorded files.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.content.files.keys().map(String::as_str)
+    }
+
     /// The recorded files, if they are a whole model.
     pub(crate) fn whole(&self) -> Option<Vec<&str>> {
         self.content.whole.then(|| self.content.files.keys().map(String::as_str).collect())

@@ -1,6 +1,6 @@
-//! The settings of a training run: flags over a TOML file over defaults.
+//! The settings of a training run: flags over a configuration file over defaults.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use metal_candle::backend::Device;
@@ -12,9 +12,9 @@ use metal_candle::training::{
 use serde::{Deserialize, Serialize};
 
 use crate::cache;
-use crate::failure::{Failure, nearest};
+use crate::failure::Failure;
 
-/// Every setting, as a flag and as a key of the TOML file.
+/// Every setting, as a flag and as a key of the configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct TrainFlags {
@@ -34,8 +34,12 @@ pub(crate) struct TrainFlags {
     #[arg(long)]
     pub(crate) epochs: Option<f64>,
     /// Optimizer steps, instead of epochs
-    #[arg(long)]
+    #[arg(long, conflicts_with = "epochs")]
     pub(crate) steps: Option<usize>,
+    /// Batches, as mlx-lm counts: a step is made of `accumulation` of them
+    #[arg(long, hide = true, conflicts_with_all = ["steps", "epochs"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) iters: Option<usize>,
     /// Sequences in a batch [default: 8]
     #[arg(long)]
     pub(crate) batch_size: Option<usize>,
@@ -49,11 +53,15 @@ pub(crate) struct TrainFlags {
     #[arg(long)]
     pub(crate) learning_rate: Option<f64>,
     /// constant, linear or cosine [default: cosine]
-    #[arg(long)]
+    #[arg(long, value_parser = words::schedule)]
     pub(crate) schedule: Option<String>,
     /// Steps until the greatest rate is reached [default: a twentieth of the steps]
     #[arg(long)]
     pub(crate) warmup: Option<usize>,
+    /// The same as a share of the steps
+    #[arg(long, conflicts_with = "warmup")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) warmup_ratio: Option<f64>,
     /// The learning rate at the end [default: 0]
     #[arg(long)]
     pub(crate) min_learning_rate: Option<f64>,
@@ -84,6 +92,10 @@ pub(crate) struct TrainFlags {
     /// Only these layers, e.g. 0-3,10
     #[arg(long)]
     pub(crate) layers: Option<String>,
+    /// Only the last so many layers; -1 for all
+    #[arg(long, conflicts_with = "layers")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) num_layers: Option<i64>,
     /// Decoupled weight decay [default: 0]
     #[arg(long)]
     pub(crate) weight_decay: Option<f32>,
@@ -109,13 +121,13 @@ pub(crate) struct TrainFlags {
     #[arg(long)]
     pub(crate) seed: Option<u64>,
     /// completion (the answers only) or all [default: completion]
-    #[arg(long)]
+    #[arg(long, value_parser = words::train_on)]
     pub(crate) train_on: Option<String>,
     /// How frozen weights are stored: f32, bf16 or f16 [default: f32]
-    #[arg(long)]
+    #[arg(long, value_parser = words::dtype)]
     pub(crate) dtype: Option<String>,
     /// auto, cpu or metal; auto takes the GPU where there is one [default: auto]
-    #[arg(long)]
+    #[arg(long, value_parser = words::device)]
     pub(crate) device: Option<String>,
     /// Threads of the cpu; 0 for one a core [default: 0]
     #[arg(long)]
@@ -126,26 +138,18 @@ pub(crate) struct TrainFlags {
 }
 
 impl TrainFlags {
-    /// Reads a TOML file. An unknown key is an error that names it and the nearest known one.
-    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
-        let shown = path.display();
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            Failure::input(format!("{shown}: cannot read: {e}"), "pass an existing TOML file to --config")
-        })?;
-        toml::from_str(&text).map_err(|error| {
-            let message = error.message().to_owned();
-            let line = error.span().map_or(String::new(), |span| {
-                format!(" (line {})", text[..span.start.min(text.len())].matches('\n').count() + 1)
-            });
-            let unknown = message.split('`').nth(1).unwrap_or_default();
-            let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
-            let advice = match nearest(unknown, known.iter().copied()) {
-                Some(name) if message.contains("unknown field") => format!("did you mean '{name}'?"),
-                _ => "the keys are the names of the flags in `metal-candle train --help`".to_owned(),
-            };
-            let cause = message.split(", expected").next().unwrap_or(&message).to_owned();
-            Failure::input(format!("{shown}{line}: {cause}"), advice)
-        })
+    /// These flags over the settings of a file. A flag replaces what the file says in other words about the same.
+    pub(crate) fn over(self, mut file: Self) -> Self {
+        if self.epochs.is_some() || self.steps.is_some() || self.iters.is_some() {
+            (file.epochs, file.steps, file.iters) = (None, None, None);
+        }
+        if self.warmup.is_some() || self.warmup_ratio.is_some() {
+            (file.warmup, file.warmup_ratio) = (None, None);
+        }
+        if self.layers.is_some() || self.num_layers.is_some() {
+            (file.layers, file.num_layers) = (None, None);
+        }
+        self.or(file)
     }
 
     /// These settings, and where they say nothing those of `other`.
@@ -162,12 +166,14 @@ impl TrainFlags {
             adapter,
             epochs,
             steps,
+            iters,
             batch_size,
             accumulation,
             max_length,
             learning_rate,
             schedule,
             warmup,
+            warmup_ratio,
             min_learning_rate,
             rank,
             alpha,
@@ -178,6 +184,7 @@ impl TrainFlags {
             rank_pattern,
             alpha_pattern,
             layers,
+            num_layers,
             weight_decay,
             max_grad_norm,
             eval_every,
@@ -199,7 +206,7 @@ impl TrainFlags {
         let name = self.data.clone().unwrap_or_else(|| crate::builtin::DEFAULT.to_owned());
         let defaults = crate::builtin::find(&name).map(crate::builtin::BuiltIn::defaults).unwrap_or_default();
         // A number of epochs replaces a number of steps.
-        let steps = defaults.steps.filter(|_| self.epochs.is_none());
+        let steps = defaults.steps.filter(|_| self.epochs.is_none() && self.iters.is_none());
         self.or(Self { steps, ..defaults })
     }
 
@@ -237,24 +244,68 @@ impl TrainFlags {
 
     /// With the number of steps, and what follows from it, for `examples` examples.
     pub(crate) fn with_steps(mut self, examples: usize) -> Result<Self, Failure> {
-        let per_step = self.batch_size.unwrap_or(1).max(1) * self.accumulation.unwrap_or(1).max(1);
+        let accumulation = self.accumulation.unwrap_or(1).max(1);
+        if let Some(batches) = self.iters.take() {
+            self.steps = Some(batches.div_ceil(accumulation));
+        }
         if self.steps.is_none() {
             let epochs = self.epochs.unwrap_or(1.0);
             if !(epochs > 0.0 && epochs.is_finite()) {
-                return Err(Failure::input(
-                    format!("epochs: {epochs} must be above 0"),
-                    "for one pass use --epochs 1",
-                ));
+                let cause = format!("epochs: {epochs} must be above 0");
+                return Err(Failure::input(cause, "for one pass use --epochs 1"));
             }
-            self.epochs = Some(epochs);
+            let per_step = self.batch_size.unwrap_or(1).max(1) * accumulation;
             self.steps = Some(((epochs * examples as f64 / per_step as f64).ceil() as usize).max(1));
         }
+        // The number of steps says all: a file with both would contradict itself after a change of one.
+        self.epochs = None;
         let steps = self.steps.unwrap_or(1);
         if steps == 0 {
             return Err(Failure::input("steps: is 0", "use --steps 1 or more"));
         }
+        if let Some(ratio) = self.warmup_ratio.take() {
+            if !(0.0..=1.0).contains(&ratio) {
+                let cause = format!("warmup-ratio: is {ratio}, must be from 0 to 1");
+                return Err(Failure::input(
+                    cause,
+                    "use a share of the steps, for example --warmup-ratio 0.05",
+                ));
+            }
+            self.warmup = Some((ratio * steps as f64).ceil() as usize);
+        }
         self.warmup = Some(self.warmup.unwrap_or(steps / 20));
         self.eval_every = Some(self.eval_every.unwrap_or(steps.div_ceil(4)));
+        Ok(self)
+    }
+
+    /// With the layers that `num-layers` means in a model of `count` layers.
+    pub(crate) fn with_layers(mut self, count: usize) -> Result<Self, Failure> {
+        match self.num_layers.take() {
+            None | Some(-1) => {}
+            Some(last) if last >= 1 && last as u64 <= count as u64 => {
+                self.layers = Some(format!("{}-{}", count - last as usize, count - 1));
+            }
+            Some(last) => {
+                let cause = format!("num-layers: is {last}, but the model has {count} layers");
+                return Err(Failure::input(cause, format!("use 1 to {count}, or -1 for all")));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Replaces words of other tools by ours. The error names the setting.
+    pub(crate) fn in_our_words(mut self) -> Result<Self, (&'static str, String)> {
+        let choices = [
+            ("schedule", &mut self.schedule, words::schedule as fn(&str) -> Result<String, String>),
+            ("train-on", &mut self.train_on, words::train_on),
+            ("dtype", &mut self.dtype, words::dtype),
+            ("device", &mut self.device, words::device),
+        ];
+        for (name, value, word) in choices {
+            if let Some(text) = value {
+                *text = word(text).map_err(|message| (name, message))?;
+            }
+        }
         Ok(self)
     }
 
@@ -287,7 +338,7 @@ impl TrainFlags {
             dropout: self.dropout.unwrap_or(base.dropout),
             rslora: self.rslora.unwrap_or(false),
             targets: match self.targets.as_deref() {
-                None | Some("all-linear") => Targets::AllLinear,
+                None | Some("all-linear" | "all") => Targets::AllLinear,
                 Some(text) => match text.strip_prefix("regex:") {
                     Some(expression) => Targets::Regex(expression.to_owned()),
                     None => Targets::List(list(&self.targets)),
@@ -305,16 +356,12 @@ impl TrainFlags {
     pub(crate) fn options(&self, resume: bool) -> Result<TrainOptions, Failure> {
         let steps = self.steps.unwrap_or(1);
         let schedule = Schedule {
-            kind: match self.schedule.as_deref() {
-                Some("constant") => ScheduleKind::Constant,
-                Some("linear") => ScheduleKind::Linear,
-                None | Some("cosine") => ScheduleKind::Cosine,
-                Some(other) => {
-                    return Err(Failure::input(
-                        format!("schedule: '{other}' is unknown"),
-                        "use constant, linear or cosine",
-                    ));
-                }
+            kind: match chosen("schedule", self.schedule.as_deref().unwrap_or("cosine"), words::schedule)?
+                .as_str()
+            {
+                "constant" => ScheduleKind::Constant,
+                "linear" => ScheduleKind::Linear,
+                _ => ScheduleKind::Cosine,
             },
             learning_rate: self.learning_rate.unwrap_or(1e-3),
             warmup: self.warmup.unwrap_or(0).min(steps),
@@ -331,6 +378,11 @@ impl TrainFlags {
                 "use 0 for no limit",
             ));
         }
+        let decay = self.weight_decay.unwrap_or(0.0);
+        if !(decay >= 0.0 && decay.is_finite()) {
+            let cause = format!("weight-decay: {decay} must be 0 or more");
+            return Err(Failure::input(cause, "use 0 for none, usually at most 0.1"));
+        }
         Ok(TrainOptions {
             steps,
             batch_size: self.batch_size.unwrap_or(8),
@@ -338,7 +390,7 @@ impl TrainFlags {
             max_length: self.max_length.unwrap_or(512),
             schedule,
             optimizer: OptimizerOptions {
-                weight_decay: self.weight_decay.unwrap_or(0.0),
+                weight_decay: decay,
                 max_norm: if limit == 0.0 { f32::INFINITY } else { limit },
                 ..OptimizerOptions::default()
             },
@@ -354,35 +406,35 @@ impl TrainFlags {
     }
 }
 
+/// Our word for a choice, or a failure that names the setting.
+fn chosen(name: &str, text: &str, word: fn(&str) -> Result<String, String>) -> Result<String, Failure> {
+    word(text).map_err(|message| {
+        let (cause, advice) = message.split_once("; ").unwrap_or((&message, "correct that value"));
+        Failure::input(format!("{name}: {cause}"), advice)
+    })
+}
+
 /// `completion` or `all`.
 pub(crate) fn train_on(text: &str) -> Result<TrainOn, Failure> {
-    match text {
-        "completion" | "assistant" => Ok(TrainOn::Completion),
-        "all" => Ok(TrainOn::All),
-        other => Err(Failure::input(format!("train-on: '{other}' is unknown"), "use completion or all")),
-    }
+    Ok(match chosen("train-on", text, words::train_on)?.as_str() {
+        "all" => TrainOn::All,
+        _ => TrainOn::Completion,
+    })
 }
 
 /// The device of a name: `auto` is the GPU where there is one, otherwise the cpu.
 pub(crate) fn device(name: &str, threads: usize) -> anyhow::Result<Device> {
-    match name {
+    match chosen("device", name, words::device)?.as_str() {
         "cpu" => Ok(Device::cpu(threads)?),
         "metal" => metal(),
-        "auto" if cfg!(target_os = "macos") => match metal() {
+        _ if cfg!(target_os = "macos") => match metal() {
             Ok(device) => Ok(device),
             Err(error) => {
                 tracing::warn!(%error, "the GPU cannot be used; the cpu is");
                 Ok(Device::cpu(threads)?)
             }
         },
-        "auto" => Ok(Device::cpu(threads)?),
-        _ => {
-            let advice = match nearest(name, ["auto", "cpu", "metal"]) {
-                Some(known) => format!("did you mean '{known}'?"),
-                None => "it is auto, cpu or metal".to_owned(),
-            };
-            Err(Failure::input(format!("device: there is no '{name}'"), advice).into())
-        }
+        _ => Ok(Device::cpu(threads)?),
     }
 }
 
@@ -401,10 +453,11 @@ fn metal() -> anyhow::Result<Device> {
 
 /// A storage for weights.
 pub(crate) fn dtype(text: &str) -> Result<DType, Failure> {
-    match text.parse() {
-        Ok(dtype) if dtype != DType::U32 => Ok(dtype),
-        _ => Err(Failure::input(format!("dtype: '{text}' is unknown"), "use f32, bf16 or f16")),
-    }
+    Ok(match chosen("dtype", text, words::dtype)?.as_str() {
+        "bf16" => DType::BF16,
+        "f16" => DType::F16,
+        _ => DType::F32,
+    })
 }
 
 /// The items of a comma-separated list.
@@ -430,6 +483,8 @@ fn layers(text: &str) -> Result<Vec<usize>, Failure> {
     }
     Ok(layers)
 }
+
+pub(crate) mod words;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use crate::download::disk;
 use crate::failure::Failure;
 use crate::fetch::{LOCAL, Model, Options, fetch_file, stored, usable};
 use crate::hub::{self, Hub, HubError, RemoteFile, Repository};
+use crate::model_name::{has_quantization, is_gguf};
 use crate::model_source::HubSource;
 use crate::progress::size;
 use crate::record::Record;
@@ -117,7 +118,16 @@ fn in_our_cache(folder: &Path, source: &HubSource, options: Options, session: &S
     let snapshot = folder.join(named.as_deref().map_or(source.revision.as_str(), str::trim));
     let mut record = Record::read(&snapshot);
     let files: Vec<String> = match &source.file {
-        Some(file) => vec![file.clone()],
+        Some(file) if is_gguf(file) => vec![file.clone()],
+        Some(wanted) => {
+            let mut found = record.names().filter(|name| is_gguf(name) && has_quantization(name, wanted));
+            let file = found.next()?.to_owned();
+            // Which of several was meant, the hub says.
+            if found.next().is_some() {
+                return None;
+            }
+            vec![file]
+        }
         None => record.whole()?.into_iter().map(str::to_owned).collect(),
     };
     let sound = files.iter().all(|file| usable(&mut record, (&snapshot, file), None, options, session));
@@ -140,7 +150,17 @@ fn in_python_cache(kind: Kind, source: &HubSource) -> Option<PathBuf> {
     let snapshot =
         folder.join("snapshots").join(named.as_deref().map_or(source.revision.as_str(), str::trim));
     match &source.file {
-        Some(file) => Some(snapshot.join(file)).filter(|path| path.is_file()),
+        Some(file) if is_gguf(file) => Some(snapshot.join(file)).filter(|path| path.is_file()),
+        Some(wanted) => {
+            let entries = std::fs::read_dir(&snapshot).ok()?.flatten().map(|entry| entry.path());
+            let fits = |path: &PathBuf| {
+                let name =
+                    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                is_gguf(&name) && has_quantization(&name, wanted)
+            };
+            let mut found: Vec<PathBuf> = entries.filter(fits).collect();
+            (found.len() == 1).then(|| found.remove(0))
+        }
         None if kind == Kind::Adapter => is_adapter(|name| snapshot.join(name).is_file()).then_some(snapshot),
         None => is_whole(&snapshot).then_some(snapshot),
     }
@@ -185,10 +205,6 @@ fn wanted_of_adapter(repository: &Repository, source: &HubSource) -> Result<Vec<
     ))
 }
 
-fn is_gguf(name: &str) -> bool {
-    name.to_ascii_lowercase().ends_with(".gguf")
-}
-
 /// Which files of a repository make the model.
 fn wanted(repository: &Repository, source: &HubSource) -> Result<Vec<RemoteFile>, Failure> {
     let files = &repository.files;
@@ -196,6 +212,9 @@ fn wanted(repository: &Repository, source: &HubSource) -> Result<Vec<RemoteFile>
         |keep: &dyn Fn(&RemoteFile) -> bool| files.iter().filter(|f| keep(f)).cloned().collect::<Vec<_>>();
     let list = |files: &[RemoteFile]| files.iter().map(|f| f.name.as_str()).collect::<Vec<_>>().join(", ");
     let ggufs = select(&|f| is_gguf(&f.name));
+    if let Some(wanted) = source.file.as_ref().filter(|name| !is_gguf(name)) {
+        return of_quantization(&ggufs, wanted, source);
+    }
     if let Some(name) = &source.file {
         let found = select(&|f| &f.name == name);
         return if found.is_empty() {
@@ -224,6 +243,40 @@ fn wanted(repository: &Repository, source: &HubSource) -> Result<Vec<RemoteFile>
         (false, []) => Err(Failure::input(
             format!("'{}' has neither safetensors nor GGUF weights", source.id),
             "choose a repository that has one of them",
+        )),
+    }
+}
+
+/// The GGUF file of a quantization.
+fn of_quantization(
+    ggufs: &[RemoteFile],
+    wanted: &str,
+    source: &HubSource,
+) -> Result<Vec<RemoteFile>, Failure> {
+    let id = &source.id;
+    // Projectors of images belong to a model, but are none.
+    let is_model = |file: &&RemoteFile| !file.name.to_ascii_lowercase().contains("mmproj");
+    let models: Vec<&RemoteFile> = ggufs.iter().filter(is_model).collect();
+    let list = |files: &[&RemoteFile]| files.iter().map(|f| f.name.as_str()).collect::<Vec<_>>().join(", ");
+    let fits: Vec<&RemoteFile> =
+        models.iter().copied().filter(|file| has_quantization(&file.name, wanted)).collect();
+    match fits.as_slice() {
+        [] if models.is_empty() => Err(Failure::input(
+            format!("'{id}' has no GGUF files, of which '{wanted}' would be one"),
+            format!("pass the repository as it is: --model {id}"),
+        )),
+        [] => Err(Failure::unreachable(
+            format!("'{id}' has no GGUF file of the quantization '{wanted}'"),
+            format!("one of its GGUF files: {}", list(&models)),
+        )),
+        [file] => Ok(vec![(*file).clone()]),
+        [first, ..] if first.name.contains("-of-") => Err(Failure::input(
+            format!("'{id}' has '{wanted}' split into {} files, which cannot be read", fits.len()),
+            "join them with llama.cpp's `llama-gguf-split --merge`, or choose a quantization of one file",
+        )),
+        [first, ..] => Err(Failure::input(
+            format!("'{id}' has {} GGUF files of '{wanted}': {}", fits.len(), list(&fits)),
+            format!("name one of them: --model {id}:{}", first.name),
         )),
     }
 }
@@ -299,6 +352,38 @@ mod tests {
         assert!(wanted(&two, &source(Some("z.gguf"))).unwrap_err().advice.ends_with("x.gguf, y.gguf"));
         let pickle = wanted(&repository(&["config.json", "pytorch_model.bin"]), &source(None)).unwrap_err();
         assert!(pickle.cause.contains("neither safetensors nor GGUF"));
+    }
+
+    #[test]
+    fn a_quantization_is_one_file_in_any_folder() {
+        let all = [
+            "m-Q4_K_M.gguf",
+            "BF16/m-BF16.gguf",
+            "m-F16.gguf",
+            "mmproj-F16.gguf",
+            "Q8/m-Q8_0-00001-of-00002.gguf",
+            "Q8/m-Q8_0-00002-of-00002.gguf",
+        ];
+        let found = |wanted: &str| wanted_names(&all, wanted);
+        assert_eq!(found("q4_k_m").unwrap(), ["m-Q4_K_M.gguf"]);
+        assert_eq!(found("BF16").unwrap(), ["BF16/m-BF16.gguf"]);
+        assert_eq!(found("F16").unwrap(), ["m-F16.gguf"]);
+        assert_eq!(
+            found("Q8_0").unwrap_err().cause,
+            "'a/b' has 'Q8_0' split into 2 files, which cannot be read"
+        );
+        assert!(found("Q2_K").unwrap_err().advice.contains("m-Q4_K_M.gguf, BF16/m-BF16.gguf"));
+        assert!(
+            wanted_names(&["config.json", "model.safetensors"], "Q4_0")
+                .unwrap_err()
+                .cause
+                .contains("has no GGUF files")
+        );
+    }
+
+    fn wanted_names(all: &[&str], quantization: &str) -> Result<Vec<String>, Failure> {
+        let files = wanted(&repository(all), &source(Some(quantization)))?;
+        Ok(files.into_iter().map(|file| file.name).collect())
     }
 
     #[test]

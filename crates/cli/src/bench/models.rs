@@ -323,8 +323,12 @@ fn folder(files: &ModelFiles, session: &Session) -> anyhow::Result<(PathBuf, boo
     let written = !folder.join("config.json").exists();
     if written {
         session.note(format!("writing the model in f32 for the peers: {}", folder.display()));
-        let config = LoraConfig::default();
-        let none = Adapter { config, base_model: None, modules: Vec::new(), copies: Vec::new() };
+        let none = Adapter {
+            config: LoraConfig::default(),
+            base_model: None,
+            modules: Vec::new(),
+            copies: Vec::new(),
+        };
         merge(files, &none, &folder, DType::F32, &|_| ())?;
     }
     Ok((folder, written))

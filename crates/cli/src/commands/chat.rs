@@ -13,6 +13,7 @@ use crate::session::{Session, print, print_line};
 
 pub(crate) fn run(args: &ChatArgs, session: &Session) -> anyhow::Result<()> {
     let options = options(&args.sampling)?;
+    args.sampling.without_effect().into_iter().for_each(|text| session.note(text));
     let (loaded, adapter) = Loaded::from_args(&args.model, session)?;
     let Some(template) = &loaded.files.chat_template else {
         let cause = format!("{} has no chat template", loaded.files.name);

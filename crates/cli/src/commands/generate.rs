@@ -13,6 +13,7 @@ use crate::session::{Session, print, print_line};
 
 pub(crate) fn run(args: &GenerateArgs, session: &Session) -> anyhow::Result<()> {
     let options = options(&args.sampling)?;
+    args.sampling.without_effect().into_iter().for_each(|text| session.note(text));
     let prompt = match &args.prompt {
         Some(prompt) => prompt.clone(),
         None => {

@@ -7,7 +7,7 @@ use metal_candle::models::AdapterParameters;
 use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::data::{examples, read_jsonl};
 use metal_candle::training::{
-    DataSet, Event, Example, Record, Summary, TrainOn, TrainOptions, Trainer, metrics,
+    DataSet, Estimate, Event, Example, Record, RunFolder, Summary, TrainOn, TrainOptions, Trainer, metrics,
 };
 use serde_json::json;
 
@@ -15,9 +15,11 @@ use super::generate::tokens;
 use crate::adapter_source::Chosen;
 use crate::args::TrainArgs;
 use crate::builtin;
+use crate::config_file;
 use crate::exact::ExactAnswers;
 use crate::failure::Failure;
 use crate::model::Loaded;
+use crate::output::{self, Mode, quoted};
 use crate::plot::{self, Curves};
 use crate::profiling::Profiling;
 use crate::progress::{self, size};
@@ -42,126 +44,71 @@ struct Data {
     prompts: Vec<String>,
 }
 
-pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
-    let from_file = args.config.as_deref().map(TrainFlags::read).transpose()?.unwrap_or_default();
-    let given = args.flags.clone().or(from_file);
-    let start = given.adapter.as_deref().map(|given| Chosen::open(given, session)).transpose()?;
-    let given = match &start {
-        Some(chosen) => chosen.settle(given)?,
-        None => given,
-    };
-    let flags = given.with_built_in_defaults().with_defaults();
-    // Everything that can be wrong without the model is told before it is fetched and loaded.
-    let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT))?;
-    let lora = flags.lora()?;
-    lora.validate()?;
-    let dtype = settings::dtype(flags.dtype.as_deref().unwrap_or("f32"))?;
-    let device = settings::device(flags.device.as_deref().unwrap_or("auto"), flags.threads.unwrap_or(0))?;
-    let train_on = settings::train_on(flags.train_on.as_deref().unwrap_or("completion"))?;
-    let out = flags.out.clone().unwrap_or_else(|| Path::new("adapters").join(&data.name));
-    let flags = TrainFlags { out: Some(out.clone()), ..flags }.with_steps(data.train.len())?;
-    let options = flags.options(args.resume)?;
-    if !args.dry_run {
-        check_output(&out, args.resume)?;
-    }
+/// A run as it is asked for, checked as far as that goes without the model.
+struct Request {
+    flags: TrainFlags,
+    data: Data,
+    /// The adapter that training starts from.
+    start: Option<Chosen>,
+    out: PathBuf,
+    mode: Mode,
+}
 
-    let model = flags.model.clone().unwrap_or_default();
+pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
+    let mut request = Request::of(args, session)?;
+    let options = request.flags.options(args.resume)?;
+    let dtype = settings::dtype(request.flags.dtype.as_deref().unwrap_or("f32"))?;
+    let threads = request.flags.threads.unwrap_or(0);
+    let device = settings::device(request.flags.device.as_deref().unwrap_or("auto"), threads)?;
+    let folder = if args.dry_run { None } else { Some(output::claim(&request.out, request.mode)?) };
+
+    let model = request.flags.model.clone().unwrap_or_default();
     let loaded = Loaded::open(&model, dtype, &device, session)?;
-    let length = options.max_length.min(loaded.files.config.context);
-    let encode = |records: &[Record], path: &Path| -> anyhow::Result<Vec<Example>> {
-        let made = examples(records, &loaded.files, train_on, length, path)?;
-        if made.truncated + made.dropped > 0 {
-            session.note(format!(
-                "{}: {} examples cut to {length} tokens, {} left out because nothing to train is left of them",
-                path.display(),
-                made.truncated,
-                made.dropped
-            ));
-        }
-        Ok(made.examples)
-    };
-    let train = encode(&data.train, &data.set.train)?;
-    let valid = match &data.set.valid {
-        Some(path) => encode(&data.valid, path)?,
-        None => Vec::new(),
-    };
-    let base = loaded.files.base_model.clone().or(Some(model.clone()));
-    let mut trainer = match &start {
+    request.flags = request.flags.with_layers(loaded.files.config.layers)?;
+    let (train, valid) = request.encode(&loaded, &options, session)?;
+    let Request { flags, data, start, out, .. } = &request;
+    let base = loaded.files.base_model.clone().or_else(|| Some(model.clone()));
+    let mut trainer = match start {
         Some(chosen) => {
             chosen.announce(&model, &loaded.files);
             chosen.adapter.check_copies(&loaded.files.weights)?;
-            Trainer::from_adapter(&loaded.decoder, &chosen.adapter, options.clone(), &train, &valid, &out)?
+            Trainer::from_adapter(&loaded.decoder, &chosen.adapter, options.clone(), &train, &valid, out)?
         }
-        None => Trainer::new(&loaded.decoder, lora, base, options.clone(), &train, &valid, &out)?,
+        None => Trainer::new(&loaded.decoder, flags.lora()?, base, options.clone(), &train, &valid, out)?,
     };
     let estimate = trainer.estimate()?;
-    session.note(format!(
-        "{} on {}: {} examples, {} for validation, {} steps\n{} of {} parameters are trained ({:.2} %); memory about {} \
-         (weights {}, adapter and optimizer {}, activations {})",
-        loaded.files.name,
-        data.name,
-        train.len(),
-        valid.len(),
-        options.steps,
-        thousands(estimate.trainable),
-        thousands(estimate.total),
-        100.0 * estimate.trainable as f64 / estimate.total as f64,
-        size(estimate.bytes() as u64),
-        size(estimate.weights as u64),
-        size(estimate.optimizer as u64),
-        size(estimate.activations as u64),
-    ));
-    if args.dry_run {
-        if args.json {
-            let plan = json!({
-                "trainable": estimate.trainable, "parameters": estimate.total, "bytes": estimate.bytes(),
-                "weights": estimate.weights, "optimizer": estimate.optimizer, "activations": estimate.activations,
-                "examples": train.len(), "steps": options.steps,
-            });
-            return print_line(&plan.to_string());
-        }
-        return print_line(&toml::to_string(&flags)?);
-    }
-    std::fs::create_dir_all(&out).map_err(|e| unwritable(&out, &e))?;
-    metal_candle::atomic::write(&out.join("run.toml"), toml::to_string(&flags)?.as_bytes())?;
+    session.note(description(&loaded, &request, &estimate, (train.len(), valid.len()), options.steps));
+    let Some(folder) = folder else {
+        return dry_run(args, flags, &estimate, train.len(), options.steps);
+    };
+    trainer.verify().map_err(|error| refused_resume(error, out))?;
 
     let samples = !args.no_samples && !args.json && !session.progress.is_quiet();
     let prompts: &[String] = if samples { &data.prompts } else { &[] };
-    let held_out = if args.no_samples { Vec::new() } else { data.held_out(&loaded, train_on, length)? };
+    let held_out = if args.no_samples { Vec::new() } else { request.held_out(&loaded, &options)? };
     let exact_before = exact(&loaded, None, &held_out, &options, session)?;
     let before = answers(&loaded, None, prompts)?;
+    begin(folder, &request, &mut trainer)?;
     let profiling = Profiling::begin(&args.profiling, &device);
     let summary = train_run(&mut trainer, options.steps, session)?;
     profiling.finish(session)?;
     drop(trainer);
     let reports = metrics::read(&out.join("metrics.jsonl"))?;
-    plot::write(&out, &format!("{} on {}", loaded.files.name, data.name), &Curves::of(&reports))?;
+    plot::write(out, &format!("{} on {}", loaded.files.name, data.name), &Curves::of(&reports))?;
     if summary.interrupted {
-        let advice =
-            format!("go on with: metal-candle train --config {} --resume", out.join("run.toml").display());
-        let cause = format!(
-            "interrupted after step {}; everything so far is saved in {}",
-            summary.steps,
-            out.display()
-        );
-        return Err(Failure::new(crate::failure::Code::Interrupted, cause, advice).into());
+        return Err(interrupted(&summary, out).into());
     }
-    let trained = loaded.adapter(&out)?;
+    let trained = loaded.adapter(out)?;
     let exact_after = exact(&loaded, Some(&trained), &held_out, &options, session)?;
+    let exact = exact_before.zip(exact_after);
     if args.json {
-        let mut result = result(&summary, &out, &reports);
-        if let (Some(before), Some(after)) = (exact_before, exact_after) {
-            result["exact_before"] = before.exact.into();
-            result["exact_after"] = after.exact.into();
-            result["exact_examples"] = after.examples.into();
-        }
-        return print_line(&result.to_string());
+        return print_line(&result(&summary, out, &reports, exact.as_ref()).to_string());
     }
     let after = answers(&loaded, Some(&trained), prompts)?;
     for ((prompt, before), after) in prompts.iter().zip(&before).zip(&after) {
         print_line(&format!("\n  {prompt}\n  before: {}\n  after:  {}", indented(before), indented(after)))?;
     }
-    if let (Some(before), Some(after)) = (exact_before, exact_after) {
+    if let Some((before, after)) = exact {
         print_line(&format!(
             "\nexact answers on {} held-out rows: {} before, {} after ({:.0} %)",
             after.examples,
@@ -170,7 +117,150 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
             after.percent()
         ))?;
     }
-    print_line(&closing(&summary, &out, &reports))
+    print_line(&closing(&summary, out, &reports))
+}
+
+impl Request {
+    fn of(args: &TrainArgs, session: &Session) -> anyhow::Result<Self> {
+        let config =
+            args.config.as_deref().or(args.config_file.as_deref()).map(config_file::read).transpose()?;
+        let config = config.unwrap_or_default();
+        for note in &config.notes {
+            session.note(format!("note: {note}"));
+        }
+        let given = args.flags.clone().over(config.flags);
+        let start = given.adapter.as_deref().map(|given| Chosen::open(given, session)).transpose()?;
+        let flags = match &start {
+            Some(chosen) => chosen.settle(given)?,
+            None => given,
+        };
+        let flags = flags.with_built_in_defaults().with_defaults();
+        // Everything that can be wrong without the model is reported before it is fetched and loaded.
+        let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT))?;
+        flags.lora()?.validate()?;
+        settings::train_on(flags.train_on.as_deref().unwrap_or("completion"))?;
+        let out = flags.out.clone().unwrap_or_else(|| Path::new("adapters").join(&data.name));
+        if flags.iters.is_some() && flags.accumulation.is_some_and(|count| count > 1) {
+            session.note("note: iters counts batches; a step is made of 'accumulation' of them");
+        }
+        let flags = TrainFlags { out: Some(out.clone()), ..flags }.with_steps(data.train.len())?;
+        let mode = match (args.resume, args.overwrite) {
+            (true, _) => Mode::Resume,
+            (false, true) => Mode::Overwrite,
+            (false, false) => Mode::New,
+        };
+        Ok(Self { flags, data, start, out, mode })
+    }
+
+    /// The examples for training and validation.
+    fn encode(
+        &self,
+        loaded: &Loaded,
+        options: &TrainOptions,
+        session: &Session,
+    ) -> anyhow::Result<(Vec<Example>, Vec<Example>)> {
+        let train_on = settings::train_on(self.flags.train_on.as_deref().unwrap_or("completion"))?;
+        let length = options.max_length.min(loaded.files.config.context);
+        let encode = |records: &[Record], path: &Path| -> anyhow::Result<Vec<Example>> {
+            let made = examples(records, &loaded.files, train_on, length, path)?;
+            if made.truncated + made.dropped > 0 {
+                session.note(format!(
+                    "{}: {} examples cut to {length} tokens, {} left out because nothing to train is left of them",
+                    path.display(),
+                    made.truncated,
+                    made.dropped
+                ));
+            }
+            Ok(made.examples)
+        };
+        let train = encode(&self.data.train, &self.data.set.train)?;
+        let valid = match &self.data.set.valid {
+            Some(path) => encode(&self.data.valid, path)?,
+            None => Vec::new(),
+        };
+        Ok((train, valid))
+    }
+
+    /// The held-out examples whose answers are compared before and after.
+    fn held_out(&self, loaded: &Loaded, options: &TrainOptions) -> anyhow::Result<Vec<Example>> {
+        let train_on = settings::train_on(self.flags.train_on.as_deref().unwrap_or("completion"))?;
+        let length = options.max_length.min(loaded.files.config.context);
+        self.data.held_out(loaded, train_on, length)
+    }
+}
+
+/// Writes the settings into the output folder, from which a run can be resumed from now on.
+fn begin(mut folder: RunFolder, request: &Request, trainer: &mut Trainer<'_>) -> anyhow::Result<()> {
+    if request.mode == Mode::Overwrite {
+        output::clear(&request.out)?;
+    }
+    let text = toml::to_string(&request.flags)?;
+    metal_candle::atomic::write(&request.out.join("run.toml"), text.as_bytes())?;
+    folder.keep();
+    trainer.hold(folder);
+    Ok(())
+}
+
+fn refused_resume(error: metal_candle::Error, out: &Path) -> anyhow::Error {
+    match error {
+        metal_candle::Error::OtherRun { .. } => Failure::input(
+            error.to_string(),
+            format!(
+                "metal-candle train --config {} --resume goes on with the settings of that run; --overwrite replaces it",
+                quoted(&out.join("run.toml"))
+            ),
+        )
+        .into(),
+        other => other.into(),
+    }
+}
+
+fn interrupted(summary: &Summary, out: &Path) -> Failure {
+    let advice =
+        format!("go on with: metal-candle train --config {} --resume", quoted(&out.join("run.toml")));
+    let cause =
+        format!("interrupted after step {}; everything so far is saved in {}", summary.steps, out.display());
+    Failure::new(crate::failure::Code::Interrupted, cause, advice)
+}
+
+fn description(
+    loaded: &Loaded,
+    request: &Request,
+    estimate: &Estimate,
+    (train, valid): (usize, usize),
+    steps: usize,
+) -> String {
+    format!(
+        "{} on {}: {train} examples, {valid} for validation, {steps} steps\n{} of {} parameters are trained ({:.2} %); \
+         memory about {} (weights {}, adapter and optimizer {}, activations {})",
+        loaded.files.name,
+        request.data.name,
+        thousands(estimate.trainable),
+        thousands(estimate.total),
+        100.0 * estimate.trainable as f64 / estimate.total as f64,
+        size(estimate.bytes() as u64),
+        size(estimate.weights as u64),
+        size(estimate.optimizer as u64),
+        size(estimate.activations as u64),
+    )
+}
+
+fn dry_run(
+    args: &TrainArgs,
+    flags: &TrainFlags,
+    estimate: &Estimate,
+    examples: usize,
+    steps: usize,
+) -> anyhow::Result<()> {
+    if !args.json {
+        return print_line(&toml::to_string(flags)?);
+    }
+    let plan = json!({
+        "trainable": estimate.trainable, "parameters": estimate.total, "bytes": estimate.bytes(),
+        "weights": estimate.weights, "optimizer": estimate.optimizer, "activations": estimate.activations,
+        "examples": examples, "steps": steps,
+    });
+    print_line(&plan.to_string())
 }
 
 impl Data {
@@ -224,20 +314,6 @@ fn prompt_of(record: &Record) -> Option<String> {
         },
         _ => None,
     }
-}
-
-/// Refuses an output folder that cannot be written to, before anything long is begun.
-fn check_output(out: &Path, resume: bool) -> Result<(), Failure> {
-    if resume {
-        return Ok(());
-    }
-    std::fs::create_dir_all(out).map_err(|e| unwritable(out, &e))?;
-    tempfile::Builder::new().prefix(".writing-").tempfile_in(out).map_err(|e| unwritable(out, &e))?;
-    Ok(())
-}
-
-fn unwritable(out: &Path, error: &std::io::Error) -> Failure {
-    Failure::input(format!("{}: cannot write: {error}", out.display()), "choose another folder with --out")
 }
 
 fn answers(
@@ -313,8 +389,13 @@ fn first_valid(reports: &[metrics::Report]) -> Option<f64> {
     reports.iter().find_map(|report| report.valid_loss)
 }
 
-fn result(summary: &Summary, out: &Path, reports: &[metrics::Report]) -> serde_json::Value {
-    json!({
+fn result(
+    summary: &Summary,
+    out: &Path,
+    reports: &[metrics::Report],
+    exact: Option<&(ExactAnswers, ExactAnswers)>,
+) -> serde_json::Value {
+    let mut result = json!({
         "out": out,
         "steps": summary.steps,
         "train_loss": summary.train_loss,
@@ -323,7 +404,13 @@ fn result(summary: &Summary, out: &Path, reports: &[metrics::Report]) -> serde_j
         "best_step": summary.best.map(|(_, step)| step),
         "tokens_per_second": summary.tokens_per_second,
         "padding": summary.padding,
-    })
+    });
+    if let Some((before, after)) = exact {
+        result["exact_before"] = before.exact.into();
+        result["exact_after"] = after.exact.into();
+        result["exact_examples"] = after.examples.into();
+    }
+    result
 }
 
 fn closing(summary: &Summary, out: &Path, reports: &[metrics::Report]) -> String {

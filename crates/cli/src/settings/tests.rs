@@ -3,14 +3,14 @@ use super::*;
 fn read(text: &str) -> Result<TrainFlags, Failure> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
-    TrainFlags::read(file.path())
+    Ok(crate::config_file::read(file.path())?.flags)
 }
 
 #[test]
 fn flags_win_over_the_file_and_the_file_over_defaults() {
     let file = read("rank = 4\nlearning-rate = 5e-4\ntargets = \"q_proj, v_proj\"\n").unwrap();
     let flags = TrainFlags { rank: Some(32), ..TrainFlags::default() };
-    let settings = flags.or(file).with_defaults().with_steps(100).unwrap();
+    let settings = flags.over(file).with_defaults().with_steps(100).unwrap();
     assert_eq!((settings.rank, settings.learning_rate, settings.steps), (Some(32), Some(5e-4), Some(13)));
     assert_eq!(settings.lora().unwrap().targets, Targets::List(vec!["q_proj".into(), "v_proj".into()]));
     let text = toml::to_string(&settings).unwrap();
@@ -20,9 +20,34 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
 #[test]
 fn an_unknown_key_is_named_with_its_line() {
     let failure = read("rank = 4\nlerning-rate = 5e-4\n").unwrap_err();
-    assert!(failure.cause.contains("(line 2): unknown field `lerning-rate`"), "{failure:?}");
+    assert!(failure.cause.ends_with("(line 2): 'lerning-rate': is not a setting"), "{failure:?}");
     assert_eq!(failure.advice, "did you mean 'learning-rate'?");
-    assert!(read("rank = \"x\"").unwrap_err().cause.contains("invalid type"));
+    assert!(read("rank = \"x\"").unwrap_err().cause.contains("(line 1): 'rank': invalid type"));
+    assert!(read("rank = 4\nalpha = \n").unwrap_err().cause.contains("(line 2): is not valid TOML"));
+}
+
+#[test]
+fn a_flag_replaces_what_the_file_says_in_other_words() {
+    let file = read("steps = 100\nwarmup = 5\nlayers = \"0-3\"\n").unwrap();
+    let flags = TrainFlags {
+        epochs: Some(2.0),
+        warmup_ratio: Some(0.1),
+        num_layers: Some(2),
+        ..TrainFlags::default()
+    };
+    let settings = flags.over(file).with_defaults().with_steps(80).unwrap().with_layers(6).unwrap();
+    assert_eq!((settings.steps, settings.epochs, settings.warmup), (Some(20), None, Some(2)));
+    assert_eq!(settings.layers.as_deref(), Some("4-5"));
+}
+
+#[test]
+fn iterations_are_batches_and_steps_are_updates() {
+    let flags = TrainFlags { iters: Some(600), accumulation: Some(4), ..TrainFlags::default() };
+    assert_eq!(flags.with_defaults().with_steps(10).unwrap().steps, Some(150));
+    let none = TrainFlags { num_layers: Some(-1), ..TrainFlags::default() };
+    assert_eq!(none.with_layers(6).unwrap().layers, None);
+    let many = TrainFlags { num_layers: Some(7), ..TrainFlags::default() };
+    assert_eq!(many.with_layers(6).unwrap_err().cause, "num-layers: is 7, but the model has 6 layers");
 }
 
 #[test]
@@ -45,6 +70,8 @@ fn patterns_layers_and_choices() {
         assert!(bad.lora().is_err(), "{bad:?}");
     }
     let cosin = TrainFlags { schedule: Some("cosin".into()), ..TrainFlags::default() };
-    assert!(cosin.options(false).unwrap_err().cause.contains("'cosin' is unknown"));
+    assert_eq!(cosin.options(false).unwrap_err().cause, "schedule: 'cosin' is unknown");
+    let decay = TrainFlags { weight_decay: Some(-1.0), ..TrainFlags::default() };
+    assert_eq!(decay.options(false).unwrap_err().cause, "weight-decay: -1 must be 0 or more");
     assert!(train_on("answers").is_err() && dtype("u32").is_err());
 }

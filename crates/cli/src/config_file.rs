@@ -1,0 +1,290 @@
+//! Configuration files of `train`: TOML or YAML, with our keys or those of mlx-lm, axolotl, PEFT and transformers.
+//!
+//! Every key is used, refused by name, or reported as not used; none is dropped without a word. Keys may be written with
+//! `-` or `_`.
+
+mod axolotl;
+mod keys;
+mod mlx;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::aliases;
+use crate::failure::{Failure, nearest};
+use crate::settings::TrainFlags;
+
+/// What a file says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Config {
+    pub(crate) flags: TrainFlags,
+    /// Sentences about keys that have no effect here.
+    pub(crate) notes: Vec<String>,
+}
+
+/// A file whose keys are being read.
+struct Reader<'a> {
+    shown: String,
+    text: &'a str,
+    flags: TrainFlags,
+    /// Which key of the file gave each setting, and what it gave.
+    sources: BTreeMap<String, (String, Value)>,
+    notes: Vec<String>,
+}
+
+/// Why a key cannot be used, and what to do.
+type Refusal = (String, String);
+
+/// Reads a configuration file.
+pub(crate) fn read(path: &Path) -> Result<Config, Failure> {
+    let shown = path.display().to_string();
+    if path.is_dir() {
+        return Err(Failure::input(
+            format!("{shown}: is a folder, not a configuration file"),
+            "pass a data set's folder as --data, a model's as --model",
+        ));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Failure::input(format!("{shown}: cannot read: {e}"), "pass an existing TOML or YAML file to --config")
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let ending = path.extension().map(|e| e.to_ascii_lowercase()).unwrap_or_default();
+    let entries = if ending == "yaml" || ending == "yml" || ending == "json" {
+        yaml(&shown, text)?
+    } else {
+        toml(&shown, text)?
+    };
+    let mut reader =
+        Reader { shown, text, flags: TrainFlags::default(), sources: BTreeMap::new(), notes: Vec::new() };
+    for (key, value) in &entries {
+        reader.entry(key, value, &entries)?;
+    }
+    reader.finish()
+}
+
+fn toml(shown: &str, text: &str) -> Result<Map<String, Value>, Failure> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(String::new(), |span| {
+            format!(" (line {})", text[..span.start.min(text.len())].matches('\n').count() + 1)
+        });
+        let advice = "write one `key = value` on each line; a YAML file must end with .yaml or .yml";
+        Failure::input(format!("{shown}{line}: is not valid TOML: {}", error.message()), advice)
+    })
+}
+
+fn yaml(shown: &str, text: &str) -> Result<Map<String, Value>, Failure> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    let value: Value = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let line = error.location().map_or(String::new(), |place| format!(" (line {})", place.line()));
+        Failure::input(
+            format!("{shown}{line}: is not valid YAML: {error}"),
+            "write one `key: value` on each line",
+        )
+    })?;
+    match value {
+        Value::Object(entries) => Ok(entries),
+        Value::Null => Ok(Map::new()),
+        _ => Err(Failure::input(
+            format!("{shown}: has no keys at its top level"),
+            "write one `key: value` on each line, for example `rank: 16`",
+        )),
+    }
+}
+
+impl Reader<'_> {
+    /// Reads one key. A key without a value says nothing.
+    fn entry(&mut self, key: &str, value: &Value, all: &Map<String, Value>) -> Result<(), Failure> {
+        if value.is_null() {
+            return Ok(());
+        }
+        let refused =
+            |(cause, advice): Refusal| Failure::input(format!("{}: {cause}", self.place(key)), advice);
+        let name = key.replace('_', "-");
+        if mlx::applies(&name) {
+            let found = mlx::read(&name, value, all).map_err(refused)?;
+            return self.take(key, found);
+        }
+        if axolotl::applies(&name, value, all) {
+            let found = axolotl::read(&name, value).map_err(refused)?;
+            return self.take(key, found);
+        }
+        if let Some(known) = keys::find(&name) {
+            let found = known.read(&name, value).map_err(refused)?;
+            return self.take(key, found);
+        }
+        let setting = match aliases::flag_of(&name, "train") {
+            Some(alias) if !is_setting(&name) => alias.flag.to_owned(),
+            _ => name,
+        };
+        self.set(key, &setting, value.clone())
+    }
+
+    fn take(&mut self, key: &str, found: Found) -> Result<(), Failure> {
+        self.notes.extend(found.note.map(|note| format!("{}: {note}", self.place(key))));
+        for (setting, value) in found.settings {
+            self.set(key, setting, value)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a value for one of our settings.
+    fn set(&mut self, key: &str, setting: &str, value: Value) -> Result<(), Failure> {
+        if let Some((other, earlier)) = self.sources.get(setting) {
+            if *earlier == value {
+                return Ok(());
+            }
+            return Err(Failure::input(
+                format!("{}: says {value} about {setting}, but '{other}' says {earlier}", self.place(key)),
+                "keep one of them",
+            ));
+        }
+        let parsed = parsed(setting, &value).map_err(|message| self.refuse(key, &message, &value))?;
+        let parsed = parsed.in_our_words().map_err(|(_, message)| {
+            let (cause, advice) = message.split_once("; ").unwrap_or((&message, "correct that value"));
+            Failure::input(format!("{}: {cause}", self.place(key)), advice)
+        })?;
+        self.flags = std::mem::take(&mut self.flags).or(parsed);
+        self.sources.insert(setting.to_owned(), (key.to_owned(), value));
+        Ok(())
+    }
+
+    fn refuse(&self, key: &str, message: &str, value: &Value) -> Failure {
+        let place = self.place(key);
+        if !message.starts_with("unknown field") {
+            let range = if value.as_f64().is_some_and(|number| number < 0.0) {
+                "use a number from 0 on"
+            } else {
+                "see `metal-candle train --help` for what the flag of this name takes"
+            };
+            return Failure::input(format!("{place}: {message}"), range);
+        }
+        let cause = format!("{place}: is not a setting");
+        let name = key.replace('_', "-");
+        if let Some((tool, advice)) = aliases::foreign_flag(&name) {
+            return Failure::input(format!("{cause} here, though {tool} has it"), advice);
+        }
+        let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
+        let advice = match nearest(&name, known.iter().copied()) {
+            Some(near) => format!("did you mean '{near}'?"),
+            None => "the keys are the names of the flags in `metal-candle train --help`".to_owned(),
+        };
+        Failure::input(cause, advice)
+    }
+
+    /// `file (line 3): 'key'`.
+    fn place(&self, key: &str) -> String {
+        let defines = |line: &str| {
+            let line = line.trim_start().trim_start_matches(['"', '\'', '{']).trim_start_matches('"');
+            let rest = line.strip_prefix(key).map(|rest| rest.trim_start_matches(['"', '\'']).trim_start());
+            rest.is_some_and(|rest| rest.starts_with([':', '=', '.']))
+        };
+        match self.text.lines().position(defines) {
+            Some(index) => format!("{} (line {}): '{key}'", self.shown, index + 1),
+            None => format!("{}: '{key}'", self.shown),
+        }
+    }
+
+    fn finish(mut self) -> Result<Config, Failure> {
+        let given = |name: &str| self.sources.get(name).map(|(key, _)| key.clone());
+        for (one, other) in [("steps", "epochs"), ("iters", "epochs"), ("warmup", "warmup-ratio")] {
+            if let (Some(one), Some(other)) = (given(one), given(other)) {
+                self.notes
+                    .push(format!("{}: '{other}' is not used, because '{one}' is given too", self.shown));
+            }
+        }
+        for (one, other) in [("steps", "iters"), ("layers", "num-layers")] {
+            if let (Some(one), Some(other)) = (given(one), given(other)) {
+                return Err(Failure::input(
+                    format!("{}: '{one}' and '{other}' contradict each other", self.shown),
+                    "keep one of them",
+                ));
+            }
+        }
+        if self.flags.warmup.is_some() {
+            self.flags.warmup_ratio = None;
+        }
+        Ok(Config { flags: self.flags, notes: self.notes })
+    }
+}
+
+/// What a key of another tool amounts to.
+#[derive(Debug, Default)]
+struct Found {
+    settings: Vec<(&'static str, Value)>,
+    note: Option<String>,
+}
+
+impl Found {
+    /// It says what happens anyway.
+    fn nothing() -> Self {
+        Self::default()
+    }
+
+    fn setting(name: &'static str, value: impl Into<Value>) -> Self {
+        Self { settings: vec![(name, value.into())], note: None }
+    }
+
+    fn note(text: impl Into<String>) -> Self {
+        Self { settings: Vec::new(), note: Some(text.into()) }
+    }
+}
+
+fn is_setting(name: &str) -> bool {
+    !parsed(name, &Value::Null).is_err_and(|message| message.starts_with("unknown field"))
+}
+
+/// One setting, from a value as the file's format has it: numbers may be written as text, lists as lists.
+fn parsed(setting: &str, value: &Value) -> Result<TrainFlags, String> {
+    let attempt = |value: Value| {
+        let entries = Map::from_iter([(setting.to_owned(), value)]);
+        serde_json::from_value::<TrainFlags>(Value::Object(entries)).map_err(|error| error.to_string())
+    };
+    let first = match attempt(value.clone()) {
+        Ok(flags) => return Ok(flags),
+        Err(message) if message.starts_with("unknown field") => return Err(message),
+        Err(message) => message,
+    };
+    let other = match value {
+        Value::String(text) => text.trim().parse::<f64>().ok().and_then(number),
+        Value::Number(found) => {
+            let whole = found.as_f64().filter(|f| f.fract() == 0.0 && found.is_f64()).and_then(number);
+            whole.or_else(|| Some(Value::String(found.to_string())))
+        }
+        Value::Array(items) => list(items),
+        Value::Object(entries) => pairs(entries),
+        _ => None,
+    };
+    match other.map(attempt) {
+        Some(Ok(flags)) => Ok(flags),
+        _ => Err(first),
+    }
+}
+
+/// A number as JSON has it, whole if it is.
+fn number(value: f64) -> Option<Value> {
+    if value.fract() == 0.0 && value.abs() < 9e15 {
+        return Some(Value::from(value as i64));
+    }
+    serde_json::Number::from_f64(value).map(Value::Number)
+}
+
+/// `["q_proj", "v_proj"]` as `q_proj,v_proj`.
+fn list(items: &[Value]) -> Option<Value> {
+    let texts = items.iter().map(|item| match item {
+        Value::String(text) if !text.contains(',') => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    });
+    Some(Value::String(texts.collect::<Option<Vec<_>>>()?.join(",")))
+}
+
+/// `{"down_proj": 4}` as `down_proj=4`.
+fn pairs(entries: &Map<String, Value>) -> Option<Value> {
+    let texts = entries.iter().map(|(name, value)| Some(format!("{name}={}", value.as_f64()?)));
+    Some(Value::String(texts.collect::<Option<Vec<_>>>()?.join(",")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,294 @@
+//! The command line, read: what clap refuses becomes one line of cause and one of advice, like every other failure.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Command, CommandFactory, FromArgMatches};
+
+use crate::aliases;
+use crate::args::Cli;
+use crate::failure::{Code, Failure, nearest};
+
+/// Least values of flags whose range does not begin with 0.
+const LEAST: [(&str, u64); 8] = [
+    ("rank", 1),
+    ("steps", 1),
+    ("iters", 1),
+    ("batch-size", 1),
+    ("accumulation", 1),
+    ("max-length", 2),
+    ("max-tokens", 1),
+    ("keep-checkpoints", 1),
+];
+
+/// Reads the command line. `Err` is the exit code after help, version or a refusal has been printed.
+pub(crate) fn parse() -> Result<Cli, ExitCode> {
+    let words = aliases::with_two_hyphens(std::env::args_os());
+    read(words.clone()).map_err(|error| {
+        if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            // A closed pipe is the only way in which printing help fails.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Code::Usage as u8));
+        }
+        failure(&error, &words).report()
+    })
+}
+
+fn read(words: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut command = aliases::apply(Cli::command());
+    let mut matches = command.try_get_matches_from_mut(words)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// What a refusal of clap amounts to.
+fn failure(error: &clap::Error, words: &[OsString]) -> Failure {
+    let text = |kind: ContextKind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        _ => None,
+    };
+    let mut command = aliases::apply(Cli::command());
+    command.build();
+    let path = path_of(&command, words);
+    let help = format!("`{} --help` lists what it takes", path.join(" "));
+    let argument = text(ContextKind::InvalidArg).unwrap_or_default();
+    match error.kind() {
+        ErrorKind::UnknownArgument => unknown(&argument, text(ContextKind::SuggestedArg), &command, &path),
+        ErrorKind::InvalidSubcommand => {
+            let word = text(ContextKind::InvalidSubcommand).unwrap_or_default();
+            unknown_command(&word, &command)
+        }
+        ErrorKind::InvalidValue => {
+            let values = text(ContextKind::ValidValue).unwrap_or_default();
+            let value = text(ContextKind::InvalidValue).unwrap_or_default();
+            let flag = flag_name(&argument);
+            if value.is_empty() {
+                return Failure::usage(
+                    format!("{flag} needs a value"),
+                    format!("for example {argument}; {help}"),
+                );
+            }
+            let advice = match text(ContextKind::SuggestedValue) {
+                Some(near) => format!("did you mean '{near}'?"),
+                None => format!("use one of {values}"),
+            };
+            Failure::usage(format!("{flag}: '{value}' is unknown"), advice)
+        }
+        ErrorKind::ValueValidation => {
+            let value = text(ContextKind::InvalidValue).unwrap_or_default();
+            let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            wrong_value(flag_name(&argument), &value, &reason)
+        }
+        ErrorKind::ArgumentConflict => {
+            let other = text(ContextKind::PriorArg).unwrap_or_default();
+            let (flag, other) = (flag_name(&argument), flag_name(&other));
+            if flag == other {
+                return Failure::usage(format!("{flag} is given twice"), "give it once");
+            }
+            Failure::usage(format!("{flag} and {other} contradict each other"), "give one of them")
+        }
+        ErrorKind::MissingRequiredArgument => {
+            Failure::usage(format!("`{}` needs {argument}", path.join(" ")), help)
+        }
+        _ => {
+            let rendered = error.render().to_string();
+            let first = rendered.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            Failure::usage(first, help)
+        }
+    }
+}
+
+/// The command and its subcommands that the words name, as they are typed.
+fn path_of(command: &Command, words: &[OsString]) -> Vec<String> {
+    let mut path = vec![command.get_name().to_owned()];
+    let mut current = command;
+    for word in words.iter().skip(1).filter_map(|word| word.to_str()) {
+        if let Some(found) = current.find_subcommand(word) {
+            path.push(found.get_name().to_owned());
+            current = found;
+        }
+    }
+    path
+}
+
+fn unknown(argument: &str, suggested: Option<String>, command: &Command, path: &[String]) -> Failure {
+    let named = path.join(" ");
+    let help = format!("`{named} --help` lists every flag");
+    let Some(word) = argument.strip_prefix('-') else {
+        let advice = match path.get(1).map(String::as_str) {
+            Some("train") => format!("for a data set use --data {argument}, for a model --model {argument}"),
+            Some("generate") => format!("for a prompt use --prompt \"{argument}\""),
+            _ => help,
+        };
+        return Failure::usage(format!("`{named}` does not take '{argument}'"), advice);
+    };
+    let word = word.trim_start_matches('-');
+    let cause = format!("`{named}` has no flag {argument}");
+    if let Some((tool, advice)) = aliases::foreign_flag(word) {
+        return Failure::usage(format!("{cause}, which {tool} has"), advice);
+    }
+    let plain = word.replace('_', "-");
+    let owner = command.get_subcommands().find(|other| {
+        let mut flags = other.get_arguments();
+        flags.any(|arg| {
+            arg.get_long() == Some(&plain)
+                || arg.get_all_aliases().is_some_and(|a| a.contains(&plain.as_str()))
+        })
+    });
+    if let Some(owner) = owner {
+        return Failure::usage(cause, format!("`metal-candle {}` has it", owner.get_name()));
+    }
+    match suggested {
+        Some(near) => Failure::usage(cause, format!("did you mean {near}?")),
+        None => Failure::usage(cause, help),
+    }
+}
+
+fn unknown_command(word: &str, command: &Command) -> Failure {
+    let cause = format!("there is no command '{word}'");
+    if let Some((tool, advice)) = aliases::foreign_command(word) {
+        return Failure::usage(format!("{cause} as {tool} has it"), advice);
+    }
+    let names: Vec<&str> = command
+        .get_subcommands()
+        .flat_map(|c| std::iter::once(c.get_name()).chain(c.get_all_aliases()))
+        .collect();
+    match nearest(word, names.iter().copied()) {
+        Some(near) => {
+            let ours = command.find_subcommand(near).map_or(near, Command::get_name);
+            Failure::usage(cause, format!("did you mean `metal-candle {ours}`?"))
+        }
+        None => Failure::usage(cause, "`metal-candle --help` lists the commands"),
+    }
+}
+
+/// A value that is no number at all is wrong usage; a number outside its range is bad input, as it is in a file.
+fn wrong_value(flag: &str, value: &str, reason: &str) -> Failure {
+    let name = flag.trim_start_matches('-');
+    let whole = reason.contains("digit") || reason.contains("number too") || reason.contains(" is not in ");
+    let numeric = whole || reason.contains("float");
+    let Ok(number) = value.parse::<f64>() else {
+        return match numeric {
+            true => Failure::usage(
+                format!("{flag}: '{value}' is not a number"),
+                format!("for example {flag} {}", 8),
+            ),
+            // The tool's own checks give cause and advice in one.
+            false => {
+                let (cause, advice) = reason.split_once("; ").unwrap_or((reason, "correct that value"));
+                Failure::usage(format!("{flag}: {cause}"), advice)
+            }
+        };
+    };
+    if !whole {
+        return Failure::input(format!("{flag}: {reason}"), "correct that value");
+    }
+    let least = LEAST.iter().find(|(known, _)| *known == name).map_or(0, |(_, least)| *least);
+    let range = match reason.split(" is not in ").nth(1).and_then(|range| range.split_once("..=")) {
+        Some((from, to)) => format!("from {from} to {to}"),
+        None => format!("from {least} to {}", u64::MAX),
+    };
+    let cause = if number.fract() == 0.0 {
+        format!("{flag}: {value} is out of range")
+    } else {
+        format!("{flag}: {value} is not a whole number")
+    };
+    Failure::input(cause, format!("use a whole number {range}"))
+}
+
+/// `--seed` of `--seed <SEED>`.
+fn flag_name(argument: &str) -> &str {
+    argument.split([' ', '=']).next().unwrap_or(argument)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(line: &str) -> Failure {
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        let words = aliases::with_two_hyphens(words.into_iter());
+        let error = read(words.clone()).unwrap_err();
+        failure(&error, &words)
+    }
+
+    #[test]
+    fn refusals_have_a_cause_and_an_advice() {
+        for (line, code, cause, advice) in [
+            (
+                "metal-candle train --seed -1",
+                Code::Input,
+                "--seed: -1 is out of range",
+                "use a whole number from 0 to 18446744073709551615",
+            ),
+            (
+                "metal-candle train --rank 4.5",
+                Code::Input,
+                "--rank: 4.5 is not a whole number",
+                "use a whole number from 1 to 18446744073709551615",
+            ),
+            (
+                "metal-candle train --rank x",
+                Code::Usage,
+                "--rank: 'x' is not a number",
+                "for example --rank 8",
+            ),
+            (
+                "metal-candle train --epochs 2 --steps 3",
+                Code::Usage,
+                "--epochs and --steps contradict each other",
+                "give one of them",
+            ),
+            (
+                "metal-candle train --mask-prompt",
+                Code::Usage,
+                "`metal-candle train` has no flag --mask-prompt, which mlx-lm has",
+                "use --train-on completion, which is the default",
+            ),
+            (
+                "metal-candle train --rnak 3",
+                Code::Usage,
+                "`metal-candle train` has no flag --rnak",
+                "did you mean --rank?",
+            ),
+            (
+                "metal-candle train --prompt x",
+                Code::Usage,
+                "`metal-candle train` has no flag --prompt",
+                "`metal-candle generate` has it",
+            ),
+            (
+                "metal-candle serve",
+                Code::Usage,
+                "there is no command 'serve' as ollama has it",
+                "there is no server; `metal-candle generate --json` answers one prompt for a program",
+            ),
+            (
+                "metal-candle tarin",
+                Code::Usage,
+                "there is no command 'tarin'",
+                "did you mean `metal-candle train`?",
+            ),
+            (
+                "metal-candle generate hello",
+                Code::Usage,
+                "`metal-candle generate` does not take 'hello'",
+                "for a prompt use --prompt \"hello\"",
+            ),
+            (
+                "metal-candle generate -ngl 99",
+                Code::Usage,
+                "`metal-candle generate` has no flag --n-gpu-layers, which llama.cpp has",
+                "use --device metal or --device cpu: a model is on one device as a whole",
+            ),
+        ] {
+            let found = refused(line);
+            assert_eq!(
+                (found.code, found.cause.as_str(), found.advice.as_str()),
+                (code, cause, advice),
+                "{line}"
+            );
+        }
+    }
+}
