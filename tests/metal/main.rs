@@ -18,6 +18,7 @@ mod fusion;
 mod model;
 #[cfg(mps)]
 mod mps;
+mod repeats;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -203,6 +203,9 @@ pub(crate) struct EvalArgs {
     /// Write the logits of every evaluated position to this safetensors file.
     #[arg(long)]
     pub(crate) logits: Option<PathBuf>,
+    /// Also count the answers that greedy decoding reproduces token for token.
+    #[arg(long)]
+    pub(crate) exact: bool,
     /// Print loss, perplexity and tokens as JSON.
     #[arg(long)]
     pub(crate) json: bool,

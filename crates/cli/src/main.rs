@@ -6,6 +6,7 @@ mod builtin;
 mod cache;
 mod commands;
 mod download;
+mod exact;
 mod failure;
 mod fetch;
 mod hub;

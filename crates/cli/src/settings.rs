@@ -22,7 +22,7 @@ pub(crate) struct TrainFlags {
     /// A folder, a GGUF file, a hub id (org/name) or a short name [default: smollm2-135m]
     #[arg(long, short)]
     pub(crate) model: Option<String>,
-    /// A folder with train.jsonl, valid.jsonl, test.jsonl [default: the built-in data set `shell`]
+    /// A folder with train.jsonl, valid.jsonl, test.jsonl [default: the built-in data set `appointments`]
     #[arg(long, short)]
     pub(crate) data: Option<String>,
     /// The output folder [default: adapters/<data set's name>]
@@ -195,11 +195,20 @@ impl TrainFlags {
         )
     }
 
+    /// Fills in the settings that suit a built-in data set, unless `--data` names another one.
+    pub(crate) fn with_built_in_defaults(self) -> Self {
+        let name = self.data.clone().unwrap_or_else(|| crate::builtin::DEFAULT.to_owned());
+        let defaults = crate::builtin::find(&name).map(crate::builtin::BuiltIn::defaults).unwrap_or_default();
+        // A number of epochs replaces a number of steps.
+        let steps = defaults.steps.filter(|_| self.epochs.is_none());
+        self.or(Self { steps, ..defaults })
+    }
+
     /// With every default that does not depend on the data.
     pub(crate) fn with_defaults(self) -> Self {
         self.or(Self {
             model: Some(crate::model_source::DEFAULT.to_owned()),
-            data: Some(crate::builtin::NAME.to_owned()),
+            data: Some(crate::builtin::DEFAULT.to_owned()),
             batch_size: Some(8),
             accumulation: Some(1),
             max_length: Some(512),

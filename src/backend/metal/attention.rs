@@ -10,7 +10,7 @@ use crate::graph::Operand;
 use crate::ops::Attention;
 use crate::tensor::Layout;
 
-const SOURCE: Source = Source::new("attention", include_str!("kernels/attention.metal"));
+pub(super) const SOURCE: Source = Source::new("attention", include_str!("kernels/attention.metal"));
 
 /// The largest head that a SIMD group holds.
 pub(super) const MOST_ELEMENTS: usize = 256;

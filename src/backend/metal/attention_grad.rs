@@ -10,7 +10,7 @@ use crate::graph::Operand;
 use crate::ops::AttentionGrad;
 use crate::tensor::DType;
 
-const SOURCE: Source = Source::new("attention_grad", include_str!("kernels/attention_grad.metal"));
+pub(super) const SOURCE: Source = Source::new("attention_grad", include_str!("kernels/attention_grad.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]

@@ -13,7 +13,7 @@ use crate::graph::Operand;
 use crate::ops::CrossEntropy;
 use crate::tensor::{DType, Layout, Shape};
 
-const SOURCE: Source = Source::new("cross_entropy", include_str!("kernels/cross_entropy.metal"));
+pub(super) const SOURCE: Source = Source::new("cross_entropy", include_str!("kernels/cross_entropy.metal"));
 
 /// The most bytes of logits at a time, if that is more than [`LEAST_ROWS`].
 const LOGITS: usize = 24 << 20;

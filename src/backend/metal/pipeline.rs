@@ -126,7 +126,7 @@ impl Pipelines {
         Ok(pipeline)
     }
 
-    fn library(&self, source: Source) -> Result<Retained<ProtocolObject<dyn MTLLibrary>>> {
+    pub(super) fn library(&self, source: Source) -> Result<Retained<ProtocolObject<dyn MTLLibrary>>> {
         if let Some(library) = self.made().libraries.get(source.name) {
             return Ok(library.clone());
         }

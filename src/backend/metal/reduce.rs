@@ -7,7 +7,7 @@ use super::site::{Site, row_threads, small};
 use crate::Result;
 use crate::ops::{Reduce, ReduceFn, split};
 
-const SOURCE: Source = Source::new("reduce", include_str!("kernels/reduce.metal"));
+pub(super) const SOURCE: Source = Source::new("reduce", include_str!("kernels/reduce.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]

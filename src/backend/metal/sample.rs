@@ -7,7 +7,7 @@ use super::site::{Site, row_threads, small};
 use crate::Result;
 use crate::ops::Sample;
 
-const SOURCE: Source = Source::new(
+pub(super) const SOURCE: Source = Source::new(
     "sample",
     concat!(include_str!("kernels/philox.metal"), include_str!("kernels/sample.metal")),
 );

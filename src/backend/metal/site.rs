@@ -136,7 +136,7 @@ impl IndexCheck {
     }
 }
 
-const CHECK: Source = Source::new("check_indices", include_str!("kernels/check_indices.metal"));
+pub(super) const CHECK: Source = Source::new("check_indices", include_str!("kernels/check_indices.metal"));
 
 /// What the launches of a step are collected in.
 pub(super) struct Site<'a> {

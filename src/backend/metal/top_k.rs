@@ -7,7 +7,7 @@ use super::site::{Site, Tensor, row_threads, small};
 use crate::Result;
 use crate::ops::TopK;
 
-const SOURCE: Source = Source::new("top_k", include_str!("kernels/top_k.metal"));
+pub(super) const SOURCE: Source = Source::new("top_k", include_str!("kernels/top_k.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]

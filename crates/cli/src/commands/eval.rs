@@ -9,6 +9,7 @@ use metal_candle::training::{Example, Record, evaluate, windows, write_logits};
 use serde_json::json;
 
 use crate::args::EvalArgs;
+use crate::exact::ExactAnswers;
 use crate::model::Loaded;
 use crate::session::{Session, print_line};
 use crate::settings::train_on;
@@ -37,12 +38,24 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
         write_logits(&loaded.decoder, adapter.as_ref(), &examples, &options, path)?;
         session.note(format!("logits of {} positions: {}", result.tokens, path.display()));
     }
+    let exact = args
+        .exact
+        .then(|| ExactAnswers::count(&loaded, adapter.as_ref(), &examples, &options, session))
+        .transpose()?;
     if args.json {
-        let result = json!({"loss": result.loss, "perplexity": result.perplexity(), "tokens": result.tokens});
+        let mut result =
+            json!({"loss": result.loss, "perplexity": result.perplexity(), "tokens": result.tokens});
+        if let Some(exact) = exact {
+            result["exact"] = exact.exact.into();
+            result["examples"] = exact.examples.into();
+        }
         return print_line(&result.to_string());
     }
+    let exact = exact.map_or(String::new(), |exact| {
+        format!("  exact answers {} of {} ({:.0} %)", exact.exact, exact.examples, exact.percent())
+    });
     print_line(&format!(
-        "loss {:.4}  perplexity {:.3}  tokens {}",
+        "loss {:.4}  perplexity {:.3}  tokens {}{exact}",
         result.loss,
         result.perplexity(),
         result.tokens

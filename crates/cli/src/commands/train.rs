@@ -1,16 +1,20 @@
 //! `metal-candle train`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use metal_candle::inference::{GenerateOptions, Generator};
 use metal_candle::models::AdapterParameters;
+use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::data::{examples, read_jsonl};
-use metal_candle::training::{Adapter, DataSet, Event, Example, Record, Summary, Trainer, metrics};
+use metal_candle::training::{
+    Adapter, DataSet, Event, Example, Record, Summary, TrainOn, TrainOptions, Trainer, metrics,
+};
 use serde_json::json;
 
 use super::generate::tokens;
 use crate::args::TrainArgs;
 use crate::builtin;
+use crate::exact::ExactAnswers;
 use crate::failure::Failure;
 use crate::model::Loaded;
 use crate::plot::{self, Curves};
@@ -21,6 +25,8 @@ use crate::settings::{self, TrainFlags};
 
 /// New tokens of the answers before and after.
 const SAMPLE_TOKENS: usize = 64;
+/// Number of held-out rows whose answers are compared before and after.
+const EXACT_ROWS: usize = 60;
 
 /// The data of a run before it is tokens.
 #[derive(Debug)]
@@ -29,15 +35,17 @@ struct Data {
     set: DataSet,
     train: Vec<Record>,
     valid: Vec<Record>,
+    /// Held-out rows with an answer, and their file: the test rows, or the validation rows where there are none.
+    held_out: (Vec<Record>, PathBuf),
     /// Held-out prompts for the answers before and after.
     prompts: Vec<String>,
 }
 
 pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let from_file = args.config.as_deref().map(TrainFlags::read).transpose()?.unwrap_or_default();
-    let flags = args.flags.clone().or(from_file).with_defaults();
+    let flags = args.flags.clone().or(from_file).with_built_in_defaults().with_defaults();
     // Everything that can be wrong without the model is told before it is fetched and loaded.
-    let data = Data::open(flags.data.as_deref().unwrap_or(builtin::NAME))?;
+    let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT))?;
     let lora = flags.lora()?;
     lora.validate()?;
     let dtype = settings::dtype(flags.dtype.as_deref().unwrap_or("f32"))?;
@@ -111,6 +119,8 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
 
     let samples = !args.no_samples && !args.json && !session.progress.is_quiet();
     let prompts: &[String] = if samples { &data.prompts } else { &[] };
+    let held_out = if args.no_samples { Vec::new() } else { data.held_out(&loaded, train_on, length)? };
+    let exact_before = exact(&loaded, None, &held_out, &options, session)?;
     let before = answers(&loaded, None, prompts)?;
     let profiling = Profiling::begin(&args.profiling, &device);
     let summary = train_run(&mut trainer, options.steps, session)?;
@@ -128,44 +138,71 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
         );
         return Err(Failure::new(crate::failure::Code::Interrupted, cause, advice).into());
     }
+    let trained = loaded.adapter(&out)?;
+    let exact_after = exact(&loaded, Some(&trained), &held_out, &options, session)?;
     if args.json {
-        return print_line(&result(&summary, &out, &reports).to_string());
+        let mut result = result(&summary, &out, &reports);
+        if let (Some(before), Some(after)) = (exact_before, exact_after) {
+            result["exact_before"] = before.exact.into();
+            result["exact_after"] = after.exact.into();
+            result["exact_examples"] = after.examples.into();
+        }
+        return print_line(&result.to_string());
     }
-    let after = if prompts.is_empty() {
-        Vec::new()
-    } else {
-        answers(&loaded, Some(&loaded.adapter(&out)?), prompts)?
-    };
+    let after = answers(&loaded, Some(&trained), prompts)?;
     for ((prompt, before), after) in prompts.iter().zip(&before).zip(&after) {
         print_line(&format!("\n  {prompt}\n  before: {}\n  after:  {}", indented(before), indented(after)))?;
+    }
+    if let (Some(before), Some(after)) = (exact_before, exact_after) {
+        print_line(&format!(
+            "\nexact answers on {} held-out rows: {} before, {} after ({:.0} %)",
+            after.examples,
+            before.exact,
+            after.exact,
+            after.percent()
+        ))?;
     }
     print_line(&closing(&summary, &out, &reports))
 }
 
 impl Data {
+    /// Returns the held-out rows as tokens; rows that are cut are left out, since their answers are incomplete.
+    fn held_out(&self, loaded: &Loaded, train_on: TrainOn, length: usize) -> anyhow::Result<Vec<Example>> {
+        let (records, path) = &self.held_out;
+        if records.is_empty() || train_on != TrainOn::Completion {
+            return Ok(Vec::new());
+        }
+        let mut made = examples(records, &loaded.files, train_on, length + 1, path)?.examples;
+        made.retain(|example| example.tokens.len() <= length);
+        Ok(made)
+    }
+
     fn open(name: &str) -> anyhow::Result<Self> {
         let path = crate::model_source::expand_home(name);
         let folder = if path.is_dir() {
             path
-        } else if name == builtin::NAME {
-            builtin::folder()?
+        } else if let Some(data) = builtin::find(name) {
+            data.folder()?
         } else {
             let advice =
-                format!("pass a folder with train.jsonl, or '{}' for the built-in data set", builtin::NAME);
+                format!("pass a folder with train.jsonl, or {} for a built-in data set", builtin::names());
             return Err(Failure::input(format!("{name}: no such folder of data"), advice).into());
         };
         let set = DataSet::open(&folder)?;
         let train = read_jsonl(&set.train)?;
         let valid = set.valid.as_deref().map(read_jsonl).transpose()?.unwrap_or_default();
-        let held_out = match &set.test {
-            Some(path) => read_jsonl(path)?,
-            None => valid.clone(),
+        let (mut held_out, held_out_path) = match (&set.test, &set.valid) {
+            (Some(path), _) => (read_jsonl(path)?, path.clone()),
+            (None, Some(path)) => (valid.clone(), path.clone()),
+            (None, None) => (Vec::new(), PathBuf::new()),
         };
         let prompts = held_out.iter().filter_map(prompt_of).take(2).collect();
+        held_out.retain(|record| !matches!(record, Record::Text(_)));
+        held_out.truncate(EXACT_ROWS);
         let full = std::fs::canonicalize(&folder).unwrap_or(folder);
         let name =
             full.file_name().map_or_else(|| "data".to_owned(), |name| name.to_string_lossy().into_owned());
-        Ok(Self { name, set, train, valid, prompts })
+        Ok(Self { name, set, train, valid, held_out: (held_out, held_out_path), prompts })
     }
 }
 
@@ -208,6 +245,21 @@ fn answers(
         answers.push(generator.generate(&loaded.files.tokenizer, &tokens, &options, &mut |_| true)?.text);
     }
     Ok(answers)
+}
+
+/// Counts the held-out answers that the model gives token for token; `None` without held-out rows.
+fn exact(
+    loaded: &Loaded,
+    adapter: Option<&AdapterParameters>,
+    held_out: &[Example],
+    options: &TrainOptions,
+    session: &Session,
+) -> anyhow::Result<Option<ExactAnswers>> {
+    if held_out.is_empty() {
+        return Ok(None);
+    }
+    let batches = BatchOptions { batch_size: options.batch_size, max_length: options.max_length, seed: 0 };
+    ExactAnswers::count(loaded, adapter, held_out, &batches, session).map(Some)
 }
 
 fn train_run(trainer: &mut Trainer<'_>, steps: usize, session: &Session) -> anyhow::Result<Summary> {
