@@ -21,6 +21,7 @@ mod record;
 mod session;
 mod settings;
 mod snapshot;
+mod template_vars;
 
 use std::process::ExitCode;
 
@@ -58,6 +59,7 @@ fn run(command: &Command, session: &Session) -> anyhow::Result<()> {
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Bench(args) => commands::bench::run(args, session),
         Command::Tune(args) => commands::tune::run(args, session),
+        Command::Template => commands::template::run(),
     }
 }
 

@@ -7,11 +7,12 @@ use metal_candle::backend::Device;
 use metal_candle::models::{AdapterParameters, Decoder, ModelFiles};
 use metal_candle::tensor::DType;
 use metal_candle::training::Adapter;
+use serde_json::{Map, Value};
 
 use crate::args::ModelArgs;
 use crate::fetch;
 use crate::session::Session;
-use crate::settings;
+use crate::{settings, template_vars};
 
 /// A model ready to run.
 pub(crate) struct Loaded {
@@ -43,9 +44,17 @@ impl Loaded {
         // An adapter that cannot be read is told before the model is fetched and loaded.
         let adapter = args.adapter.as_deref().map(Adapter::load).transpose()?;
         let (dtype, device) = (settings::dtype(&args.dtype)?, settings::device(&args.device, args.threads)?);
-        let loaded = Self::open(&args.model, dtype, &device, session)?;
+        let variables = template_vars::parse(&args.template_var)?;
+        let loaded = Self::open(&args.model, dtype, &device, session)?.with_template_variables(variables);
         let placed = adapter.map(|adapter| loaded.place(&adapter)).transpose()?;
         Ok((loaded, placed))
+    }
+
+    /// Gives the chat template default variables.
+    pub(crate) fn with_template_variables(mut self, variables: Map<String, Value>) -> Self {
+        self.files.chat_template =
+            self.files.chat_template.map(|template| template.with_variables(variables));
+        self
     }
 
     /// Puts an adapter on the model's device.

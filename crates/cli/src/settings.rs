@@ -112,6 +112,9 @@ pub(crate) struct TrainFlags {
     /// completion (the answers only) or all [default: completion]
     #[arg(long)]
     pub(crate) train_on: Option<String>,
+    /// A variable of the chat template, e.g. enable_thinking=false; the value is JSON or a word. Repeatable
+    #[arg(long = "template-var", value_name = "NAME=VALUE")]
+    pub(crate) template_var: Option<Vec<String>>,
     /// How frozen weights are stored: f32, bf16 or f16 [default: f32]
     #[arg(long)]
     pub(crate) dtype: Option<String>,
@@ -188,6 +191,7 @@ impl TrainFlags {
             patience,
             seed,
             train_on,
+            template_var,
             dtype,
             device,
             threads,

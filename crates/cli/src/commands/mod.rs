@@ -7,5 +7,6 @@ pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod merge;
 pub(crate) mod pull;
+pub(crate) mod template;
 pub(crate) mod train;
 pub(crate) mod tune;

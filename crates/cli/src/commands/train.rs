@@ -22,6 +22,7 @@ use crate::profiling::Profiling;
 use crate::progress::{self, size};
 use crate::session::{Session, print_line};
 use crate::settings::{self, TrainFlags};
+use crate::template_vars;
 
 /// New tokens of the answers before and after.
 const SAMPLE_TOKENS: usize = 64;
@@ -48,6 +49,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT))?;
     let lora = flags.lora()?;
     lora.validate()?;
+    let template_variables = template_vars::parse(flags.template_var.as_deref().unwrap_or_default())?;
     let dtype = settings::dtype(flags.dtype.as_deref().unwrap_or("f32"))?;
     let device = settings::device(flags.device.as_deref().unwrap_or("auto"), flags.threads.unwrap_or(0))?;
     let train_on = settings::train_on(flags.train_on.as_deref().unwrap_or("completion"))?;
@@ -60,7 +62,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     }
 
     let model = flags.model.clone().unwrap_or_default();
-    let loaded = Loaded::open(&model, dtype, &device, session)?;
+    let loaded = Loaded::open(&model, dtype, &device, session)?.with_template_variables(template_variables);
     let length = options.max_length.min(loaded.files.config.context);
     let encode = |records: &[Record], path: &Path| -> anyhow::Result<Vec<Example>> {
         let made = examples(records, &loaded.files, train_on, length, path)?;
