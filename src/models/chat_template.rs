@@ -1,18 +1,16 @@
 //! Chat templates: the Jinja templates that turn messages into the text a model was trained on.
 //!
-//! Templates are written for the Jinja2 of Python as transformers sets it up: blocks take their line's space
-//! with them, Python's methods work on text, lists and objects, and `tojson`, `raise_exception` and
-//! `strftime_now` are there.
+//! They are rendered as transformers 5 renders them in Python.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, ErrorKind, escape_formatter};
 use serde_json::{Map, Value as Json};
 
 use super::gguf::Gguf;
-use super::python;
+use super::jinja::{Template, TemplateError};
+use super::messages::prepared;
 use super::special_tokens::SpecialTokens;
 use super::tokenizer::read_json;
 use crate::{Error, Result};
@@ -26,11 +24,35 @@ const TOOL_USE: &str = "tool_use";
 /// A compiled chat template.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    template: Arc<Template>,
+    /// Template for chats with tools, if it differs.
+    tool_use: Option<Arc<Template>>,
     path: PathBuf,
     source: String,
     /// Texts that templates refer to, such as `bos_token`.
     tokens: Vec<(&'static str, String)>,
+    /// Default variables, which those of a call replace.
+    variables: Map<String, Json>,
+}
+
+/// Reads JSON as [`ChatTemplate`] renders it: an integer beyond 64 bits keeps all of its digits.
+///
+/// Such an integer becomes an object with one private field, which templates see as the integer.
+///
+/// # Errors
+///
+/// The error of `serde_json` for a text that is not JSON.
+pub fn parse_json(text: &str) -> serde_json::Result<Json> {
+    super::jinja::parse_json(text)
+}
+
+/// The text of a chat and the parts of it that the template marks as the assistant's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// Text of the chat.
+    pub text: String,
+    /// Byte ranges of the template's `{% generation %}` blocks, in text order. Empty if it has none.
+    pub generation: Vec<Range<usize>>,
 }
 
 impl ChatTemplate {
@@ -106,18 +128,16 @@ impl ChatTemplate {
                 "is neither a template nor a list of named ones",
             ));
         };
-        let mut environment = environment();
-        let mut add = |name: &'static str, source: &str| {
-            environment.add_template_owned(name, without_generation_tags(source)).map_err(|e| {
-                let place = format!("chat template, line {}", e.line().unwrap_or(1));
-                Error::file_at(path, place, format!("does not compile: {}", describe(&e)))
+        let compile = |source: &str| {
+            Template::new(source).map(Arc::new).map_err(|TemplateError { message, line }| {
+                let place = format!("chat template, line {}", line.unwrap_or(1));
+                Error::file_at(path, place, format!("does not compile: {message}"))
             })
         };
-        add(DEFAULT, source)?;
-        if let Some((_, source)) = named.iter().find(|(name, _)| name == TOOL_USE) {
-            add(TOOL_USE, source)?;
-        }
-        Ok(Self { source: source.clone(), environment, path: path.to_owned(), tokens })
+        let tool_use = named.iter().find(|(name, _)| name == TOOL_USE);
+        let tool_use = tool_use.map(|(_, source)| compile(source)).transpose()?;
+        let (template, source) = (compile(source)?, source.clone());
+        Ok(Self { template, tool_use, path: path.to_owned(), source, tokens, variables: Map::new() })
     }
 
     /// The template's text.
@@ -137,7 +157,19 @@ impl ChatTemplate {
         self.render_with(messages, tools, add_generation_prompt, &Map::new())
     }
 
-    /// [`ChatTemplate::render`] with further variables, such as `enable_thinking` of Qwen3.
+    /// Sets default variables for every rendering, such as `enable_thinking` of Qwen3.
+    pub fn with_variables(mut self, variables: Map<String, Json>) -> Self {
+        self.variables = variables;
+        self
+    }
+
+    /// Returns `true` if the template marks the assistant's words by `{% generation %}` blocks.
+    pub fn has_generation_blocks(&self) -> bool {
+        let templates = [Some(&self.template), self.tool_use.as_ref()];
+        templates.into_iter().flatten().any(|template| template.has_generation_blocks())
+    }
+
+    /// [`ChatTemplate::render`] with further variables, which replace the defaults of the same name.
     pub fn render_with(
         &self,
         messages: &[Message],
@@ -145,82 +177,87 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         variables: &Map<String, Json>,
     ) -> Result<String> {
-        let name = if tools.is_some() && self.environment.get_template(TOOL_USE).is_ok() {
-            TOOL_USE
-        } else {
-            DEFAULT
-        };
-        let failed = |e: minijinja::Error| {
-            let place = format!("chat template, line {}", e.line().unwrap_or(1));
-            Error::file_at(&self.path, place, describe(&e))
-        };
-        let fixed = [
-            ("messages", messages.iter().map(python::from_json).collect::<Value>()),
-            ("tools", tools.map_or(Value::from(()), python::from_json)),
-            ("documents", Value::from(())),
-            ("add_generation_prompt", Value::from(add_generation_prompt)),
-        ];
-        let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
-        let tokens = self.tokens.iter().map(|(name, text)| ((*name).to_owned(), Value::from(text.as_str())));
-        let further = variables.iter().map(|(name, value)| (name.clone(), python::from_json(value)));
-        let context = Value::from_pairs(fixed.chain(tokens).chain(further));
-        self.environment.get_template(name).and_then(|template| template.render(context)).map_err(failed)
+        self.render_text(messages, tools, add_generation_prompt, variables, None)
     }
-}
 
-/// The environment that transformers gives to templates.
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.expect("the usual delimiters"));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_formatter(|out, state, value| match python::constant(value) {
-        Some(text) => {
-            out.write_str(text).map_err(|_| minijinja::Error::new(ErrorKind::WriteFailure, "output"))
+    /// [`ChatTemplate::render_with`], with the byte ranges of the template's `{% generation %}` blocks.
+    ///
+    /// The call fails if the template changes the text of such a block after the block, by a filter say, in a
+    /// way that depends on the marks around it.
+    pub fn render_marked(
+        &self,
+        messages: &[Message],
+        tools: Option<&Json>,
+        add_generation_prompt: bool,
+        variables: &Map<String, Json>,
+    ) -> Result<Rendered> {
+        let text = self.render_text(messages, tools, add_generation_prompt, variables, None)?;
+        let template = self.tool_use.as_ref().filter(|_| tools.is_some()).unwrap_or(&self.template);
+        if !template.has_generation_blocks() {
+            return Ok(Rendered { text, generation: Vec::new() });
         }
-        None => escape_formatter(out, state, value),
-    });
-    environment.add_filter("tojson", |value: &Value, options: Kwargs| python::to_json(value, &options));
-    environment.add_function(
-        "raise_exception",
-        |message: String| -> std::result::Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        },
-    );
-    environment.add_function("strftime_now", |format: String| {
-        python::strftime(&format, std::time::SystemTime::now())
-    });
-    environment
+        let marks = unused_marks(&text);
+        let marked = self.render_text(messages, tools, add_generation_prompt, variables, Some(marks))?;
+        match split_marks(&marked, marks) {
+            Some(rendered) if rendered.text == text => Ok(rendered),
+            _ => Err(Error::file_at(
+                &self.path,
+                "chat template",
+                "changes the text of a {% generation %} block after the block, so the block's place is unknown",
+            )),
+        }
+    }
+
+    fn render_text(
+        &self,
+        messages: &[Message],
+        tools: Option<&Json>,
+        add_generation_prompt: bool,
+        variables: &Map<String, Json>,
+        marks: Option<[char; 2]>,
+    ) -> Result<String> {
+        let template = self.tool_use.as_ref().filter(|_| tools.is_some()).unwrap_or(&self.template);
+        let tokens = self.tokens.iter().map(|(name, text)| (*name, Json::from(text.as_str())));
+        let further =
+            self.variables.iter().chain(variables).map(|(name, value)| (name.as_str(), value.clone()));
+        let fixed = [
+            ("messages", messages.iter().map(prepared).collect()),
+            ("tools", tools.cloned().unwrap_or(Json::Null)),
+            ("add_generation_prompt", Json::Bool(add_generation_prompt)),
+        ];
+        let variables: Vec<(&str, Json)> =
+            [("documents", Json::Null)].into_iter().chain(tokens).chain(further).chain(fixed).collect();
+        template.render(&variables, marks).map_err(|TemplateError { message, line }| {
+            Error::file_at(&self.path, format!("chat template, line {}", line.unwrap_or(1)), message)
+        })
+    }
 }
 
-/// `{% generation %}` marks what an assistant wrote; it does not change the text.
-fn without_generation_tags(source: &str) -> String {
-    let mut result = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some((start, end)) =
-        rest.find("{%").and_then(|start| Some((start, start + rest[start..].find("%}")?)))
-    {
-        let tag = &rest[start + 2..end];
-        let replacement = match tag.trim_matches(['-', '+', ' ', '\t', '\n', '\r']) {
-            "generation" => Some(tag.replace("generation", "if true")),
-            "endgeneration" => Some(tag.replace("endgeneration", "endif")),
-            _ => None,
-        };
-        result.push_str(&rest[..start + 2]);
-        result.push_str(replacement.as_deref().unwrap_or(tag));
-        rest = &rest[end..];
+/// Two private-use characters that the text does not contain.
+fn unused_marks(text: &str) -> [char; 2] {
+    let mut unused = ('\u{f0000}'..='\u{ffffd}').filter(|mark| !text.contains(*mark));
+    let mut next = || unused.next().unwrap_or('\u{f0000}');
+    [next(), next()]
+}
+
+/// Removes the marks from a text. Returns `None` if they do not come in pairs.
+fn split_marks(marked: &str, [open, close]: [char; 2]) -> Option<Rendered> {
+    let mut rendered = Rendered { text: String::with_capacity(marked.len()), generation: Vec::new() };
+    let mut start = None;
+    for c in marked.chars() {
+        if c == open {
+            if start.replace(rendered.text.len()).is_some() {
+                return None;
+            }
+        } else if c == close {
+            rendered.generation.push(start.take()?..rendered.text.len());
+        } else {
+            rendered.text.push(c);
+        }
     }
-    result.push_str(rest);
-    result
+    start.is_none().then_some(rendered)
 }
 
 fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))
-}
-
-fn describe(error: &minijinja::Error) -> String {
-    match error.detail() {
-        Some(detail) => detail.to_owned(),
-        None => error.kind().to_string(),
-    }
 }

@@ -88,6 +88,9 @@ pub(crate) enum Command {
                       deleting it goes back to estimates."
     )]
     Tune(TuneArgs),
+    /// Render chat templates: one JSON request a line on the standard input, one JSON answer a line.
+    #[command(hide = true)]
+    Template,
 }
 
 /// Which model, and how it is held.
@@ -100,6 +103,9 @@ pub(crate) struct ModelArgs {
     /// An adapter's folder, as `train`, PEFT or mlx-lm writes it, or its hub id (org/name).
     #[arg(long, short)]
     pub(crate) adapter: Option<PathBuf>,
+    /// A variable of the chat template, e.g. enable_thinking=false; the value is JSON or a word. Repeatable.
+    #[arg(long = "template-var", value_name = "NAME=VALUE")]
+    pub(crate) template_var: Vec<String>,
     /// How weights are stored: f32, bf16 or f16.
     #[arg(long, default_value = "f32", value_parser = words::dtype)]
     pub(crate) dtype: String,

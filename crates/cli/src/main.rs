@@ -26,6 +26,7 @@ mod record;
 mod session;
 mod settings;
 mod snapshot;
+mod template_vars;
 mod usage;
 
 use std::io::IsTerminal;
@@ -73,6 +74,7 @@ fn run(command: &Command, session: &Session) -> anyhow::Result<()> {
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Bench(args) => commands::bench::run(args, session),
         Command::Tune(args) => commands::tune::run(args, session),
+        Command::Template => commands::template::run(),
     }
 }
 

@@ -123,6 +123,9 @@ pub(crate) struct TrainFlags {
     /// completion (the answers only) or all [default: completion]
     #[arg(long, value_parser = words::train_on)]
     pub(crate) train_on: Option<String>,
+    /// A variable of the chat template, e.g. enable_thinking=false; the value is JSON or a word. Repeatable
+    #[arg(long = "template-var", value_name = "NAME=VALUE")]
+    pub(crate) template_var: Option<Vec<String>>,
     /// How frozen weights are stored: f32, bf16 or f16 [default: f32]
     #[arg(long, value_parser = words::dtype)]
     pub(crate) dtype: Option<String>,
@@ -194,6 +197,7 @@ impl TrainFlags {
             patience,
             seed,
             train_on,
+            template_var,
             dtype,
             device,
             threads,

@@ -1,10 +1,8 @@
-use std::time::{Duration, UNIX_EPOCH};
-
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::models::ChatTemplate;
 use crate::models::gguf::Gguf;
-use crate::models::{ChatTemplate, python};
 
 fn render(source: &str, messages: &[Value]) -> crate::Result<String> {
     ChatTemplate::new(source, Some("<s>"), Some("</s>"))?.render(messages, None, false)
@@ -90,16 +88,82 @@ fn generation_marks_leave_no_trace() {
 }
 
 #[test]
-fn dates() {
-    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
-    assert_eq!(python::strftime("%d %b %Y", at(0)), "01 Jan 1970");
+fn generation_blocks_have_ranges() {
+    let source = "{% for m in messages %}{{ m.role }}: {% if m.role == 'a' %}{% generation %}{{ m.content }}.{% endgeneration %}{% endif %}{{ '\n' }}{% endfor %}";
+    let template = ChatTemplate::new(source, None, None).unwrap();
+    assert!(template.has_generation_blocks());
+    let messages = [
+        json!({"role": "u", "content": "hi"}),
+        json!({"role": "a", "content": "é\u{f0000}"}),
+        json!({"role": "a", "content": ""}),
+    ];
+    let rendered = template.render_marked(&messages, None, false, &Map::new()).unwrap();
+    assert_eq!(rendered.text, "u: \na: é\u{f0000}.\na: .\n");
+    let blocks: Vec<&str> = rendered.generation.iter().map(|range| &rendered.text[range.clone()]).collect();
+    assert_eq!(blocks, ["é\u{f0000}.", "."]);
+    assert_eq!(template.render(&messages, None, false).unwrap(), rendered.text);
+    let plain = ChatTemplate::new(CHATML, None, None).unwrap();
+    assert!(!plain.has_generation_blocks());
+    assert!(plain.render_marked(&messages[..1], None, false, &Map::new()).unwrap().generation.is_empty());
+}
+
+/// A filter that removes space looks at the marks, which are not space.
+#[test]
+fn changed_generation_blocks_are_refused() {
+    let source =
+        "{% filter trim %}{% generation %} {{ messages[0].content }} {% endgeneration %}{% endfilter %}";
+    let template = ChatTemplate::new(source, None, None).unwrap();
+    let messages = [json!({"content": "a"})];
+    assert_eq!(template.render(&messages, None, false).unwrap(), "a");
+    let message = template.render_marked(&messages, None, false, &Map::new()).unwrap_err().to_string();
+    assert!(message.contains("{% generation %}"), "{message}");
+}
+
+#[test]
+fn default_variables_are_replaced_by_those_of_a_call() {
+    let variables = |value: bool| Map::from_iter([("enable_thinking".to_owned(), json!(value))]);
+    let template =
+        ChatTemplate::new("{{ enable_thinking }}", None, None).unwrap().with_variables(variables(false));
+    assert_eq!(template.render(&[], None, false).unwrap(), "False");
+    assert_eq!(template.render_with(&[], None, false, &variables(true)).unwrap(), "True");
+}
+
+#[test]
+fn crlf_of_a_template_is_lf() {
+    let source = "{% for m in messages %}\r\n[{{ m.content }}]\r\n{% endfor %}\r\nend\r\n";
+    assert_eq!(render(source, &[json!({"content": "a\r\nb"})]).unwrap(), "[a\r\nb]\nend");
+}
+
+/// transformers 5 leaves out null fields and finds reasoning under each of its names.
+#[test]
+fn messages_are_prepared_as_by_transformers() {
+    let source = "{{ messages[0] | tojson }}";
+    let text = |message: Value| render(source, &[message]).unwrap();
+    assert_eq!(text(json!({"role": "a", "content": null})), r#"{"role": "a"}"#);
     assert_eq!(
-        python::strftime("%A, %-d %B %Y %H:%M:%S %j %y %p %I", at(951_827_696)),
-        "Tuesday, 29 February 2000 12:34:56 060 00 PM 12"
+        text(json!({"role": "a", "reasoning": "r"})),
+        r#"{"thinking": "r", "role": "a", "reasoning": "r", "reasoning_content": "r"}"#
     );
-    assert_eq!(python::strftime("%F %T %a %% %q %", at(4_107_542_399)), "2100-02-28 23:59:59 Sun % %q %");
-    assert_eq!(python::strftime("%Y-%m-%d", at(1_798_761_599)), "2026-12-31");
-    assert_eq!(render("{{ strftime_now('%Y') | length }}", &[]).unwrap(), "4");
+    assert_eq!(
+        text(json!({"reasoning": "r", "thinking": "t", "reasoning_content": null})),
+        r#"{"reasoning": "r", "thinking": "t", "reasoning_content": "t"}"#
+    );
+}
+
+#[test]
+fn integers_beyond_64_bits_keep_their_digits() {
+    let message = crate::models::parse_json(
+        r#"{"n": [123456789012345678901234567890, -9223372036854775809, -0, 1e3, "99999999999999999999\"1"]}"#,
+    )
+    .unwrap();
+    assert_eq!(
+        render("{{ messages[0].n }} {{ messages[0] | tojson }} {{ messages[0].n[0] + 1 }}", &[message])
+            .unwrap(),
+        "[123456789012345678901234567890, -9223372036854775809, 0, 1000.0, '99999999999999999999\"1'] \
+         {\"n\": [123456789012345678901234567890, -9223372036854775809, 0, 1000.0, \"99999999999999999999\\\"1\"]} \
+         123456789012345678901234567891"
+    );
+    assert!(crate::models::parse_json("[01]").is_err());
 }
 
 #[test]

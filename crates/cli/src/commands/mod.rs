@@ -9,5 +9,6 @@ pub(crate) mod list;
 pub(crate) mod merge;
 pub(crate) mod pull;
 pub(crate) mod run;
+pub(crate) mod template;
 pub(crate) mod train;
 pub(crate) mod tune;

@@ -25,6 +25,7 @@ use crate::profiling::Profiling;
 use crate::progress::{self, size};
 use crate::session::{Session, print_line};
 use crate::settings::{self, TrainFlags};
+use crate::template_vars;
 
 /// New tokens of the answers before and after.
 const SAMPLE_TOKENS: usize = 64;
@@ -63,7 +64,8 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let folder = if args.dry_run { None } else { Some(output::claim(&request.out, request.mode)?) };
 
     let model = request.flags.model.clone().unwrap_or_default();
-    let loaded = Loaded::open(&model, dtype, &device, session)?;
+    let variables = template_vars::parse(request.flags.template_var.as_deref().unwrap_or_default())?;
+    let loaded = Loaded::open(&model, dtype, &device, session)?.with_template_variables(variables);
     request.flags = request.flags.with_layers(loaded.files.config.layers)?;
     let (train, valid) = request.encode(&loaded, &options, session)?;
     let Request { flags, data, start, out, .. } = &request;
