@@ -52,7 +52,7 @@ fn macos(release: &str) -> (usize, usize) {
 
 /// Returns the system's GPU: the default device, or the first of all devices where there is no default one, as in
 /// daemons, CI jobs and ssh sessions.
-pub(super) fn device() -> Option<Retained<ProtocolObject<dyn MTLDevice>>> {
+pub(in crate::backend) fn device() -> Option<Retained<ProtocolObject<dyn MTLDevice>>> {
     autoreleasepool(|_| MTLCreateSystemDefaultDevice().or_else(|| MTLCopyAllDevices().firstObject()))
 }
 
