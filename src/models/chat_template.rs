@@ -4,11 +4,12 @@
 //! with them, Python's methods work on text, lists and objects, and `tojson`, `raise_exception` and
 //! `strftime_now` are there.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, ErrorKind, escape_formatter};
+use minijinja::{Environment, ErrorKind, State, escape_formatter};
 use serde_json::{Map, Value as Json};
 
 use super::gguf::Gguf;
@@ -30,7 +31,21 @@ pub struct ChatTemplate {
     source: String,
     /// Texts that templates refer to, such as `bos_token`.
     tokens: Vec<(&'static str, String)>,
+    /// Default variables, which those of a call replace.
+    variables: Map<String, Json>,
 }
+
+/// The text of a chat and the parts of it that the template marks as the assistant's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// Text of the chat.
+    pub text: String,
+    /// Byte ranges of the template's `{% generation %}` blocks, in text order. Empty if it has none.
+    pub generation: Vec<Range<usize>>,
+}
+
+/// Name of the function that marks a `{% generation %}` block, and of the variable with the marks.
+const GENERATION: &str = "__generation";
 
 impl ChatTemplate {
     /// Compiles a template. `bos` and `eos` are the tokens at the beginning and end of a text.
@@ -107,7 +122,7 @@ impl ChatTemplate {
         };
         let mut environment = environment();
         let mut add = |name: &'static str, source: &str| {
-            environment.add_template_owned(name, without_generation_tags(source)).map_err(|e| {
+            environment.add_template_owned(name, with_generation_calls(source)).map_err(|e| {
                 let place = format!("chat template, line {}", e.line().unwrap_or(1));
                 Error::file_at(path, place, format!("does not compile: {}", describe(&e)))
             })
@@ -116,7 +131,7 @@ impl ChatTemplate {
         if let Some((_, source)) = named.iter().find(|(name, _)| name == TOOL_USE) {
             add(TOOL_USE, source)?;
         }
-        Ok(Self { source: source.clone(), environment, path: path.to_owned(), tokens })
+        Ok(Self { source: source.clone(), environment, path: path.to_owned(), tokens, variables: Map::new() })
     }
 
     /// The template's text.
@@ -136,13 +151,62 @@ impl ChatTemplate {
         self.render_with(messages, tools, add_generation_prompt, &Map::new())
     }
 
-    /// [`ChatTemplate::render`] with further variables, such as `enable_thinking` of Qwen3.
+    /// Sets default variables for every rendering, such as `enable_thinking` of Qwen3.
+    pub fn with_variables(mut self, variables: Map<String, Json>) -> Self {
+        self.variables = variables;
+        self
+    }
+
+    /// Returns `true` if the template marks the assistant's words by `{% generation %}` blocks.
+    pub fn has_generation_blocks(&self) -> bool {
+        with_generation_calls(&self.source) != self.source
+    }
+
+    /// [`ChatTemplate::render`] with further variables, which replace the defaults of the same name.
     pub fn render_with(
         &self,
         messages: &[Message],
         tools: Option<&Json>,
         add_generation_prompt: bool,
         variables: &Map<String, Json>,
+    ) -> Result<String> {
+        self.render_text(messages, tools, add_generation_prompt, variables, None)
+    }
+
+    /// [`ChatTemplate::render_with`], with the byte ranges of the template's `{% generation %}` blocks.
+    ///
+    /// The call fails if the template changes the text of such a block after the block, by a filter say, in a
+    /// way that depends on the marks around it.
+    pub fn render_marked(
+        &self,
+        messages: &[Message],
+        tools: Option<&Json>,
+        add_generation_prompt: bool,
+        variables: &Map<String, Json>,
+    ) -> Result<Rendered> {
+        let text = self.render_text(messages, tools, add_generation_prompt, variables, None)?;
+        if !self.has_generation_blocks() {
+            return Ok(Rendered { text, generation: Vec::new() });
+        }
+        let marks = unused_marks(&text);
+        let marked = self.render_text(messages, tools, add_generation_prompt, variables, Some(marks))?;
+        match split_marks(&marked, marks) {
+            Some(rendered) if rendered.text == text => Ok(rendered),
+            _ => Err(Error::file_at(
+                &self.path,
+                "chat template",
+                "changes the text of a {% generation %} block after the block, so the block's place is unknown",
+            )),
+        }
+    }
+
+    fn render_text(
+        &self,
+        messages: &[Message],
+        tools: Option<&Json>,
+        add_generation_prompt: bool,
+        variables: &Map<String, Json>,
+        marks: Option<[char; 2]>,
     ) -> Result<String> {
         let name = if tools.is_some() && self.environment.get_template(TOOL_USE).is_ok() {
             TOOL_USE
@@ -161,10 +225,37 @@ impl ChatTemplate {
         ];
         let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
         let tokens = self.tokens.iter().map(|(name, text)| ((*name).to_owned(), Value::from(text.as_str())));
-        let further = variables.iter().map(|(name, value)| (name.clone(), python::from_json(value)));
-        let context = Value::from_pairs(fixed.chain(tokens).chain(further));
+        let further = self.variables.iter().chain(variables);
+        let further = further.map(|(name, value)| (name.clone(), python::from_json(value)));
+        let marks = marks.map(|marks| (format!("{GENERATION}_marks"), marks.into_iter().collect::<Value>()));
+        let context = Value::from_pairs(fixed.chain(tokens).chain(further).chain(marks));
         self.environment.get_template(name).and_then(|template| template.render(context)).map_err(failed)
     }
+}
+
+/// Two private-use characters that the text does not contain.
+fn unused_marks(text: &str) -> [char; 2] {
+    let mut unused = ('\u{f0000}'..='\u{ffffd}').filter(|mark| !text.contains(*mark));
+    let mut next = || unused.next().unwrap_or('\u{f0000}');
+    [next(), next()]
+}
+
+/// Removes the marks from a text. Returns `None` if they do not come in pairs.
+fn split_marks(marked: &str, [open, close]: [char; 2]) -> Option<Rendered> {
+    let mut rendered = Rendered { text: String::with_capacity(marked.len()), generation: Vec::new() };
+    let mut start = None;
+    for c in marked.chars() {
+        if c == open {
+            if start.replace(rendered.text.len()).is_some() {
+                return None;
+            }
+        } else if c == close {
+            rendered.generation.push(start.take()?..rendered.text.len());
+        } else {
+            rendered.text.push(c);
+        }
+    }
+    start.is_none().then_some(rendered)
 }
 
 /// The environment that transformers gives to templates.
@@ -189,11 +280,20 @@ fn environment() -> Environment<'static> {
     environment.add_function("strftime_now", |format: String| {
         python::strftime(&format, std::time::SystemTime::now())
     });
+    environment.add_function(
+        GENERATION,
+        |state: &mut State<'_, '_>, options: Kwargs| -> std::result::Result<Value, minijinja::Error> {
+            let body = options.get::<Value>("caller")?.call(state, &[])?;
+            let Some(marks) = state.lookup(&format!("{GENERATION}_marks")) else { return Ok(body) };
+            let [open, close] = [marks.get_item_by_index(0)?, marks.get_item_by_index(1)?];
+            Ok(Value::from_safe_string(format!("{open}{body}{close}")))
+        },
+    );
     environment
 }
 
-/// `{% generation %}` marks what an assistant wrote; it does not change the text.
-fn without_generation_tags(source: &str) -> String {
+/// Writes each `{% generation %}` block as a call of the function that marks it.
+fn with_generation_calls(source: &str) -> String {
     let mut result = String::with_capacity(source.len());
     let mut rest = source;
     while let Some((start, end)) =
@@ -201,8 +301,8 @@ fn without_generation_tags(source: &str) -> String {
     {
         let tag = &rest[start + 2..end];
         let replacement = match tag.trim_matches(['-', '+', ' ', '\t', '\n', '\r']) {
-            "generation" => Some(tag.replace("generation", "if true")),
-            "endgeneration" => Some(tag.replace("endgeneration", "endif")),
+            "generation" => Some(tag.replace("generation", "call __generation()")),
+            "endgeneration" => Some(tag.replace("endgeneration", "endcall")),
             _ => None,
         };
         result.push_str(&rest[..start + 2]);

@@ -17,7 +17,7 @@ mod python;
 mod tokenizer;
 mod weights;
 
-pub use chat_template::{ChatTemplate, Message};
+pub use chat_template::{ChatTemplate, Message, Rendered};
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use files::ModelFiles;
 pub use gguf::Gguf;

@@ -90,6 +90,47 @@ fn generation_marks_leave_no_trace() {
 }
 
 #[test]
+fn generation_blocks_have_ranges() {
+    let source = "{% for m in messages %}{{ m.role }}: {% if m.role == 'a' %}{% generation %}{{ m.content }}.{% endgeneration %}{% endif %}{{ '\n' }}{% endfor %}";
+    let template = ChatTemplate::new(source, None, None).unwrap();
+    assert!(template.has_generation_blocks());
+    let messages = [
+        json!({"role": "u", "content": "hi"}),
+        json!({"role": "a", "content": "é\u{f0000}"}),
+        json!({"role": "a", "content": ""}),
+    ];
+    let rendered = template.render_marked(&messages, None, false, &Map::new()).unwrap();
+    assert_eq!(rendered.text, "u: \na: é\u{f0000}.\na: .\n");
+    let blocks: Vec<&str> = rendered.generation.iter().map(|range| &rendered.text[range.clone()]).collect();
+    assert_eq!(blocks, ["é\u{f0000}.", "."]);
+    assert_eq!(template.render(&messages, None, false).unwrap(), rendered.text);
+    let plain = ChatTemplate::new(CHATML, None, None).unwrap();
+    assert!(!plain.has_generation_blocks());
+    assert!(plain.render_marked(&messages[..1], None, false, &Map::new()).unwrap().generation.is_empty());
+}
+
+/// A filter that removes space looks at the marks, which are not space.
+#[test]
+fn changed_generation_blocks_are_refused() {
+    let source =
+        "{% filter trim %}{% generation %} {{ messages[0].content }} {% endgeneration %}{% endfilter %}";
+    let template = ChatTemplate::new(source, None, None).unwrap();
+    let messages = [json!({"content": "a"})];
+    assert_eq!(template.render(&messages, None, false).unwrap(), "a");
+    let message = template.render_marked(&messages, None, false, &Map::new()).unwrap_err().to_string();
+    assert!(message.contains("{% generation %}"), "{message}");
+}
+
+#[test]
+fn default_variables_are_replaced_by_those_of_a_call() {
+    let variables = |value: bool| Map::from_iter([("enable_thinking".to_owned(), json!(value))]);
+    let template =
+        ChatTemplate::new("{{ enable_thinking }}", None, None).unwrap().with_variables(variables(false));
+    assert_eq!(template.render(&[], None, false).unwrap(), "False");
+    assert_eq!(template.render_with(&[], None, false, &variables(true)).unwrap(), "True");
+}
+
+#[test]
 fn dates() {
     let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
     assert_eq!(python::strftime("%d %b %Y", at(0)), "01 Jan 1970");
