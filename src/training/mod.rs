@@ -19,7 +19,7 @@ mod tensors;
 mod trainer;
 
 pub use adapter::{Adapter, AdapterModule};
-pub use data::{DataSet, Encoder, Example, Examples, Record, TrainOn};
+pub use data::{Columns, DataSet, Encoder, Example, Examples, Record, Row, TrainOn};
 pub use evaluate::{Evaluation, evaluate, windows, write_logits};
 pub use exact::{ExactAnswers, exact_answers};
 pub use lora::{LoraConfig, LoraModule, Targets};
