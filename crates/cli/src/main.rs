@@ -5,6 +5,7 @@ mod bench;
 mod builtin;
 mod cache;
 mod commands;
+mod data_source;
 mod download;
 mod failure;
 mod fetch;
@@ -52,6 +53,7 @@ fn run(command: &Command, session: &Session) -> anyhow::Result<()> {
         Command::Generate(args) => commands::generate::run(args, session),
         Command::Chat(args) => commands::chat::run(args, session),
         Command::Eval(args) => commands::eval::run(args, session),
+        Command::Data(args) => commands::data::run(args, session),
         Command::Merge(args) => commands::merge::run(args, session),
         Command::Pull(args) => commands::pull::run(args, session),
         Command::Doctor(args) => commands::doctor::run(args),

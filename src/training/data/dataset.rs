@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::{Columns, Format, read_rows};
 use super::Row;
+use super::files::{Columns, Format, read_rows};
 use crate::{Error, Result};
 
 /// A file needs this many rows before some are taken for validation.
@@ -30,26 +30,43 @@ impl DataSet {
     ///
     /// A folder has a `train` file and, if present, `valid` (or `validation`, `val`, `dev`) and `test` files in any
     /// readable format, also in shards such as `train-00000-of-00002.parquet`, directly or in its folder `data`. Of a
-    /// single file with at least 20 rows, every twentieth (100 at most) is used for validation instead.
+    /// single file, some rows are used for validation as by [`DataSet::split_off_validation`].
     pub fn open(path: &Path, columns: &Columns) -> Result<Self> {
-        if path.is_dir() { Self::from_folder(path, columns) } else { Self::from_files(&[path.to_owned()], columns) }
+        if path.is_dir() {
+            return Self::from_folder(path, columns);
+        }
+        let mut set = Self::from_files(&[path.to_owned()], &[], &[], columns)?;
+        set.split_off_validation();
+        Ok(set)
     }
 
-    /// Reads one set of rows from files and takes some of them for validation.
-    pub fn from_files(paths: &[PathBuf], columns: &Columns) -> Result<Self> {
-        let rows = read_all(paths, columns)?;
-        let count = rows.len();
-        if count < MIN_ROWS_TO_SPLIT {
-            return Ok(Self { train: rows, ..Self::default() });
+    /// Reads the files of each split.
+    pub fn from_files(
+        train: &[PathBuf],
+        valid: &[PathBuf],
+        test: &[PathBuf],
+        columns: &Columns,
+    ) -> Result<Self> {
+        let read = |paths: &[PathBuf]| {
+            let files = paths.iter().map(|path| read_rows(path, columns)).collect::<Result<Vec<_>>>()?;
+            Ok(files.concat())
+        };
+        Ok(Self { train: read(train)?, valid: read(valid)?, test: read(test)?, split_off: 0 })
+    }
+
+    /// Takes every twentieth row, but at most 100, from `train` for validation. Does nothing if there are rows for
+    /// validation, or fewer than 20 rows.
+    pub fn split_off_validation(&mut self) {
+        let count = self.train.len();
+        if count < MIN_ROWS_TO_SPLIT || !self.valid.is_empty() {
+            return;
         }
-        let wanted = (count / SPLIT).min(MAX_SPLIT);
-        let stride = count / wanted;
-        let mut set = Self { split_off: wanted, ..Self::default() };
-        for (index, row) in rows.into_iter().enumerate() {
-            let chosen = index % stride == stride / 2 && set.valid.len() < wanted;
-            if chosen { set.valid.push(row) } else { set.train.push(row) }
+        self.split_off = (count / SPLIT).min(MAX_SPLIT);
+        let stride = count / self.split_off;
+        for (index, row) in std::mem::take(&mut self.train).into_iter().enumerate() {
+            let chosen = index % stride == stride / 2 && self.valid.len() < self.split_off;
+            if chosen { self.valid.push(row) } else { self.train.push(row) }
         }
-        Ok(set)
     }
 
     fn from_folder(folder: &Path, columns: &Columns) -> Result<Self> {
@@ -62,39 +79,24 @@ impl DataSet {
                 return Self::from_folder(&inner, columns);
             }
             return match files.as_slice() {
-                [only] => Self::from_files(std::slice::from_ref(only), columns),
+                [only] => Self::open(only, columns),
                 _ => Err(no_train(folder, &files)),
             };
         }
-        let read = |paths: Vec<PathBuf>| match paths.is_empty() {
-            true => Ok(Vec::new()),
-            false => read_all(&paths, columns),
-        };
-        Ok(Self {
-            train: read(train)?,
-            valid: read(split(&["valid", "validation", "val", "dev"])?)?,
-            test: read(split(&["test"])?)?,
-            split_off: 0,
-        })
+        let valid = split(&["valid", "validation", "val", "dev"])?;
+        Self::from_files(&train, &valid, &split(&["test"])?, columns)
     }
 }
 
 fn no_train(folder: &Path, files: &[PathBuf]) -> Error {
-    let names: Vec<String> = files.iter().filter_map(|file| Some(file.file_name()?.to_string_lossy().into())).collect();
+    let names: Vec<String> =
+        files.iter().filter_map(|file| Some(file.file_name()?.to_string_lossy().into())).collect();
     let found = if names.is_empty() { "no data files".to_owned() } else { names.join(", ") };
     let message = format!(
         "contains no train file: expected train.jsonl (or .ndjson, .json, .csv, .parquet), and optionally valid and test \
          files; found {found}"
     );
     Error::file(folder, message)
-}
-
-fn read_all(paths: &[PathBuf], columns: &Columns) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for path in paths {
-        rows.append(&mut read_rows(path, columns)?);
-    }
-    Ok(rows)
 }
 
 /// The files of rows in a folder, by name.
@@ -117,7 +119,8 @@ fn split_of(folder: &Path, files: &[PathBuf], names: &[&str]) -> Result<Vec<Path
     if several && !found.iter().all(|file| split_name(file).1 && Format::of(file) == Format::of(&found[0])) {
         let listed: Vec<_> =
             found.iter().filter_map(|file| file.file_name()).map(|name| name.to_string_lossy()).collect();
-        let message = format!("contains several files for one split: {}; keep one of them", listed.join(", "));
+        let message =
+            format!("contains several files for one split: {}; keep one of them", listed.join(", "));
         return Err(Error::file(folder, message));
     }
     Ok(found)

@@ -113,7 +113,8 @@ impl<'a> RowEncoder<'a> {
             }
             Record::Chat { messages, tools } => {
                 let Some(texts) = self.masked(messages, tools.as_ref())? else {
-                    let message = "the model has no chat template; write rows of prompt and completion, or of text";
+                    let message =
+                        "the model has no chat template; write rows of prompt and completion, or of text";
                     return Err(Error::invalid("chat", message));
                 };
                 made = self.chat(texts, &mut ends_added)?;
@@ -189,7 +190,8 @@ impl<'a> RowEncoder<'a> {
         let tokens = self.encoder.encode(text, special)?;
         let mut supervised = vec![false; tokens.len()];
         for span in spans {
-            let from = self.first_token_from(&tokens, text, span.bytes.start, special, span.whole_first_token)?;
+            let from =
+                self.first_token_from(&tokens, text, span.bytes.start, special, span.whole_first_token)?;
             let to = match span.bytes.end == text.len() {
                 true => tokens.len(),
                 false => self.first_token_from(&tokens, text, span.bytes.end, special, false)?,

@@ -63,17 +63,8 @@ pub struct Columns(Vec<(String, String)>);
 
 impl Columns {
     /// Names of columns that rows can be made of.
-    const KNOWN: [&str; 9] = [
-        "messages",
-        "prompt",
-        "completion",
-        "text",
-        "tools",
-        "system",
-        "instruction",
-        "input",
-        "output",
-    ];
+    const KNOWN: [&str; 9] =
+        ["messages", "prompt", "completion", "text", "tools", "system", "instruction", "input", "output"];
 
     /// Renames the columns of a row.
     fn apply(&self, value: Value) -> std::result::Result<Value, String> {
@@ -99,8 +90,9 @@ impl FromStr for Columns {
     fn from_str(text: &str) -> Result<Self> {
         let mut pairs = Vec::new();
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-            let wrong =
-                |message: String| Error::invalid("columns", format!("{message}, as in prompt=question,completion=answer"));
+            let wrong = |message: String| {
+                Error::invalid("columns", format!("{message}, as in prompt=question,completion=answer"))
+            };
             let Some((ours, theirs)) = item.split_once('=') else {
                 return Err(wrong(format!("'{item}' is not OURS=THEIRS")));
             };
@@ -211,7 +203,9 @@ fn csv_values(path: &Path, text: &str) -> Result<Vec<(Place, Value)>> {
         let line = error.position().map_or(1, csv::Position::line);
         let message = match error.kind() {
             csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-                format!("has {len} cells, but the header has {expected_len}; quote cells that contain the delimiter")
+                format!(
+                    "has {len} cells, but the header has {expected_len}; quote cells that contain the delimiter"
+                )
             }
             _ => format!("is not valid CSV: {error}"),
         };
@@ -253,5 +247,8 @@ fn parquet(path: &Path) -> Result<Vec<(Place, Value)>> {
 
 #[cfg(not(feature = "parquet"))]
 fn parquet(path: &Path) -> Result<Vec<(Place, Value)>> {
-    Err(Error::file(path, "is a Parquet file, which this build does not read; build with the feature 'parquet'"))
+    Err(Error::file(
+        path,
+        "is a Parquet file, which this build does not read; build with the feature 'parquet'",
+    ))
 }

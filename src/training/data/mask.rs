@@ -274,7 +274,8 @@ impl<'a> Masker<'a> {
 
     /// What the template writes after an answer at this place of a conversation.
     fn ending(&self, chat: &Chat<'_>, index: usize) -> Option<Ending> {
-        let role = index.checked_sub(1).map_or("", |before| chat.messages[before]["role"].as_str().unwrap_or(""));
+        let role =
+            index.checked_sub(1).map_or("", |before| chat.messages[before]["role"].as_str().unwrap_or(""));
         let key = (chat.tools.is_some(), role.to_owned());
         if let Some(known) = self.endings.borrow().get(&key) {
             return known.clone();
@@ -311,7 +312,9 @@ impl<'a> Masker<'a> {
             Some((at, token))
                 if self.encoder.is_eos(token.id)
                     || (!ignores_prompt && !in_header(token))
-                    || (ignores_prompt && shared.len() >= at + token.text.len() && tail[..at] == shared[..at]) =>
+                    || (ignores_prompt
+                        && shared.len() >= at + token.text.len()
+                        && tail[..at] == shared[..at]) =>
             {
                 End::InTail(at + token.text.len())
             }
@@ -319,7 +322,8 @@ impl<'a> Masker<'a> {
                 Some((_, token)) => End::Later(token.clone()),
                 None => {
                     let marker = tail.trim_end();
-                    let is_marker = !ignores_prompt && next_question.is_some_and(|next| next.starts_with(marker));
+                    let is_marker =
+                        !ignores_prompt && next_question.is_some_and(|next| next.starts_with(marker));
                     End::Missing(if is_marker { marker.len() } else { 0 })
                 }
             },
@@ -344,7 +348,8 @@ impl<'a> Masker<'a> {
     /// A place in a text, or the beginning of the special token that it is inside of.
     fn outside_tokens(&self, text: &str, place: usize) -> usize {
         let around = |token: &EndToken| {
-            let from = text[..place].char_indices().rev().find(|(at, _)| text[*at..].starts_with(&token.text))?.0;
+            let from =
+                text[..place].char_indices().rev().find(|(at, _)| text[*at..].starts_with(&token.text))?.0;
             (from + token.text.len() > place).then_some(from)
         };
         self.special.iter().filter_map(around).min().unwrap_or(place)
@@ -403,7 +408,8 @@ fn join(turns: Vec<Turn>) -> Vec<MaskedText> {
         let range = turn.span.bytes.clone();
         let host = texts.iter_mut().find(|host| {
             let free_to = host.spans.first().map_or(host.text.len(), |span| span.bytes.start);
-            let fits = range.end <= free_to && host.text.as_bytes()[..range.end] == turn.text.as_bytes()[..range.end];
+            let fits = range.end <= free_to
+                && host.text.as_bytes()[..range.end] == turn.text.as_bytes()[..range.end];
             fits && match &turn.end {
                 None => true,
                 Some(end) => !end.text.is_empty() && ends_there(&host.text, range.end, &end.text).is_some(),

@@ -81,7 +81,8 @@ fn alpaca(row: &Map<String, Value>) -> Found<Record> {
     if let Some(history) = row.get("history") {
         let wrong = || "'history' must be a list of [question, answer]".to_owned();
         for pair in history.as_array().ok_or_else(wrong)? {
-            let [Value::String(question), Value::String(answer)] = pair.as_array().ok_or_else(wrong)?.as_slice()
+            let [Value::String(question), Value::String(answer)] =
+                pair.as_array().ok_or_else(wrong)?.as_slice()
             else {
                 return Err(wrong());
             };

@@ -1,20 +1,22 @@
 //! `metal-candle train`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use metal_candle::inference::{GenerateOptions, Generator};
 use metal_candle::models::AdapterParameters;
 use metal_candle::training::batches::BatchOptions;
-use metal_candle::training::data::{examples, read_jsonl};
+use metal_candle::training::data::examples;
 use metal_candle::training::{
-    Adapter, DataSet, Event, ExactAnswers, Example, Record, Summary, TrainOn, TrainOptions, Trainer,
+    Adapter, DataSet, Event, ExactAnswers, Example, Record, Row, Summary, TrainOn, TrainOptions, Trainer,
     exact_answers, metrics,
 };
 use serde_json::json;
 
+use super::data::summary;
 use super::generate::tokens;
 use crate::args::TrainArgs;
 use crate::builtin;
+use crate::data_source;
 use crate::failure::Failure;
 use crate::model::Loaded;
 use crate::plot::{self, Curves};
@@ -33,10 +35,8 @@ const EXACT_ROWS: usize = 60;
 struct Data {
     name: String,
     set: DataSet,
-    train: Vec<Record>,
-    valid: Vec<Record>,
-    /// Held-out rows with an answer, and their file: the test rows, or the validation rows where there are none.
-    held_out: (Vec<Record>, PathBuf),
+    /// Held-out rows with an answer: test rows, or validation rows if there are none.
+    held_out: Vec<Row>,
     /// Held-out prompts for the answers before and after.
     prompts: Vec<String>,
 }
@@ -45,7 +45,8 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let from_file = args.config.as_deref().map(TrainFlags::read).transpose()?.unwrap_or_default();
     let flags = args.flags.clone().or(from_file).with_built_in_defaults().with_defaults();
     // Everything that can be wrong without the model is told before it is fetched and loaded.
-    let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT))?;
+    let source = data_source::Options::new(flags.split.as_deref(), flags.columns.as_deref())?;
+    let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT), &source, session)?;
     let lora = flags.lora()?;
     lora.validate()?;
     let dtype = settings::dtype(flags.dtype.as_deref().unwrap_or("f32"))?;
@@ -53,7 +54,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let train_on = settings::train_on(flags.train_on.as_deref().unwrap_or("completion"))?;
     let start = flags.adapter.as_deref().map(Adapter::load).transpose()?;
     let out = flags.out.clone().unwrap_or_else(|| Path::new("adapters").join(&data.name));
-    let flags = TrainFlags { out: Some(out.clone()), ..flags }.with_steps(data.train.len())?;
+    let flags = TrainFlags { out: Some(out.clone()), ..flags }.with_steps(data.set.train.len())?;
     let options = flags.options(args.resume)?;
     if !args.dry_run {
         check_output(&out, args.resume)?;
@@ -62,23 +63,23 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let model = flags.model.clone().unwrap_or_default();
     let loaded = Loaded::open(&model, dtype, &device, session)?;
     let length = options.max_length.min(loaded.files.config.context);
-    let encode = |records: &[Record], path: &Path| -> anyhow::Result<Vec<Example>> {
-        let made = examples(records, &loaded.files, train_on, length, path)?;
-        if made.truncated + made.dropped > 0 {
-            session.note(format!(
-                "{}: {} examples cut to {length} tokens, {} left out because nothing to train is left of them",
-                path.display(),
-                made.truncated,
-                made.dropped
-            ));
+    let encode = |name: &str, rows: &[Row]| -> anyhow::Result<Vec<Example>> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
         }
+        let made = examples(rows, &loaded.files, train_on, length)?;
+        session.note(summary(name, &made, length));
         Ok(made.examples)
     };
-    let train = encode(&data.train, &data.set.train)?;
-    let valid = match &data.set.valid {
-        Some(path) => encode(&data.valid, path)?,
-        None => Vec::new(),
-    };
+    let train = encode("train", &data.set.train)?;
+    let valid = encode("valid", &data.set.valid)?;
+    match (data.set.valid.len(), data.set.split_off) {
+        (0, _) => session.note("no rows for validation: the last adapter is kept, not the best one"),
+        (_, 0) => {}
+        (_, taken) => {
+            session.note(format!("valid: {taken} rows taken from train, as the data has no valid file"))
+        }
+    }
     let base = loaded.files.base_model.clone().or(Some(model));
     let mut trainer = match &start {
         Some(adapter) => {
@@ -168,41 +169,21 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
 impl Data {
     /// Returns the held-out rows as tokens; rows that are cut are left out, since their answers are incomplete.
     fn held_out(&self, loaded: &Loaded, train_on: TrainOn, length: usize) -> anyhow::Result<Vec<Example>> {
-        let (records, path) = &self.held_out;
-        if records.is_empty() || train_on != TrainOn::Completion {
+        if self.held_out.is_empty() || train_on != TrainOn::Completion {
             return Ok(Vec::new());
         }
-        let mut made = examples(records, &loaded.files, train_on, length + 1, path)?.examples;
+        let mut made = examples(&self.held_out, &loaded.files, train_on, length + 1)?.examples;
         made.retain(|example| example.tokens.len() <= length);
         Ok(made)
     }
 
-    fn open(name: &str) -> anyhow::Result<Self> {
-        let path = crate::model_source::expand_home(name);
-        let folder = if path.is_dir() {
-            path
-        } else if let Some(data) = builtin::find(name) {
-            data.folder()?
-        } else {
-            let advice =
-                format!("pass a folder with train.jsonl, or {} for a built-in data set", builtin::names());
-            return Err(Failure::input(format!("{name}: no such folder of data"), advice).into());
-        };
-        let set = DataSet::open(&folder)?;
-        let train = read_jsonl(&set.train)?;
-        let valid = set.valid.as_deref().map(read_jsonl).transpose()?.unwrap_or_default();
-        let (mut held_out, held_out_path) = match (&set.test, &set.valid) {
-            (Some(path), _) => (read_jsonl(path)?, path.clone()),
-            (None, Some(path)) => (valid.clone(), path.clone()),
-            (None, None) => (Vec::new(), PathBuf::new()),
-        };
-        let prompts = held_out.iter().filter_map(prompt_of).take(2).collect();
-        held_out.retain(|record| !matches!(record, Record::Text(_)));
+    fn open(name: &str, options: &data_source::Options, session: &Session) -> anyhow::Result<Self> {
+        let data_source::Named { name, set } = data_source::open(name, options, session)?;
+        let mut held_out = if set.test.is_empty() { set.valid.clone() } else { set.test.clone() };
+        let prompts = held_out.iter().filter_map(|row| prompt_of(&row.record)).take(2).collect();
+        held_out.retain(|row| !matches!(row.record, Record::Text(_)));
         held_out.truncate(EXACT_ROWS);
-        let full = std::fs::canonicalize(&folder).unwrap_or(folder);
-        let name =
-            full.file_name().map_or_else(|| "data".to_owned(), |name| name.to_string_lossy().into_owned());
-        Ok(Self { name, set, train, valid, held_out: (held_out, held_out_path), prompts })
+        Ok(Self { name, set, held_out, prompts })
     }
 }
 
@@ -345,7 +326,8 @@ fn indented(text: &str) -> String {
     text.trim().replace('\n', "\n          ")
 }
 
-fn thousands(number: usize) -> String {
+/// Formats a number with a space between groups of three digits.
+pub(crate) fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -378,11 +360,5 @@ mod tests {
         assert_eq!(prompt_of(&chat(vec![turn("user"), turn("assistant")])).as_deref(), Some("user"));
         assert_eq!(prompt_of(&chat(vec![turn("system"), turn("user"), turn("assistant")])), None);
         assert_eq!(prompt_of(&Record::Text("x".into())), None);
-    }
-
-    #[test]
-    fn missing_data_says_what_a_data_set_is() {
-        let error = Data::open("no/such/folder").unwrap_err().to_string();
-        assert_eq!(error, "no/such/folder: no such folder of data");
     }
 }
