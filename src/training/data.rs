@@ -194,4 +194,6 @@ impl Encoder for ModelFiles {
 }
 
 #[cfg(test)]
+mod row_tests;
+#[cfg(test)]
 mod tests;
