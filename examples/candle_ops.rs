@@ -13,7 +13,8 @@ fn main() -> Result<()> {
 }
 
 pub(crate) fn run(_arguments: &[String], out: &mut dyn Write) -> Result<()> {
-    let device = Device::Cpu;
+    // The GPU where this build of candle has one, else the CPU.
+    let device = Device::metal_if_available(0)?;
     // Numbers from -1 to 1 that look random.
     let numbers = |seed: f64, rows: usize, columns: usize| {
         let count = Tensor::arange(0.0, (rows * columns) as f32, &device)?;

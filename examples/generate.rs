@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &[String], out: &mut dyn Write) -> Result<()> {
         return Err("give the path of a model and a prompt".into());
     };
     let files = ModelFiles::open(path)?;
-    let device = Device::cpu(0)?;
+    let device = Device::best()?;
     let model = Decoder::load(files.config.clone(), &files.weights, &device, DType::F32, &|_| ())?;
     let text = match &files.chat_template {
         Some(template) => template.render(&[json!({"role": "user", "content": prompt})], None, true)?,

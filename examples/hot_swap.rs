@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &[String], out: &mut dyn Write) -> Result<()> {
         return Err("give the path of a model, two adapters and a prompt".into());
     };
     let files = ModelFiles::open(path)?;
-    let device = Device::cpu(0)?;
+    let device = Device::best()?;
     let model = Decoder::load(files.config.clone(), &files.weights, &device, DType::F32, &|_| ())?;
     let place = |folder: &str| -> Result<AdapterParameters> {
         let adapter = Adapter::load(Path::new(folder))?;

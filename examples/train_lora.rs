@@ -20,7 +20,7 @@ pub(crate) fn run(arguments: &[String], out: &mut dyn Write) -> Result<()> {
     let [path, folder, rest @ ..] = arguments else { return Err("give a model and a folder".into()) };
     let steps = rest.first().map_or(Ok(40), |steps| steps.parse())?;
     let files = ModelFiles::open(path)?;
-    let model = Decoder::load(files.config.clone(), &files.weights, &Device::cpu(0)?, DType::F32, &|_| ())?;
+    let model = Decoder::load(files.config.clone(), &files.weights, &Device::best()?, DType::F32, &|_| ())?;
     let max_length = files.config.context.min(128);
     let read = |name: &str| -> Result<_> {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/shell").join(name);

@@ -143,6 +143,8 @@ pub enum DeviceFault {
     Kernel,
     /// The system stopped work that took too long, for example to keep the display alive.
     Timeout,
+    /// The system discarded the work because other work on the GPU failed.
+    Discarded,
     /// A kernel touched memory that does not exist.
     PageFault,
     /// Memory ran out while the work was done.
@@ -168,6 +170,7 @@ impl DeviceFault {
             Self::Unavailable => "use the cpu",
             Self::Kernel => "report it with the message and the versions that `metal-candle doctor` prints",
             Self::Timeout => "use a smaller batch or sequence length, or close what else uses the GPU",
+            Self::Discarded => "run it again; if it comes back, close what else uses the GPU",
             Self::OutOfMemory => "use a smaller batch or sequence length, or close other programs",
             Self::NotPermitted => "bring the program to the foreground, or use the cpu",
             Self::AccessRevoked | Self::DeviceRemoved => "start the program again",
@@ -184,6 +187,7 @@ impl std::fmt::Display for DeviceFault {
             Self::Unavailable => "not available",
             Self::Kernel => "the kernel cannot be made",
             Self::Timeout => "it took too long",
+            Self::Discarded => "discarded after a fault of other work",
             Self::PageFault => "page fault",
             Self::OutOfMemory => "out of memory",
             Self::InvalidResource => "invalid resource",

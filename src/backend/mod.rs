@@ -20,6 +20,9 @@ pub mod tune;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+#[cfg(metal)]
+#[doc(hidden)]
+pub use metal::kernel_files::KernelCompiler;
 pub use program::Program;
 use program::{Cache, Compiled, Structure};
 
@@ -131,6 +134,24 @@ impl Device {
             let _ = choices;
             let message = "this build has no Metal backend; on a Mac, build with the feature custom-metal";
             Err(Error::invalid("metal", message))
+        }
+    }
+
+    /// Returns the fastest device of this machine: the GPU through Metal where this build and the system have one, else the
+    /// CPU with one thread per core. On Apple's systems a GPU that cannot be used is reported as a warning.
+    ///
+    /// # Errors
+    /// METAL_CANDLE_BACKEND or METAL_CANDLE_TABLE has an invalid value.
+    pub fn best() -> Result<Self> {
+        let choices = select::Choices::from_env()?;
+        match Self::metal_with(choices) {
+            Ok(device) => Ok(device),
+            Err(error) => {
+                if cfg!(metal) {
+                    tracing::warn!(%error, "the GPU cannot be used; using the CPU");
+                }
+                Self::cpu(0)
+            }
         }
     }
 

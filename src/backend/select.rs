@@ -48,7 +48,7 @@ impl Preference {
         }
     }
 
-    fn named(name: &str) -> Result<Self> {
+    pub(super) fn named(name: &str) -> Result<Self> {
         match name {
             "fast" => Ok(Self::Fast),
             "" | "auto" | "balanced" => Ok(Self::Balanced),

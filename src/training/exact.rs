@@ -1,4 +1,4 @@
-//! Exact answers: how many of a data set's answers greedy decoding would reproduce token for token.
+//! Exact answers: which of a data set's answers greedy decoding reproduces token for token.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,40 +10,26 @@ use crate::models::{AdapterParameters, Decoder};
 use crate::tensor::{DType, TensorSpec};
 use crate::{Error, Result};
 
-/// Number of answers that a model reproduces exactly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExactAnswers {
-    /// Number of examples whose trained tokens are all reproduced.
-    pub exact: usize,
-    /// Number of examples compared.
-    pub examples: usize,
-}
-
-impl ExactAnswers {
-    /// Share of exact answers, from 0 to 1.
-    pub fn share(&self) -> f64 {
-        self.exact as f64 / self.examples as f64
-    }
-}
-
-/// Counts the examples whose trained tokens are each the model's most probable token after the tokens before it.
+/// Finds the examples whose trained tokens are not each the model's most probable token after the tokens before it.
+/// Returns their indices in ascending order.
 ///
 /// Greedy decoding picks the most probable token at every step. If every pick given the right prefix is right, decoding
-/// never leaves that prefix, so the count equals the number of answers that `generate` with temperature 0 returns token
-/// for token, the end token included. One forward pass per batch replaces one decode step per token.
+/// never leaves that prefix, so `generate` with temperature 0 returns the answers of all other examples token for token,
+/// the end token included. One forward pass per batch replaces one decode step per token. An example that is returned
+/// may still get the right text by other tokens: only decoding it can tell.
 ///
 /// `progress` receives the numbers of finished batches and of all batches.
 ///
 /// # Errors
 /// Returns an error if `examples` is empty, if an example has no trained token, or if `stop` was set.
-pub fn exact_answers(
+pub fn inexact_answers(
     model: &Decoder,
     adapter: Option<&AdapterParameters>,
     examples: &[Example],
     options: &BatchOptions,
     stop: &AtomicBool,
     progress: &dyn Fn(usize, usize),
-) -> Result<ExactAnswers> {
+) -> Result<Vec<usize>> {
     let untrained = |example: &Example| !example.supervised.iter().skip(1).any(|&trained| trained);
     if examples.is_empty() {
         return Err(Error::invalid("exact answers", "there is no example to compare"));
@@ -51,15 +37,22 @@ pub fn exact_answers(
     if let Some(index) = examples.iter().position(untrained) {
         return Err(Error::invalid(format!("example {}", index + 1), "has no trained token to compare"));
     }
-    let batches = batches::in_order(examples, options)?;
+    if options.batch_size == 0 {
+        return Err(Error::invalid("batch size", "is 0; use 1 or more"));
+    }
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|&index| examples[index].tokens.len());
+    let chunks: Vec<&[usize]> = order.chunks(options.batch_size).collect();
     let mut programs = Programs::default();
-    let mut exact = 0;
-    for (index, batch) in batches.iter().enumerate() {
+    let mut missed = Vec::new();
+    for (index, chunk) in chunks.iter().enumerate() {
+        let rows: Vec<Example> = chunk.iter().map(|&index| examples[index].clone()).collect();
+        let batch = &batches::in_order(&rows, options)?[0];
         if stop.load(Ordering::Relaxed) {
             let advice = "nothing was written; run it again".to_owned();
             return Err(Error::Interrupted { step: index, advice });
         }
-        progress(index, batches.len());
+        progress(index, chunks.len());
         let shape = BatchShape::of(batch);
         let program = programs.get(shape, Purpose::Evaluate, || {
             let graph = Graph::new();
@@ -75,19 +68,20 @@ pub fn exact_answers(
         })?;
         let [ids, positions, picked, ..] = batch_inputs(batch)?;
         let best = program.run(&[&ids, &positions, &picked])?.remove(0);
-        exact += batch.rows - rows_with_a_miss(batch, best.as_slice::<u32>()?);
+        missed.extend(rows_with_a_miss(batch, best.as_slice::<u32>()?).map(|row| chunk[row]));
     }
-    progress(batches.len(), batches.len());
-    Ok(ExactAnswers { exact, examples: examples.len() })
+    progress(chunks.len(), chunks.len());
+    missed.sort_unstable();
+    Ok(missed)
 }
 
-/// Number of rows of a batch in which a predicted token differs from its target.
-fn rows_with_a_miss(batch: &Batch, predicted: &[u32]) -> usize {
+/// Returns the rows of a batch in which a predicted token differs from its target.
+fn rows_with_a_miss(batch: &Batch, predicted: &[u32]) -> impl Iterator<Item = usize> {
     let mut missed = vec![false; batch.rows];
     for ((&position, target), predicted) in batch.supervised.iter().zip(&batch.targets).zip(predicted) {
         missed[position as usize / batch.length] |= target != predicted;
     }
-    missed.into_iter().filter(|&missed| missed).count()
+    missed.into_iter().enumerate().filter_map(|(row, missed)| missed.then_some(row))
 }
 
 #[cfg(test)]
@@ -102,9 +96,10 @@ mod tests {
         };
         let options = BatchOptions { batch_size: 2, max_length: 8, seed: 0 };
         let batch = &batches::in_order(&[example([1, 2, 3, 4]), example([1, 2, 5, 6])], &options).unwrap()[0];
-        assert_eq!(rows_with_a_miss(batch, &[3, 4, 5, 6]), 0);
-        assert_eq!(rows_with_a_miss(batch, &[3, 9, 5, 6]), 1);
-        assert_eq!(rows_with_a_miss(batch, &[3, 4, 9, 9]), 1);
-        assert_eq!(rows_with_a_miss(batch, &[9, 4, 5, 9]), 2);
+        let misses = |predicted: &[u32]| rows_with_a_miss(batch, predicted).collect::<Vec<_>>();
+        assert_eq!(misses(&[3, 4, 5, 6]), [] as [usize; 0]);
+        assert_eq!(misses(&[3, 9, 5, 6]), [0]);
+        assert_eq!(misses(&[3, 4, 9, 9]), [1]);
+        assert_eq!(misses(&[9, 4, 5, 9]), [0, 1]);
     }
 }

@@ -68,10 +68,11 @@ impl LoRALayer {
         Ok(Self { lora_a: var(a)?, lora_b: var(b)?, scale })
     }
 
-    /// The update alone: `scale·(x·aᵀ)·bᵀ` for x `[…, in]`.
+    /// The update alone: `scale·(x·aᵀ)·bᵀ` for x `[…, in]`. Both products, and those of their gradients, go through
+    /// [`CustomMetalOps::fast_matmul`]: Metal Performance Shaders where the features and METAL_CANDLE_BACKEND say so.
     pub fn forward(&self, input: &Tensor) -> candle_core::Result<Tensor> {
-        let hidden = input.matmul_fused(&self.lora_a.t()?)?;
-        hidden.matmul_fused(&self.lora_b.t()?)? * f64::from(self.scale)
+        let hidden = input.fast_matmul(&self.lora_a.t()?)?;
+        hidden.fast_matmul(&self.lora_b.t()?)? * f64::from(self.scale)
     }
 
     /// The frozen layer w `[out, in]` with the update, as one operation.

@@ -7,6 +7,7 @@ extern crate softmetal;
 mod cases;
 mod chains;
 mod lazy;
+mod levels;
 #[cfg(softmetal)]
 mod metal;
 mod ops;

@@ -100,6 +100,32 @@ fn a_product_by_metal_performance_shaders_waits_twice() {
     });
 }
 
+/// As a product: once for candle's command buffer, once for ours, which is looked for by its event and by itself.
+#[test]
+fn a_softmax_by_metal_performance_shaders_waits_twice() {
+    const CHILD: &str = "METAL_CANDLE_TEST_WAITS";
+    if std::env::var_os(CHILD).is_none() {
+        // The level is read once per process.
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "metal::a_softmax_by_metal_performance_shaders_waits_twice", "--nocapture"])
+            .env("METAL_CANDLE_BACKEND", "mps")
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    on_metal(|device| {
+        let x = on(device, 1, &[16, 24]);
+        x.fast_softmax(1).unwrap();
+        // candle has something to do when the softmax is asked for.
+        let x = (&x * 1.0).unwrap();
+        let counted = waits_of(|| drop(x.fast_softmax(1).unwrap()));
+        assert!((2..=3).contains(&counted), "{counted} waits");
+    });
+}
+
 /// Each operation's dispatches, as the table of docs/MPS_BENCHMARKS.md counts them for the engine.
 #[test]
 fn an_operation_is_one_dispatch_where_its_kernel_is_one() {

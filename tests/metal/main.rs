@@ -15,9 +15,12 @@ mod estimates;
 #[cfg(softmetal)]
 mod faults;
 mod fusion;
+#[cfg(softmetal)]
+mod hostile;
 mod model;
 #[cfg(mps)]
 mod mps;
+mod repeats;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +32,14 @@ use metal_candle::tensor::{HostTensor, TensorSpec};
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Numbers between −1 and 1 that a seed decides, as f64 on the CPU.
+#[cfg(softmetal)]
+pub(crate) fn numbers(seed: u64, dims: &[usize]) -> candle_core::Result<candle_core::Tensor> {
+    let count = dims.iter().product::<usize>() as u64;
+    let values = (0..count).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f64 / 1001.5 - 1.0);
+    candle_core::Tensor::from_vec(values.collect::<Vec<f64>>(), dims, &candle_core::Device::Cpu)
 }
 
 /// That the host waited once: not at all if the run was over while it looked, and once more for every tenth of a second,
@@ -88,7 +99,7 @@ fn the_gpu_says_what_it_is() {
     let _alone = alone();
     let facts = metal_candle::backend::metal_facts::read().unwrap();
     assert!(!facts.name.is_empty() && !facts.families.is_empty(), "{facts:?}");
-    assert!(facts.system.0 >= 11 && facts.unified_memory, "{facts:?}");
+    assert!(facts.system.0 >= 15 && facts.unified_memory, "{facts:?}");
     assert!(facts.working_set >= 1 << 30 && facts.largest_buffer >= 256 << 20, "{facts:?}");
     assert!(facts.threadgroup_memory >= 32 << 10, "{facts:?}");
 }

@@ -71,7 +71,11 @@ fn cut(config: &ModelConfig, weights: &Weights) -> Subject {
 }
 
 pub(crate) fn load_as(subject: &Subject, device: &Device, dtype: DType) -> Decoder {
-    Decoder::load(subject.config.clone(), &subject.weights, device, dtype, &|_| ()).unwrap()
+    try_load(subject, device, dtype).unwrap()
+}
+
+pub(crate) fn try_load(subject: &Subject, device: &Device, dtype: DType) -> metal_candle::Result<Decoder> {
+    Decoder::load(subject.config.clone(), &subject.weights, device, dtype, &|_| ())
 }
 
 pub(crate) fn load(subject: &Subject, device: &Device) -> Decoder {

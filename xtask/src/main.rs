@@ -1,7 +1,10 @@
 //! Tasks of the repository: `cargo xtask test` is the one command that says whether everything is right.
 
 mod apple_check;
+mod mac;
 mod softmetal;
+#[cfg(test)]
+mod workflow;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -12,6 +15,7 @@ const HELP: &str = "cargo xtask test     format, lints, documents, all tests; th
                                      with --encode the host's time for a dispatch,\n\
                                      with --calibrate [SUITE] candle's own Metal tests\n\
                     cargo xtask apple-check  everything compiled, linted, documented and linked for macOS, on Debian\n\
+                    cargo xtask mac [--list] [--only STEP,STEP]  on a Mac: kernels, tests, leaks and measurements, with a report to send\n\
                     cargo xtask compare  metal-candle bench ops, train and generate beside the peers that are installed\n\
                                      (compare/requirements.txt, and cargo install --path compare/candle)";
 
@@ -24,6 +28,7 @@ fn main() -> ExitCode {
             softmetal::softmetal(model.as_deref()).map(|counts| println!("{counts}"))
         }
         "apple-check" => apple_check::apple_check(),
+        "mac" => return mac::mac(&std::env::args().skip(2).collect::<Vec<_>>()),
         "compare" => compare(),
         _ => {
             eprintln!("{HELP}");

@@ -10,7 +10,7 @@ use super::{Counts, cargo, counted, root, run};
 
 /// The framework crates: name, version, SHA-256 of their Rust sources before the edit, how many lines are edited.
 const COPIES: [(&str, &str, &str, usize); 4] = [
-    ("objc2-metal", "0.3.2", "181628be805934d4460b333355957a985f8a41e4d24acad8363dd47e1cecc96c", 1),
+    ("objc2-metal", "0.3.2", "181628be805934d4460b333355957a985f8a41e4d24acad8363dd47e1cecc96c", 3),
     (
         "objc2-metal-performance-shaders",
         "0.3.2",
@@ -218,7 +218,8 @@ fn packages(manifest: &Path) -> Result<Vec<(String, String, PathBuf)>, String> {
     Ok(found.collect())
 }
 
-/// Copies the framework crates into the target folder, without the attribute that links Apple's frameworks.
+/// Copies the framework crates into the target folder, without the attribute that links Apple's frameworks, and with the
+/// functions that they have on macOS only.
 fn copies() -> Result<(), String> {
     let packages = packages(&folder().join("sources/Cargo.toml"))?;
     for (name, version, sum, edits) in COPIES {
@@ -244,7 +245,7 @@ fn copy(name: &str, from: &Path, to: &Path, sum: &str, edits: usize) -> Result<(
             hash.update(path.to_string_lossy().as_bytes());
             hash.update(&bytes);
             if path.starts_with("src") {
-                let (edited, count) = unlinked(&String::from_utf8_lossy(&bytes));
+                let (edited, count) = for_linux(&String::from_utf8_lossy(&bytes));
                 made += count;
                 text = Some(edited.into_bytes());
             }
@@ -273,12 +274,29 @@ fn copy(name: &str, from: &Path, to: &Path, sum: &str, edits: usize) -> Result<(
     Ok(())
 }
 
-/// The text with its framework link attributes taken out, and how many there were.
-fn unlinked(text: &str) -> (String, usize) {
+/// Conditions that hold on macOS only, and what they become: elsewhere objc2-metal lists the default device instead of
+/// calling `MTLCopyAllDevices`.
+const CONDITIONS: [(&str, &str); 2] = [
+    ("#[cfg(any(target_os = \"macos\", target_env = \"macabi\"))]", "#[cfg(all())]"),
+    ("#[cfg(not(any(target_os = \"macos\", target_env = \"macabi\")))]", "#[cfg(any())]"),
+];
+
+/// The text with its framework link attributes taken out and its conditions as on macOS, and how many lines changed.
+fn for_linux(text: &str) -> (String, usize) {
     let is_link =
         |line: &str| line.starts_with("#[link(name = \"") && line.ends_with("\", kind = \"framework\")]");
-    let count = text.lines().filter(|line| is_link(line)).count();
-    let lines = text.split_inclusive('\n').map(|line| if is_link(line.trim_end()) { "\n" } else { line });
+    let mut count = 0;
+    let lines = text.split_inclusive('\n').map(|line| {
+        let code = line.trim();
+        let condition = CONDITIONS.iter().find(|(from, _)| code == *from);
+        let edited = match condition {
+            Some((from, to)) => line.replace(from, to),
+            None if is_link(line.trim_end()) => "\n".to_owned(),
+            None => return line.to_owned(),
+        };
+        count += 1;
+        edited
+    });
     (lines.collect(), count)
 }
 
@@ -310,9 +328,19 @@ mod tests {
 
     #[test]
     fn only_the_link_attribute_is_taken_out() {
-        assert_eq!(unlinked(TEXT), ("use a;\n\nextern \"C\" {}\n".to_owned(), 1));
+        assert_eq!(for_linux(TEXT), ("use a;\n\nextern \"C\" {}\n".to_owned(), 1));
         let comment = "//! #[link(name = \"Metal\", kind = \"framework\")]\n";
-        assert_eq!(unlinked(comment), (comment.to_owned(), 0));
+        assert_eq!(for_linux(comment), (comment.to_owned(), 0));
+    }
+
+    #[test]
+    fn conditions_are_those_of_macos() {
+        let [(mac, on), (other, off)] = CONDITIONS;
+        let text = format!("    {mac}\n    f();\n    {other}\n    g();\n");
+        let edited = format!("    {on}\n    f();\n    {off}\n    g();\n");
+        assert_eq!(for_linux(&text), (edited, 2));
+        let ios = "#[cfg(target_os = \"ios\")]\n";
+        assert_eq!(for_linux(ios), (ios.to_owned(), 0));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod cache;
 mod commands;
 mod data_source;
 mod download;
+mod exact;
 mod failure;
 mod fetch;
 mod hub;

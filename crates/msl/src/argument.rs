@@ -113,6 +113,10 @@ pub struct Argument {
     pub is_const: bool,
     /// How it is passed.
     pub passing: Passing,
+    /// Number of `*` and `&` of its declaration, an array's brackets included.
+    pub indirections: usize,
+    /// Its attributes as they are written: the name, and what its parentheses hold.
+    pub attributes: Vec<(String, String)>,
     /// What it is bound to.
     pub role: Role,
     /// Function constant of `[[function_constant(name)]]`: the argument exists only where that is true.
@@ -186,6 +190,7 @@ fn read_argument(
     let fail = |reason: String| source.error(range.start, construct.to_string(), reason);
     let whole = source.join(range.clone());
     let (mut words, mut role, mut condition, mut explicit) = (Vec::new(), None, None, None);
+    let mut attributes = Vec::new();
     let mut index = range.start;
     while index < range.end {
         if source.at(index) != "[" || source.at(index + 1) != "[" {
@@ -200,6 +205,8 @@ fn read_argument(
         for attribute in split(source, index + 2..end - 1) {
             let name = source.at(attribute.start);
             let value = source.at(attribute.start + 2);
+            let end = attribute.end.saturating_sub(1).max(attribute.start + 1);
+            attributes.push((name.to_string(), source.join((attribute.start + 2).min(end)..end)));
             let number = || {
                 value
                     .parse::<u32>()
@@ -231,9 +238,10 @@ fn read_argument(
         .filter(|_| words.len() > 1)
         .ok_or_else(|| fail(format!("argument `{whole}` has no name")))?;
     let (mut passing, mut address_space, mut is_const, mut ty) = (Passing::Value, None, false, Vec::new());
-    let mut index = 0;
+    let (mut indirections, mut index) = (0, 0);
     while index < words.len() && words[index] < name_at {
         let word = source.at(words[index]);
+        indirections += usize::from(matches!(word, "*" | "&"));
         match word {
             "*" => passing = Passing::Pointer,
             "&" => passing = Passing::Reference,
@@ -256,6 +264,7 @@ fn read_argument(
     }
     if source.at(name_at + 1) == "[" && source.at(name_at + 2) != "[" {
         passing = Passing::Pointer;
+        indirections += 1;
     }
     if ty.is_empty() {
         return Err(fail(format!("argument `{whole}` has no type")));
@@ -275,6 +284,8 @@ fn read_argument(
         address_space,
         is_const,
         passing,
+        indirections,
+        attributes,
         role,
         condition,
         line: source.tokens()[range.start].line,

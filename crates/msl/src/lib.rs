@@ -28,16 +28,19 @@
 mod argument;
 mod constant;
 mod error;
+mod function;
 mod instantiation;
 mod item;
 mod kernel;
 mod lexer;
 mod library;
+pub mod rules;
 mod threadgroup;
 
 pub use argument::{AddressSpace, Argument, Builtin, Passing, Role};
 pub use constant::{DerivedConstant, FunctionConstant};
 pub use error::{Error, Location};
+pub use function::Function;
 pub use item::{Item, ItemKind};
 pub use kernel::{Kernel, TemplateParameter};
 pub use lexer::{Source, Token, TokenKind};

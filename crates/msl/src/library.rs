@@ -18,6 +18,8 @@ pub struct Library {
     pub function_constants: Vec<FunctionConstant>,
     /// Constants that follow from them, in order.
     pub derived_constants: Vec<DerivedConstant>,
+    /// Kernel templates that no instantiation makes a kernel of.
+    pub uninstantiated: Vec<Kernel>,
     /// Bytes of the explicit instantiations, which have no meaning in plain C++.
     pub instantiations: Vec<Range<usize>>,
 }
@@ -43,6 +45,8 @@ impl Library {
         for instantiation in pending {
             library.kernels.push(instantiation.resolve(source, &templates)?);
         }
+        let unused = |t: &Kernel| library.kernels.iter().all(|k| k.function != t.function);
+        library.uninstantiated = templates.iter().filter(|t| unused(t)).cloned().collect();
         for (index, kernel) in library.kernels.iter().enumerate() {
             if library.kernels[..index].iter().any(|k| k.name == kernel.name) {
                 return Err(Error {

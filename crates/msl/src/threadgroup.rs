@@ -18,6 +18,10 @@ pub struct ThreadgroupVariable {
     pub line: u32,
     /// Bytes of the word `threadgroup`, which a translator replaces by a storage class.
     pub keyword: Range<usize>,
+    /// Bytes of the whole declaration, from that word to its `;`; variables of one declaration share them.
+    pub declaration: Range<usize>,
+    /// Whether it has an initializer.
+    pub initialized: bool,
 }
 
 /// The variables declared between the braces at tokens `open` and `close`.
@@ -58,7 +62,7 @@ fn read_declaration(source: &Source<'_>, keyword: usize, close: usize) -> Vec<Th
                 _ => stop + 1,
             };
         }
-        if matches!(source.at(stop), "*" | "&" | "(" | "=") && stop < part.end {
+        if matches!(source.at(stop), "*" | "&" | "(") && stop < part.end {
             return Vec::new();
         }
         let name = stop - 1;
@@ -85,6 +89,8 @@ fn read_declaration(source: &Source<'_>, keyword: usize, close: usize) -> Vec<Th
             extents,
             line: source.tokens()[keyword].line,
             keyword: source.tokens()[keyword].span.clone(),
+            declaration: source.span(keyword, end.min(close)),
+            initialized: stop < part.end,
         });
     }
     variables

@@ -65,7 +65,7 @@ define_class!(
                 let written = Ranges::new(vec![at..at + size]);
                 Ok(vec![source_spot.touched(&read, &none), target_spot.touched(&none, &written)])
             });
-            encoder.push(Entry::Command(Command { label: "copy".to_owned(), uses, body }));
+            encoder.push(Entry::Command(Command { label: "copy".to_owned(), uses, threads: 0, body }));
         }
 
         #[unsafe(method(fillBuffer:range:value:))]
@@ -86,7 +86,7 @@ define_class!(
                 unsafe { memory.start().add(start).write_bytes(value, size) };
                 Ok(vec![spot.touched(&Ranges::default(), &Ranges::new(vec![start..start + size]))])
             });
-            encoder.push(Entry::Command(Command { label: "fill".to_owned(), uses, body }));
+            encoder.push(Entry::Command(Command { label: "fill".to_owned(), uses, threads: 0, body }));
         }
 
         #[unsafe(method(sampleCountersInBuffer:atSampleIndex:withBarrier:))]
@@ -113,7 +113,7 @@ define_class!(
                 unsafe { memory.start().add(at).copy_from_nonoverlapping(bytes.as_ptr(), size) };
                 Ok(vec![spot.touched(&Ranges::default(), &Ranges::new(vec![at..at + size]))])
             });
-            encoder.push(Entry::Command(Command { label: "resolve".to_owned(), uses, body }));
+            encoder.push(Entry::Command(Command { label: "resolve".to_owned(), uses, threads: 0, body }));
         }
 
         #[unsafe(method(waitForFence:))]

@@ -16,7 +16,7 @@ use crate::compute::SoftComputeEncoder;
 use crate::counters::count;
 use crate::device::{SoftDevice, model, shared};
 use crate::faults;
-use crate::foundation::error;
+use crate::foundation::{Underlying, error_with};
 use crate::ordering::{EncoderKind, Number};
 use crate::pass::{PassDescriptor, Sampling};
 use crate::queue::{SoftQueue, prune_if_idle};
@@ -26,6 +26,8 @@ use crate::work::{Command, EncoderWork, Entry, GpuError, Item, heard};
 
 /// The domain of command buffers' errors.
 const DOMAIN: &str = "MTLCommandBufferErrorDomain";
+/// The domain of the errors that underlie them.
+const KILL_DOMAIN: &str = "IOGPUCommandQueueErrorDomain";
 
 type Handler = dyn Fn(NonNull<SoftCommandBuffer>);
 
@@ -264,6 +266,14 @@ fn is_committed(status: Status) -> bool {
     status.0 >= Status::Committed.0
 }
 
+impl GpuError {
+    /// The error as a command buffer reports it.
+    fn error(&self) -> Retained<NSError> {
+        let underlying = self.kill.map(|kill| Underlying { domain: KILL_DOMAIN, code: kill as isize });
+        error_with(DOMAIN, self.code as isize, &self.message, underlying)
+    }
+}
+
 impl SoftCommandBuffer {
     pub(crate) fn create(queue: Retained<SoftQueue>, retained: bool) -> Retained<Self> {
         let number = model().command_buffer(queue.number(), "");
@@ -423,16 +433,22 @@ impl SoftCommandBuffer {
         }
         let mut panics = Vec::new();
         let failure = match faults::command_buffer_error() {
-            Some(code) => Some((code, "a fault that was asked for".to_owned())),
-            None => self.run_items(items, &mut panics).err().map(|e| (e.code as u64, e.message)),
+            Some(code) => {
+                let message = "a fault that was asked for".to_owned();
+                Some(GpuError { code, message, rule: None, kill: None })
+            }
+            None => self.run_items(items, &mut panics).err(),
         };
+        if failure.as_ref().is_some_and(|failure| failure.kill.is_some()) {
+            count(|counters| counters.killed += 1);
+        }
         std::thread::sleep(faults::delay());
         let completed = {
             let mut state = self.state();
             state.times.1 = seconds();
             state.panics = panics;
             state.status = if failure.is_some() { Status::Error } else { Status::Completed };
-            state.error = failure.map(|(code, message)| error(DOMAIN, code as isize, &message));
+            state.error = failure.map(|failure| failure.error());
             std::mem::take(&mut state.completed)
         };
         if !completed.is_empty() {
@@ -447,7 +463,9 @@ impl SoftCommandBuffer {
     }
 
     fn run_items(&self, items: Vec<Item>, panics: &mut Vec<String>) -> Result<(), GpuError> {
-        items.into_iter().try_for_each(|item| item.run(self.ivars().number, panics))
+        let mut sentence = faults::sentence();
+        items.into_iter().try_for_each(|item| item.run(self.ivars().number, panics, &mut sentence))?;
+        sentence.after_all().map_err(GpuError::killed)
     }
 }
 

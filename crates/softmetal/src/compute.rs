@@ -21,12 +21,13 @@ use crate::fences::{Update, Wait};
 use crate::heap::SoftHeap;
 use crate::ordering::{EncoderKind, Touched};
 use crate::pass::Sampling;
-use crate::pipeline::SoftPipeline;
+use crate::pipeline::{SIMD_WIDTH, SoftPipeline};
 use crate::program::{ARGUMENTS, Binding, Launch, LaunchFault};
 use crate::ranges::Ranges;
 use crate::rules;
 use crate::samples::SoftSamples;
 use crate::sync::SoftFence;
+use crate::system::{Oversized, mac};
 use crate::work::{Accesses, Command, Entry, GpuError, random};
 
 /// The most that setBytes takes.
@@ -314,6 +315,10 @@ impl Compute {
         let Some(pipeline) = self.pipeline.clone() else {
             return report(&rules::NO_PIPELINE, self.encoder.label().to_owned());
         };
+        let size: usize = threadgroup.iter().product();
+        if size > pipeline.max_threads() && mac().oversized == Oversized::Dropped {
+            return count(|counters| *counters.dropped.entry(pipeline.name().to_owned()).or_default() += 1);
+        }
         if let Err((rule, message)) = self.check(&pipeline, &grid, threadgroup) {
             return report(rule, format!("{}: {message}", pipeline.name()));
         }
@@ -350,7 +355,14 @@ impl Compute {
             seed: random(),
         };
         let program = pipeline.program().clone();
+        let threads = launch.grid.iter().fold(1, |all, &side| side as u64 * all);
+        let simd_width = mac().gpu.simd_width;
         let body = Box::new(move || {
+            if simd_width != SIMD_WIDTH {
+                let message =
+                    format!("SIMD groups of {simd_width} threads cannot run here, only of {SIMD_WIDTH}");
+                return Err(GpuError::internal(message));
+            }
             let mut read = None;
             if let Some((memory, spot, offset)) = groups {
                 // SAFETY: the numbers lie within the buffer, as was checked.
@@ -368,7 +380,7 @@ impl Compute {
             found.extend(read);
             Ok(found)
         });
-        self.encoder.push(Entry::Command(Command { label: pipeline.name().to_owned(), uses, body }));
+        self.encoder.push(Entry::Command(Command { label: pipeline.name().to_owned(), uses, threads, body }));
     }
 
     fn check(
@@ -446,7 +458,7 @@ fn error_of(fault: LaunchFault) -> GpuError {
         }
         LaunchFault::Failed(message) => (CommandBufferError::Internal, None, message),
     };
-    GpuError { code, message, rule }
+    GpuError { code, message, rule, kill: None }
 }
 
 pub(crate) fn load() {

@@ -1,4 +1,4 @@
-//! The strings that Metal exports as constants: error domains, and names of counters.
+//! The strings that Metal and Foundation export as constants: error domains, names of counters, keys of errors.
 
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -24,6 +24,8 @@ macro_rules! strings {
 }
 
 strings!(
+    NSUnderlyingErrorKey = "NSUnderlyingError",
+    NSLocalizedDescriptionKey = "NSLocalizedDescription",
     MTLLibraryErrorDomain = "MTLLibraryErrorDomain",
     MTLCommandBufferErrorDomain = "MTLCommandBufferErrorDomain",
     MTLCounterErrorDomain = "MTLCounterErrorDomain",

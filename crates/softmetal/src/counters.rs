@@ -24,6 +24,14 @@ pub struct Counters {
     pub archive_hits: u64,
     /// Pipelines whose function no binary archive of their descriptor had.
     pub archive_misses: u64,
+    /// Dispatches that did nothing because their threadgroups were larger than the pipeline allows, by kernel.
+    pub dropped: BTreeMap<String, u64>,
+    /// Command buffers that the GPU killed.
+    pub killed: u64,
+    /// Libraries that were compiled from source, by language version; `default` where no version was asked for.
+    pub languages: BTreeMap<String, u64>,
+    /// Calls of `MPSSupportsMTLDevice`.
+    pub mps_support_queries: u64,
     /// Bytes given by `setBytes`.
     pub bytes_set: u64,
     /// Bytes of buffers that were bound, from the offset to the end, as often as they were bound.

@@ -17,6 +17,8 @@ use objc2_metal::{
 use crate::archive::{ArchiveDescriptor, SoftArchive};
 use crate::buffer::SoftBuffer;
 use crate::clock::nanoseconds;
+use crate::compile_options::{CompileOptions, language};
+use crate::counters::count;
 use crate::descriptors::QueueDescriptor;
 use crate::foundation::{List, list};
 use crate::heap::{self, SoftHeap};
@@ -29,6 +31,7 @@ use crate::queue::{SoftQueue, aside};
 use crate::residency::SoftResidencySet;
 use crate::samples::{self, SamplesDescriptor, SoftSamples};
 use crate::sync::{SoftEvent, SoftFence};
+use crate::system::{Devices, mac, registry_id};
 
 /// Longest buffer, in bytes.
 pub(crate) const MAX_BUFFER_LENGTH: usize = 8 << 30;
@@ -43,7 +46,7 @@ pub(crate) fn model() -> MutexGuard<'static, Model> {
 }
 
 define_class!(
-    /// The device: an Apple7 (M1) by what it says of itself.
+    /// The device. What it reports of itself is that of [`crate::system::Gpu`].
     #[unsafe(super(NSObject))]
     #[name = "SoftMTLDevice"]
     pub(crate) struct SoftDevice;
@@ -51,12 +54,12 @@ define_class!(
     impl SoftDevice {
         #[unsafe(method(registryID))]
         fn registry_id(&self) -> u64 {
-            1
+            registry_id()
         }
 
         #[unsafe(method_id(name))]
         fn name(&self) -> Retained<NSString> {
-            NSString::from_str("softmetal")
+            NSString::from_str(&mac().gpu.name)
         }
 
         #[unsafe(method_id(architecture))]
@@ -118,7 +121,7 @@ define_class!(
 
         #[unsafe(method(hasUnifiedMemory))]
         fn has_unified_memory(&self) -> bool {
-            true
+            mac().gpu.unified_memory
         }
 
         #[unsafe(method(currentAllocatedSize))]
@@ -138,7 +141,8 @@ define_class!(
 
         #[unsafe(method(supportsFamily:))]
         fn supports_family(&self, family: MTLGPUFamily) -> bool {
-            (MTLGPUFamily::Apple1.0..=MTLGPUFamily::Apple7.0).contains(&family.0)
+            let apple = mac().gpu.family.map_or(0, isize::from);
+            (1..=apple).contains(&(family.0 - MTLGPUFamily::Apple1.0 + 1))
                 || (MTLGPUFamily::Common1.0..=MTLGPUFamily::Common3.0).contains(&family.0)
                 || [MTLGPUFamily::Mac2, MTLGPUFamily::Metal3].contains(&family)
         }
@@ -233,23 +237,23 @@ define_class!(
         fn new_library_with_source(
             &self,
             source: &NSString,
-            _options: Option<&NSObject>,
+            options: Option<&CompileOptions>,
             error: *mut *mut NSError,
         ) -> Option<Retained<SoftLibrary>> {
-            SoftLibrary::compile(source, error)
+            SoftLibrary::compile(source, language(options), error)
         }
 
         #[unsafe(method(newLibraryWithSource:options:completionHandler:))]
         fn new_library_later(
             &self,
             source: &NSString,
-            _options: Option<&NSObject>,
+            options: Option<&CompileOptions>,
             handler: &Block<dyn Fn(*mut SoftLibrary, *mut NSError)>,
         ) {
-            let (source, handler) = (source.retain(), handler.copy());
+            let (source, language, handler) = (source.retain(), language(options), handler.copy());
             aside(move || {
                 let mut error: *mut NSError = std::ptr::null_mut();
-                let library = SoftLibrary::compile(&source, &mut error);
+                let library = SoftLibrary::compile(&source, language, &mut error);
                 let made = library.as_ref().map_or(std::ptr::null(), Retained::as_ptr);
                 handler.call((made.cast_mut(), error));
             });
@@ -373,8 +377,7 @@ define_class!(
     impl Architecture {
         #[unsafe(method_id(name))]
         fn name(&self) -> Retained<NSString> {
-            let name = std::env::var("SOFTMETAL_ARCHITECTURE");
-            NSString::from_str(name.as_deref().unwrap_or("applegpu_g13g"))
+            NSString::from_str(&mac().gpu.architecture)
         }
     }
 );
@@ -391,6 +394,9 @@ pub(crate) fn shared() -> Retained<SoftDevice> {
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
 pub extern "C-unwind" fn MTLCreateSystemDefaultDevice() -> *mut c_void {
+    if mac().devices != Devices::Default {
+        return std::ptr::null_mut();
+    }
     Retained::into_raw(shared()).cast()
 }
 
@@ -400,14 +406,16 @@ pub extern "C-unwind" fn MTLCreateSystemDefaultDevice() -> *mut c_void {
 pub extern "C-unwind" fn MTLCopyAllDevices() -> *mut c_void {
     // SAFETY: a device is an object.
     let device: Retained<AnyObject> = unsafe { Retained::cast_unchecked(shared()) };
-    Retained::into_raw(list(vec![device])).cast()
+    let listed = mac().devices != Devices::None;
+    Retained::into_raw(list(if listed { vec![device] } else { Vec::new() })).cast()
 }
 
 /// The function of the MPS framework.
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
-pub extern "C-unwind" fn MPSSupportsMTLDevice(_device: *const c_void) -> Bool {
-    Bool::YES
+pub extern "C-unwind" fn MPSSupportsMTLDevice(device: *const c_void) -> Bool {
+    count(|counters| counters.mps_support_queries += 1);
+    Bool::new(!device.is_null() && mac().gpu.mps)
 }
 
 pub(crate) fn load() {

@@ -10,6 +10,8 @@ use objc2::runtime::AnyObject;
 use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send};
 use objc2_foundation::{NSError, NSFastEnumerationState, NSObject, NSString};
 
+use crate::dictionary::Dictionary;
+
 define_class!(
     /// A text in UTF-8.
     #[unsafe(super(NSObject))]
@@ -85,6 +87,13 @@ pub(crate) struct Failure {
     domain: Retained<NSString>,
     code: isize,
     message: Retained<NSString>,
+    underlying: Option<Retained<NSError>>,
+}
+
+/// The error that underlies another.
+pub(crate) struct Underlying {
+    pub(crate) domain: &'static str,
+    pub(crate) code: isize,
 }
 
 define_class!(
@@ -111,15 +120,48 @@ define_class!(
         }
 
         #[unsafe(method_id(userInfo))]
-        fn user_info(&self) -> Option<Retained<NSObject>> {
-            None
+        fn user_info(&self) -> Retained<Dictionary> {
+            let Failure { message, underlying, .. } = self.ivars();
+            // SAFETY: strings and errors are objects.
+            let object = |of: Retained<NSError>| unsafe { Retained::cast_unchecked::<AnyObject>(of) };
+            // SAFETY: as above.
+            let message = unsafe { Retained::cast_unchecked::<AnyObject>(message.clone()) };
+            let mut entries = vec![(NSString::from_str("NSLocalizedDescription"), message)];
+            let underlying = underlying.clone().map(object);
+            entries.extend(underlying.map(|error| (NSString::from_str("NSUnderlyingError"), error)));
+            Dictionary::of(entries)
+        }
+
+        #[unsafe(method_id(underlyingErrors))]
+        fn underlying_errors(&self) -> Retained<List> {
+            // SAFETY: an error is an object.
+            let object = |of: Retained<NSError>| unsafe { Retained::cast_unchecked::<AnyObject>(of) };
+            list(self.ivars().underlying.clone().map(object).into_iter().collect())
         }
     }
 );
 
 /// A new error.
 pub(crate) fn error(domain: &str, code: isize, message: &str) -> Retained<NSError> {
-    let failure = Failure { domain: NSString::from_str(domain), code, message: NSString::from_str(message) };
+    error_with(domain, code, message, None)
+}
+
+/// A new error, with the one that underlies it.
+pub(crate) fn error_with(
+    domain: &str,
+    code: isize,
+    message: &str,
+    underlying: Option<Underlying>,
+) -> Retained<NSError> {
+    let underlying = underlying.map(|Underlying { domain, code }| {
+        error(domain, code, &format!("The operation couldn’t be completed. ({domain} error {code}.)"))
+    });
+    let failure = Failure {
+        domain: NSString::from_str(domain),
+        code,
+        message: NSString::from_str(message),
+        underlying,
+    };
     let this = SoftError::alloc().set_ivars(failure);
     // SAFETY: NSObject's init returns the object; the class is registered as NSError.
     unsafe {

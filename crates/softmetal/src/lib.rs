@@ -11,12 +11,13 @@
 //! - [`check`]: rules and violations; [`rules`] lists all of them.
 //! - [`ledger`]: live objects, leaks.
 //! - [`ordering`]: what is sure to run after what.
-//! - [`faults`]: what a test makes go wrong. [`counters`]: what was encoded.
+//! - [`faults`]: what a test makes go wrong. [`system`]: the Mac that the device is part of.
+//! - [`counters`]: what was encoded.
 //! - [`constants`]: the strings that Metal exports.
 //! - [`native`]: kernels in Rust, for tests that need no Metal source.
 //!
 //! Environment: `SOFTMETAL_VALIDATION` (panic, log, off), `SOFTMETAL_SEED`, `SOFTMETAL_POISON`, `SOFTMETAL_BACKTRACE`,
-//! `SOFTMETAL_ARCHITECTURE`, `SOFTMETAL_OS_VERSION`, `METAL_CAPTURE_ENABLED`.
+//! `SOFTMETAL_ARCHITECTURE`, `SOFTMETAL_OS_VERSION`, `SOFTMETAL_KERNEL_RELEASE`, `METAL_CAPTURE_ENABLED`.
 
 mod archive;
 mod blit;
@@ -24,12 +25,14 @@ mod buffer;
 mod capture;
 mod clock;
 mod command_buffer;
+mod compile_options;
 mod compute;
 pub mod constants;
 pub mod counters;
 mod data;
 mod descriptors;
 mod device;
+mod dictionary;
 mod encoder;
 mod encoder_set;
 pub mod faults;
@@ -53,6 +56,7 @@ mod residency;
 pub mod rules;
 mod samples;
 mod sync;
+pub mod system;
 mod url;
 mod work;
 
@@ -70,7 +74,9 @@ pub fn load() {
         foundation::load();
         url::load();
         data::load();
+        dictionary::load();
         process::load();
+        compile_options::load();
         descriptors::load();
         constants::load();
         device::load();
@@ -90,6 +96,7 @@ pub fn load() {
         residency::load();
         capture::load();
         mps::load();
+        system::hide_classes();
         // SAFETY: the function takes and gives nothing.
         unsafe { libc::atexit(work::fail_if_unheard) };
     });

@@ -9,12 +9,14 @@ use objc2_foundation::{NSError, NSObject, NSString};
 use objc2_metal::MTLFunctionType;
 
 use crate::archive::fingerprint;
+use crate::compile_options::{Language, as_language, in_words};
 use crate::device::{SoftDevice, shared};
 use crate::foundation::{Label, List, list, set_error};
 use crate::metal_program::MetalProgram;
 use crate::native;
 use crate::program::Program;
 use crate::residency::{Constants, SoftConstants};
+use crate::system::mac;
 
 /// The domain of libraries' errors.
 pub(crate) const DOMAIN: &str = "MTLLibraryErrorDomain";
@@ -22,32 +24,38 @@ pub(crate) const DOMAIN: &str = "MTLLibraryErrorDomain";
 pub(crate) const COMPILE_FAILURE: isize = 3;
 /// MTLLibraryErrorFunctionNotFound
 const FUNCTION_NOT_FOUND: isize = 5;
+/// MTLLibraryErrorUnsupported
+const UNSUPPORTED: isize = 1;
 
 /// Where a library's kernels come from.
 pub(crate) enum Source {
     /// Kernels in Rust, see [`native`].
     Native,
-    Metal(Arc<softmetal_kernels::Library>),
+    Metal {
+        library: Arc<softmetal_kernels::Library>,
+        /// Whether the text calls a SIMD-scoped reduction or names a matrix of a SIMD group.
+        simd_reductions: bool,
+    },
 }
 
 impl Source {
     fn has(&self, name: &str) -> bool {
         match self {
             Self::Native => native::find(name).is_some(),
-            Self::Metal(library) => library.signature(name).is_some(),
+            Self::Metal { library, .. } => library.signature(name).is_some(),
         }
     }
 
     fn names(&self) -> Vec<String> {
         match self {
             Self::Native => native::names(),
-            Self::Metal(library) => library.function_names(),
+            Self::Metal { library, .. } => library.function_names(),
         }
     }
 
     /// The index of a function constant.
     fn constant(&self, name: &str) -> Option<u32> {
-        let Self::Metal(library) = self else { return None };
+        let Self::Metal { library, .. } = self else { return None };
         library
             .function_constants()
             .iter()
@@ -59,14 +67,17 @@ impl Source {
     fn key(&self) -> &str {
         match self {
             Self::Native => "native",
-            Self::Metal(library) => library.key(),
+            Self::Metal { library, .. } => library.key(),
         }
     }
 
     fn program(&self, name: &str, constants: &Constants) -> Result<Arc<dyn Program>, String> {
         match self {
             Self::Native => native::find(name).ok_or_else(|| format!("there is no native kernel '{name}'")),
-            Self::Metal(library) => {
+            Self::Metal { library, simd_reductions } => {
+                if *simd_reductions && !mac().gpu.has_simd_reductions() {
+                    return Err(format!("kernel '{name}': the GPU has no SIMD-scoped reductions"));
+                }
                 let pipeline = library.pipeline(name, constants).map_err(|error| error.to_string())?;
                 Ok(Arc::new(MetalProgram::new(pipeline)))
             }
@@ -149,18 +160,54 @@ impl SoftLibrary {
         unsafe { msg_send![super(this), init] }
     }
 
-    /// A library from Metal source; an error names line and construct.
-    pub(crate) fn compile(source: &NSString, error: *mut *mut NSError) -> Option<Retained<Self>> {
+    /// A library from Metal source as a language version; an error names line and construct.
+    pub(crate) fn compile(
+        source: &NSString,
+        language: Result<Language, String>,
+        error: *mut *mut NSError,
+    ) -> Option<Retained<Self>> {
+        let refuse = |code, message: &str| {
+            // SAFETY: the pointer is the caller's place for an error.
+            unsafe { set_error(error, DOMAIN, code, message) };
+        };
+        let language = language.map_err(|message| refuse(UNSUPPORTED, &message)).ok()?;
+        let text = source.to_string();
         let options = softmetal_kernels::CompileOptions::default();
-        match softmetal_kernels::Library::from_source(&source.to_string(), &options) {
-            Ok(library) => Some(Self::create(Source::Metal(library))),
+        match softmetal_kernels::Library::from_source(&as_language(&text, language), &options) {
+            Ok(library) => {
+                let simd_reductions = reduces(&text);
+                Some(Self::create(Source::Metal { library, simd_reductions }))
+            }
             Err(failure) => {
-                // SAFETY: the pointer is the caller's place for an error.
-                unsafe { set_error(error, DOMAIN, COMPILE_FAILURE, &failure.to_string()) };
+                let line = failure.location.as_ref().map(|location| location.line);
+                refuse(COMPILE_FAILURE, &in_words(&failure.to_string(), line));
                 None
             }
         }
     }
+}
+
+/// Whether a text calls a SIMD-scoped reduction or names a matrix of a SIMD group, outside its comments.
+fn reduces(text: &str) -> bool {
+    /// Beginnings of names that family Apple7 introduces (Metal Feature Set Tables).
+    const NAMES: [&str; 13] = [
+        "simd_sum",
+        "simd_product",
+        "simd_min",
+        "simd_max",
+        "simd_and",
+        "simd_or",
+        "simd_xor",
+        "simd_prefix_",
+        "simdgroup_matrix",
+        "simdgroup_float8",
+        "simdgroup_half8",
+        "simdgroup_bfloat8",
+        "simdgroup_multiply",
+    ];
+    let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let mut words = code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'));
+    words.any(|word| NAMES.iter().any(|name| word.starts_with(name)))
 }
 
 pub(crate) struct FunctionState {

@@ -18,10 +18,11 @@ use crate::foundation::{List, list, set_error};
 use crate::library::{COMPILE_FAILURE, DOMAIN, SoftFunction};
 use crate::program::Program;
 use crate::rules;
+use crate::system::mac;
 
 /// Threads that a pipeline without other limits allows in a threadgroup.
 const MAX_THREADS: usize = 1024;
-/// Threads of a SIMD group.
+/// Threads of a SIMD group, as kernels run here.
 pub(crate) const SIMD_WIDTH: usize = 32;
 
 /// What a descriptor asks for.
@@ -162,7 +163,7 @@ define_class!(
 
         #[unsafe(method(threadExecutionWidth))]
         fn thread_execution_width(&self) -> usize {
-            SIMD_WIDTH
+            mac().gpu.simd_width
         }
 
         #[unsafe(method(staticThreadgroupMemoryLength))]
@@ -240,10 +241,13 @@ impl SoftPipeline {
         let program = function.program().map_err(|message| refuse(error, &message)).ok()?;
         count(|counters| counters.pipelines += 1);
         let asked = if settings.max_threads == 0 { MAX_THREADS } else { settings.max_threads };
+        let own = program.max_threads();
+        let declared = own.is_some() || settings.max_threads > 0;
+        let limit = mac().limit(name, own.map_or(asked, |limit| asked.min(limit)), declared);
         let state = PipelineState {
             name: name.to_owned(),
             label: settings.label.clone(),
-            max_threads: program.max_threads().map_or(asked, |limit| asked.min(limit)),
+            max_threads: limit,
             program,
             whole_simd_groups: settings.whole_simd_groups,
             indirect: settings.indirect,
@@ -267,7 +271,7 @@ impl SoftPipeline {
 
     /// Whether a threadgroup of so many threads keeps what the descriptor promised.
     pub(crate) fn takes_width(&self, threads: usize) -> bool {
-        !self.ivars().whole_simd_groups || threads.is_multiple_of(SIMD_WIDTH)
+        !self.ivars().whole_simd_groups || threads.is_multiple_of(mac().gpu.simd_width)
     }
 }
 

@@ -8,12 +8,10 @@ use objc2_foundation::{NSObject, NSOperatingSystemVersion, NSString};
 
 use crate::clock::seconds;
 use crate::device::Shared;
-
-/// The first that has everything which is modelled here.
-const VERSION: [isize; 3] = [15, 0, 0];
+use crate::system::mac;
 
 define_class!(
-    /// The process, and the system that it runs on. `SOFTMETAL_OS_VERSION`, as 14.4.1, asks for another version.
+    /// The process, and the system that it runs on.
     #[unsafe(super(NSObject))]
     #[name = "NSProcessInfo"]
     pub(crate) struct ProcessInfo;
@@ -81,17 +79,7 @@ fn processors() -> usize {
 }
 
 fn version() -> [isize; 3] {
-    std::env::var("SOFTMETAL_OS_VERSION").ok().and_then(|text| parsed(&text)).unwrap_or(VERSION)
-}
-
-/// Up to three numbers with points between them.
-fn parsed(text: &str) -> Option<[isize; 3]> {
-    let mut version = [0; 3];
-    let mut parts = text.split('.');
-    for (place, part) in version.iter_mut().zip(&mut parts) {
-        *place = part.parse().ok()?;
-    }
-    parts.next().is_none().then_some(version)
+    mac().version
 }
 
 /// Made when the program starts, so that it is nobody's leak.
@@ -103,18 +91,4 @@ fn shared() -> Retained<ProcessInfo> {
 
 pub(crate) fn load() {
     let _ = shared();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parsed;
-
-    #[test]
-    fn versions_have_up_to_three_numbers() {
-        assert_eq!(parsed("14.4.1"), Some([14, 4, 1]));
-        assert_eq!(parsed("26"), Some([26, 0, 0]));
-        assert_eq!(parsed("1.2.3.4"), None);
-        assert_eq!(parsed("15.x"), None);
-        assert_eq!(parsed(""), None);
-    }
 }

@@ -9,7 +9,7 @@ use objc2::rc::{Allocated, Retained};
 use objc2::runtime::AnyObject;
 use objc2::{AnyThread, ClassType, DefinedClass, Message, define_class, msg_send};
 use objc2_foundation::{NSObject, NSRange, NSString};
-use objc2_metal::{MTLDataType, MTLLanguageVersion, MTLMathFloatingPointFunctions, MTLMathMode};
+use objc2_metal::MTLDataType;
 
 use crate::buffer::SoftBuffer;
 use crate::check::report;
@@ -114,15 +114,6 @@ macro_rules! inert {
 }
 
 inert!(
-    /// How a library is compiled: fast math is not modelled, the CPU's arithmetic is exact to its last bit either way.
-    CompileOptions, "MTLCompileOptions", {
-        setFastMathEnabled set_fast_math: bool,
-        setMathMode set_math_mode: MTLMathMode,
-        setMathFloatingPointFunctions set_functions: MTLMathFloatingPointFunctions,
-        setLanguageVersion set_language: MTLLanguageVersion,
-    }
-);
-inert!(
     /// How a residency set is made.
     ResidencySetDescriptor, "MTLResidencySetDescriptor", {
         setInitialCapacity set_capacity: usize,
@@ -218,6 +209,5 @@ impl SoftConstants {
 }
 
 pub(crate) fn load() {
-    let _ = (SoftResidencySet::class(), CompileOptions::class(), ResidencySetDescriptor::class());
-    let _ = SoftConstants::class();
+    let _ = (SoftResidencySet::class(), ResidencySetDescriptor::class(), SoftConstants::class());
 }

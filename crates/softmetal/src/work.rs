@@ -10,7 +10,7 @@ use crate::buffer::SoftBuffer;
 use crate::check::{Rule, report};
 use crate::counters::count;
 use crate::device::model;
-use crate::faults::CommandBufferError;
+use crate::faults::{CommandBufferError, Kill, Sentence};
 use crate::fences::{Update, Wait};
 use crate::memory::Memory;
 use crate::ordering::{Bytes, CommandPlace, EncoderKind, Number, Touched};
@@ -25,6 +25,20 @@ pub(crate) struct GpuError {
     pub(crate) message: String,
     /// The rule that was broken, if it was one.
     pub(crate) rule: Option<Rule>,
+    /// How the GPU ended the command buffer, if a test asked for that.
+    pub(crate) kill: Option<Kill>,
+}
+
+impl GpuError {
+    /// A failure in the device itself.
+    pub(crate) fn internal(message: String) -> Self {
+        Self { code: CommandBufferError::Internal, message, rule: None, kill: None }
+    }
+
+    /// The end of a command buffer that the GPU killed.
+    pub(crate) fn killed(kill: Kill) -> Self {
+        Self { kill: Some(kill), ..Self::internal(kill.text().to_owned()) }
+    }
 }
 
 /// What a command touched, by buffer.
@@ -54,6 +68,8 @@ impl Use {
 pub(crate) struct Command {
     pub(crate) label: String,
     pub(crate) uses: Vec<Use>,
+    /// Threads of its grid; 0 for blits, MPS kernels and indirect dispatches.
+    pub(crate) threads: u64,
     pub(crate) body: Body,
 }
 
@@ -153,10 +169,16 @@ impl Item {
         }
     }
 
-    /// Runs the item for a command buffer. Rules that it breaks go to `panics` if they are to panic.
-    pub(crate) fn run(self, command_buffer: Number, panics: &mut Vec<String>) -> Result<(), GpuError> {
+    /// Runs the item for a command buffer. Rules that it breaks go to `panics` if they are to panic; `sentence` decides
+    /// whether the command buffer is killed.
+    pub(crate) fn run(
+        self,
+        command_buffer: Number,
+        panics: &mut Vec<String>,
+        sentence: &mut Sentence,
+    ) -> Result<(), GpuError> {
         match self {
-            Self::Encoder(work) => work.run(command_buffer, panics),
+            Self::Encoder(work) => work.run(command_buffer, panics, sentence),
             Self::Signal(event, value) => {
                 model().signal(command_buffer, event.number(), value);
                 event.signal(value);
@@ -172,7 +194,12 @@ impl Item {
 }
 
 impl EncoderWork {
-    fn run(self, command_buffer: Number, panics: &mut Vec<String>) -> Result<(), GpuError> {
+    fn run(
+        self,
+        command_buffer: Number,
+        panics: &mut Vec<String>,
+        sentence: &mut Sentence,
+    ) -> Result<(), GpuError> {
         let encoder = model().encoder(command_buffer, self.kind, &self.label);
         // Commands get their places in the order of encoding; those between two barriers then run in any order.
         let mut segments: Vec<Vec<(CommandPlace, Command)>> = vec![Vec::new()];
@@ -207,6 +234,7 @@ impl EncoderWork {
                 shuffle(&mut segment);
             }
             for (place, command) in segment {
+                sentence.before(command.threads).map_err(GpuError::killed)?;
                 command.run(place, panics)?;
             }
         }
@@ -224,7 +252,7 @@ fn shuffle<T>(items: &mut [T]) {
 
 impl Command {
     fn run(self, place: CommandPlace, panics: &mut Vec<String>) -> Result<(), GpuError> {
-        let Self { label, uses, body } = self;
+        let Self { label, uses, body, .. } = self;
         for used in uses.iter().filter(|used| used.memory.released.load(Ordering::Acquire)) {
             let message = format!("{label} uses {}", used.description);
             report_for_waiter(&rules::RELEASED_UNRETAINED, message, panics);
@@ -233,7 +261,7 @@ impl Command {
         let device = DEVICE.lock().unwrap_or_else(PoisonError::into_inner);
         let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic".to_owned());
-            Err(GpuError { code: CommandBufferError::Internal, message: text, rule: None })
+            Err(GpuError::internal(text))
         });
         drop(device);
         let accesses = match result {

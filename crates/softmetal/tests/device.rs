@@ -65,11 +65,11 @@ fn the_system_tells_its_version() {
             patchVersion: 0,
         };
         let found = process.operatingSystemVersion();
-        assert_eq!((found.majorVersion, found.minorVersion, found.patchVersion), (15, 0, 0));
-        assert!(process.isOperatingSystemAtLeastVersion(version(15, 0)));
+        assert_eq!((found.majorVersion, found.minorVersion, found.patchVersion), (15, 6, 0));
+        assert!(process.isOperatingSystemAtLeastVersion(version(15, 6)));
         assert!(process.isOperatingSystemAtLeastVersion(version(14, 9)));
-        assert!(!process.isOperatingSystemAtLeastVersion(version(15, 1)));
-        assert!(process.operatingSystemVersionString().to_string().contains("15.0.0"));
+        assert!(!process.isOperatingSystemAtLeastVersion(version(15, 7)));
+        assert!(process.operatingSystemVersionString().to_string().contains("15.6.0"));
         assert!(process.physicalMemory() > 1 << 20 && process.activeProcessorCount() >= 1);
     });
 }

@@ -1,8 +1,8 @@
 """Writes train.jsonl, valid.jsonl and test.jsonl of the appointments data set beside this file.
 
-Each row pairs a sentence about an appointment with its five facts as JSON. First names, family names, reasons,
-places and phrasings of one split occur in no other; days and times, of which there are few, occur in all of them.
-The output is a function of SEED alone. Requires Python 3 and nothing else.
+Each row pairs a sentence about an appointment with its five facts as JSON. Names, reasons, places and phrasings of
+one split occur in no other; days and times, of which there are few, occur in all of them. The output is a function
+of SEED alone. Requires Python 3 and nothing else.
 """
 
 import json
@@ -10,73 +10,96 @@ import pathlib
 import random
 
 SEED = 20261127
-ROWS = {"train": 800, "valid": 60, "test": 60}
-INSTRUCTION = "Appointment as JSON: "
+ROWS = {"train": 800, "valid": 40, "test": 60}
 
 FIRST_NAMES = {
-    "train": """Ada Ahmed Aisha Alan Alice Amir Amy Andre Anna Anton Arjun Astrid Ayesha Beatrice Ben Bianca Bruno Camila
-        Carl Carmen Cecilia Chen Chloe Claire Clara Daniel Daria David Deepa Diego Elena Elias Elif Emil Emma Erik Esther
-        Ethan Eva Farid Fatima Felix Fiona Frank Freya George Grace Hana Hannah Harold Hassan Helen Henry Hiro Hugo Ian
-        Ibrahim Ines Ingrid Irene Isaac Ivan Jack Jamal James Jane Jasmine Javier Jin Joan Joel John Jonas Jorge Julia
-        Kamal Karen Karim Katya Keiko Kevin Kofi Lars Laura Layla Leo Lena Lin Linda Lucas Lucia Luis Magnus Maria Mark
-        Marta Martin Maya Mei Michael Miguel Mila Mohamed Monica Nadia Naomi Nathan Nina Noah Nora Olga Oliver Omar Oscar
-        Pablo Paul Pavel Pedro Peter Petra Priya Rachel Rafael Raj Rania Ravi Rebecca Rita Robert Rosa Ruth Samir Samuel
-        Sanjay Sara Sofia Stefan Sven Tariq Teresa Thomas Tomas Vera Victor Wei William Yara Yusuf Zara Zoe""",
+    "train": """Ada Adele Ahmed Aisha Alan Alfred Alice Amina Amir Amy Andre Andrew Angela Anna Anton Arjun Arthur Astrid
+        Audrey Ayesha Barbara Basil Beatrice Ben Bertha Bianca Boyd Brenda Brian Bridget Bruno Camila Carl Carmen Cecilia
+        Chandler Charles Chen Chloe Claire Clara Clement Craig Curtis Daisy Daniel Daria David Deborah Deepa Derek Diego
+        Dorothy Douglas Eduardo Edwin Eleanor Elena Elias Elif Emil Emma Eric Erik Ernest Esther Ethan Eugene Eva Evelyn
+        Farid Fatima Felix Fergus Fiona Florence Francis Frank Freya Gavin George Gerald Gilbert Grace Greta Hana Hannah
+        Harold Harriet Hassan Hector Helen Henry Herbert Hiro Hugo Ian Ibrahim Ines Ingrid Irene Isaac Ivan Ivy Jack Jamal
+        James Jane Jasmine Javier Jean Jin Joan Joel John Jonas Jorge Josephine Julia Kamal Karen Karim Katya Keiko Kevin
+        Kofi Lars Laura Lawrence Layla Leo Lena Leonard Lin Linda Louis Lucas Lucia Luis Magnus Malcolm Margaret Maria Mark
+        Marta Martin Matilda Maya Mei Michael Miguel Mila Mildred Mohamed Monica Nadia Naomi Nathan Nigel Nina Noah Nora
+        Olga Oliver Olivia Omar Oscar Pablo Pamela Paul Pavel Pedro Penelope Peter Petra Philip Priya Rachel Rafael Raj
+        Ralph Rania Ravi Raymond Rebecca Rita Robert Roland Rosa Rupert Ruth Samir Samuel Sanjay Sara Sebastian Sheila
+        Sofia Stefan Stella Sven Sylvia Tariq Teresa Theodore Thomas Tobias Tomas Ursula Valerie Vera Victor Vincent
+        Vivian Warren Wei Wesley Wilfred William Winston Yara Yusuf Zara Zoe""",
     "valid": "Albert Bella Cyrus Dalia Edgar Flora Gustav Heidi Igor Judith Kurt Lydia Mateo Noor Otto Pilar",
     "test": """Agnes Boris Corinne Dennis Edith Fabian Gloria Hamid Isabel Jerome Kirsten Lorenzo Mabel Nikolai Odette
         Patrick Quentin Regina Simon Tamara Ulrich Viola Walter Xenia""",
 }
 FAMILY_NAMES = {
-    "train": """Abbott Adler Almeida Andersen Baker Banerjee Barnes Bauer Becker Bennett Berg Bianchi Boyle Brandt Brooks
-        Carter Castillo Chang Clarke Cohen Costa Cruz Das Diaz Dubois Duncan Eriksen Evans Farouk Fernandez Fischer
-        Fleming Fontaine Foster Fraser Garcia Gibson Gomez Gupta Haddad Hansen Harper Hoffman Huang Hughes Iyer Jackson
-        Jansen Jensen Kapoor Keller Khan Kim Klein Kovacs Kumar Lambert Larsen Lee Lewis Lindgren Lopez Lund Malik Marino
-        Mendes Meyer Mills Moore Moreau Morgan Murphy Nakamura Nguyen Nielsen Novak Okafor Olsen Ortiz Osman Parker Patel
-        Pereira Peters Petrov Pham Popov Ramos Reyes Ricci Rivera Rossi Russo Saito Santos Sato Schmidt Shah Silva Singh
-        Stein Suzuki Tanaka Torres Turner Vargas Vogel Wagner Walsh Wang Weber White Winter Wolf Wright Yamada Yilmaz
+    "train": """Abbott Adler Aldridge Almeida Andersen Ashworth Baker Banerjee Barnes Bauer Becker Bennett Berg Bianchi
+        Blackwood Boyle Brandt Brooks Buchanan Campbell Cartwright Castillo Chang Churchill Clarke Cohen Costa Crawford
+        Cruz Das Delgado Diaz Donovan Dubois Duncan Ellsworth Eriksen Evans Farouk Fernandez Fischer Fitzgerald Fleming
+        Fontaine Foster Fraser Gallagher Garcia Gibson Gomez Greenwood Gupta Haddad Hansen Harper Hawthorne Hoffman Huang
+        Hughes Iyer Jackson Jansen Jensen Kapoor Keller Khan Kim Klein Kovacs Kumar Lambert Larsen Lee Lewis Lindgren Lopez
+        Lund MacDonald Malik Marino Maxwell Mendes Meyer Middleton Mills Montgomery Moore Moreau Morgan Murphy Nakamura
+        Nguyen Nielsen Novak Okafor Olsen Ortiz Osman Palmer Patel Pemberton Pereira Petrov Pham Popov Ramos Reyes Ricci
+        Richardson Rivera Rossi Russo Saito Santos Sato Schmidt Shah Sheridan Silva Singh Stein Sullivan Suzuki Tanaka
+        Templeton Torres Turner Vargas Vogel Wagner Walsh Wang Weber Wellington White Winter Wolf Wright Yamada Yilmaz
         Young Zhang Zimmer""",
     "valid": "Aoki Bishop Calder Dvorak Egan Forsyth Greco Holm Ibarra Jokinen Koenig Lindqvist Mercer Nolan",
     "test": """Archer Bellini Chandra Dawson Engel Figueroa Goldberg Hartley Ivanov Joshi Kendrick Laurent Medina Norris
         Okoye Prescott Quigley Romano Sawyer Thornton Underwood Vasquez Whitaker Zielinski""",
 }
+# A reason is one of a topic's words before one of its nouns, or a word of the list "whole".
 REASONS = {
-    "train": """dentist appointment|haircut|eye exam|blood test|piano lesson|job interview|parent-teacher meeting|car
-        inspection|tax consultation|physiotherapy session|house viewing|vaccination|driving lesson|violin lesson|team
-        meeting|project review|bank appointment|passport renewal|kitchen fitting|boiler repair|window cleaning|dog
-        grooming|cat checkup|swimming class|yoga class|guitar lesson|French lesson|lab tour|budget meeting|photo
-        shoot|sales call|board meeting|contract signing|budget planning|wedding rehearsal|cooking class|dance class|school
-        visit|planning session|design workshop|safety training|roof inspection|tire change|oil change|bike repair|laptop
-        repair|insurance review|visa interview|book club|chess lesson|hearing test|skin check|knee scan|thesis
-        defense|choir practice|coffee tasting|garden planning|furniture delivery|phone repair|museum tour|legal
-        consultation|audition|birthday lunch|farewell dinner|product demo|staff training""",
-    "valid": """pottery class|heart scan|brake check|loan meeting|drum lesson|cake tasting|data workshop|flu shot|mortgage
-        review|suit fitting""",
-    "test": """massage|root canal|singing lesson|carpet cleaning|pension review|dress fitting|Spanish lesson|allergy
-        test|engine check|press briefing|wine tasting|archery class|ankle scan|printer repair|site visit|career
-        coaching""",
+    "train": {
+        "lesson class workshop": """piano driving violin guitar French dance cooking chess swimming yoga sewing painting
+            Italian trumpet juggling calligraphy fencing climbing beekeeping ballet karate ukulele knitting tennis rowing
+            accordion judo skating surfing origami photography woodworking Japanese""",
+        "review meeting update": """budget project contract safety insurance design salary sales planning product marketing
+            quarterly supplier customer network inventory recruiting legal energy warehouse export training""",
+        "repair inspection check": """roof boiler bike laptop tire oven elevator window camera phone chimney fridge garage
+            heater generator fence dishwasher alarm watch tractor scooter pump""",
+        "exam scan test": "eye blood knee skin hearing lung hip back foot shoulder kidney wrist balance memory jaw",
+        "whole": """dentist appointment|haircut|vaccination|job interview|house viewing|furniture delivery|museum tour|board
+            meeting|birthday lunch|farewell dinner|book club|dog grooming|passport renewal|thesis defense|audition|wedding
+            rehearsal|tax consultation|coffee tasting|parent evening|blood donation|cat checkup|business breakfast|fire
+            drill|poetry reading|apartment handover|car wash|visa interview|choir practice|physiotherapy|sound check""",
+    },
+    "valid": {
+        "tutorial": "pottery drum Arabic robotics",
+        "talk": "mortgage pricing merger",
+        "scan": "heart liver",
+        "whole": "suit fitting|flu shot|cake order|key handover",
+    },
+    "test": {
+        "session": "singing archery Spanish karaoke",
+        "briefing": "pension press election",
+        "service": "engine printer bathroom",
+        "examination": "ankle allergy",
+        "whole": "massage|root canal|dress fitting|wine auction|career coaching|family reunion",
+    },
 }
-PLACES = {
-    "train": """Elm Street 12|Oak Avenue 7|Harbor Street 31|Mill Lane 4|Station Road 18|King Street 22|Park Avenue 9|River
-        Road 45|Church Lane 3|Market Square 1|Hill Street 60|Garden Street 14|Bridge Street 27|School Lane 8|Lake Road
-        33|the Northside Clinic|the Central Library|Room 204|Room 12|the City Hospital|Studio B|the Riverside Center|the
-        Old Town Hall|the Lakeside Hotel|the Green Cafe|the Sunrise Bakery|the Main Office|Building C|the Westgate
-        Mall|the Community Center|the Art Museum|Hall 3|the Blue Door Cafe|the Bayview Clinic|the Harper Building|the
-        Second Floor Lounge|the Eastside Gym|the Maple Street Studio|Cedar Court 5|Willow Way 16|Sunset Boulevard 88|the
-        Corner Garage|the Union Bank|the Rose Garden|Room 7|the Stone Bridge Inn|Pine Street 70|the Silver Salon|the
-        Airport Terminal|the Grand Theater|Chestnut Street 41|the South Campus|the Tower Cafe|Lab 5|the Orchard School|the
-        Pearl Restaurant|Victoria Road 19|the Hilltop Farm|Conference Room A|the Meadow Pharmacy""",
-    "valid": """Birch Road 26|the Anchor Pub|Room 318|the Crescent Clinic|Foundry Lane 2|the Ivy Studio|the Quayside
-        Office|Dock Street 55|Hall 9|the Beacon School""",
-    "test": """Juniper Lane 23|the Copper Kettle|Room 415|the Fairview Clinic|Abbey Road 38|the Lighthouse Studio|Dock 6|the
-        Juniper Hotel|Canal Street 52|the Falcon Garage|Hall 11|the Linden Center|Tulip Court 10|the Velvet Room|the
-        Harvest Market|Quarry Hill 29""",
+STREETS = {
+    "train": """Elm Oak Harbor Mill Station King Park River Church Market Hill Garden Bridge School Lake Cedar Willow Sunset
+        Pine Chestnut Victoria Maple Castle Forest Spring Meadow Orchard Railway Windmill Cherry Walnut Amber Granite Coral
+        Wellington Lincoln Jefferson Columbus Mozart Newton Darwin Pearl Silver Falcon Eagle Heron Swallow Badger Clover
+        Lavender Rosemary Thistle Saddler Weaver Cooper Fisher Potter Carpenter Lantern Compass Anchor""",
+    "valid": "Birch Foundry Dock Raven Saffron",
+    "test": "Juniper Abbey Canal Tulip Quarry Kestrel Lombard Barley",
 }
-DAYS = """Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday|tomorrow|January 5|February 14|March 3|April 22|May 9|June
-    30|July 17|August 2|September 11|October 26|November 8|December 19""".replace("\n    ", " ").split("|")
+STREET_KINDS = {"train": "Street|Avenue|Lane|Road|Court|Square|Way", "valid": "Alley|Path", "test": "Row|Drive"}
+VENUES = {
+    "train": (
+        """Blue Green Golden Silver Red White Old New Northside Eastside Central Lakeside Riverside Sunrise Corner Hilltop
+        Royal Little Grand Crystal Paper Stone Iron Wooden Happy Quiet Lucky Electric Maritime Botanic Imperial Midnight
+        Summer Winter Marble Bamboo Magnolia Sycamore Phoenix Dolphin Panda Tiger""",
+        """Cafe|Clinic|Library|Hotel|Bakery|Gym|Garage|Bank|Theater|Pharmacy|Restaurant|Museum|Salon|Gallery|Hospital|Inn|Pub
+        |Office|Warehouse|Bookshop|Tea House|Town Hall|Sports Club|Community Hall|Department Store""",
+    ),
+    "valid": ("Crescent Ivy Quayside Beacon Opal", "Studio|Lodge|Annex|Arcade"),
+    "test": ("Copper Fairview Lighthouse Linden Velvet Harvest Orchid Saturn", "Kettle|Center|Pavilion|Terrace|Tavern"),
+}
+ROOMS = {"train": "Room|Lab|Building|Floor|Gate", "valid": "Booth", "test": "Hall|Suite"}
+DAYS = """Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday|tomorrow|January 5|February 14|March 3|April 22|May 9|
+    June 30|July 17|August 2|September 11|October 26|November 8|December 19"""
 TIMES = """8:00|8:30|9:00|9:15|9:45|10:00|10:30|11:00|11:20|11:45|12:30|13:00|13:15|14:00|14:30|14:50|15:00|15:45|16:00|16:10|
-    16:30|17:00|17:15|18:00|18:30|19:00|19:45|8 am|9 am|10 am|11 am|1 pm|2 pm|3 pm|4 pm|5 pm|6 pm|7 pm|noon""".replace(
-    "\n    ", ""
-).split("|")
+    16:30|17:00|17:15|18:00|18:30|19:00|19:45|8 am|9 am|10 am|11 am|1 pm|2 pm|3 pm|4 pm|5 pm|6 pm|7 pm|noon"""
 
 # {a} is the reason with its article; {on} is the day with its preposition.
 PHRASINGS = {
@@ -117,6 +140,28 @@ PHRASINGS = {
         "The office booked {a} at {place} for {who}, {day} at {time}.",
         "{who} cannot make it earlier, so the {what} is {on} at {time}, {place}.",
         "Note to self: {what} with {who}, {time}, {day}, {place}.",
+        "How about {day} at {time} for the {what}? {who} suggests {place}.",
+        "Go to {place} {on}, {time}. {who} is waiting there for {a}.",
+        "Changed: the {what} at {place} with {who} begins {on} at {time}.",
+        "{who} and I have {a} {on}; {place}, {time}.",
+        "Reminder: {what} for {who}, {place}, {on} at {time}.",
+        "Diary: {who}, {what}, {time}, {day}, {place}.",
+        "Booking: {day}, {time}, {place}, {who}, {what}.",
+        "Hold {day} at {time} for {who}: {what} in {place}.",
+        "Block {time} {on} for {a} with {who} at {place}.",
+        "Keep {day}, {time}, free, because {who} has {a} at {place}.",
+        "Agenda for {day}: at {time} {what} with {who}, {place}.",
+        "Fixed date: {day}, {time}, {who}, {place}, {what}.",
+        "Message from {who}: {what} at {place}, {day}, {time}.",
+        "Update: {who} now has {a} {on} at {time}, {place}.",
+        "Event: {what}. Guest: {who}. When: {day}, {time}. Where: {place}.",
+        "Where: {place}. When: {day} at {time}. Who: {who}. What: {what}.",
+        "Set aside {time} {on}: {who} comes to {place} for {a}.",
+        "Drive {who} to {place} {on} for {a}; be there at {time}.",
+        "Enter this: {what}, {who}, {place}, {time}, {day}.",
+        "Everyone meets {on} at {time}, since {who} gives {a} at {place}.",
+        "Put {who} down for {a} {on}. {place}, {time}.",
+        "Good news: {place} is free {on} at {time} for the {what} of {who}.",
     ],
     "valid": [
         "Add {a} {on} at {time} for {who}; it happens at {place}.",
@@ -144,47 +189,59 @@ def words(text, separator=None):
     return [" ".join(item.split()) for item in text.split(separator)]
 
 
-def with_article(reason):
-    return ("an " if reason[0] in "aeiou" else "a ") + reason
+def reason(split, source):
+    nouns = source.choice(list(REASONS[split]))
+    if nouns == "whole":
+        return source.choice(words(REASONS[split][nouns], "|"))
+    return source.choice(words(REASONS[split][nouns])) + " " + source.choice(words(nouns))
 
 
-def preposition(day):
-    return day if day == "tomorrow" else f"on {day}"
+def place(split, source):
+    kind = source.choice(["street", "street", "venue", "venue", "room"])
+    if kind == "street":
+        street_kind = source.choice(words(STREET_KINDS[split], "|"))
+        return f"{source.choice(words(STREETS[split]))} {street_kind} {source.randint(1, 99)}"
+    if kind == "room":
+        return f"{source.choice(words(ROOMS[split], '|'))} {source.choice([*range(1, 13), *range(101, 420, 7)])}"
+    names, kinds = VENUES[split]
+    return f"the {source.choice(words(names))} {source.choice(words(kinds, '|'))}"
 
 
 def sentence(phrasing, facts):
-    text = phrasing.format(a=with_article(facts["what"]), on=preposition(facts["day"]), **facts)
+    article = "an" if facts["what"][0] in "aeiouAEIO" else "a"
+    day = facts["day"]
+    on = day if day == "tomorrow" else f"on {day}"
+    text = phrasing.format(a=f"{article} {facts['what']}", on=on, **facts)
     return text[0].upper() + text[1:]
 
 
-def rows(split, count, random_source):
+def rows(split, count, source):
     first, family = words(FIRST_NAMES[split]), words(FAMILY_NAMES[split])
-    reasons, places = words(REASONS[split], "|"), words(PLACES[split], "|")
     seen = set()
     while len(seen) < count:
-        who = random_source.choice(first)
-        if random_source.random() < 0.6:
-            who += " " + random_source.choice(family)
+        who = source.choice(first)
+        if source.random() < 0.6:
+            who += " " + source.choice(family)
         facts = {
             "who": who,
-            "what": random_source.choice(reasons),
-            "day": random_source.choice(DAYS),
-            "time": random_source.choice(TIMES),
-            "place": random_source.choice(places),
+            "what": reason(split, source),
+            "day": source.choice(words(DAYS, "|")),
+            "time": source.choice(words(TIMES, "|")),
+            "place": place(split, source),
         }
         # Every phrasing of a split occurs equally often.
         text = sentence(PHRASINGS[split][len(seen) % len(PHRASINGS[split])], facts)
         if text not in seen:
             seen.add(text)
-            yield {"prompt": INSTRUCTION + text, "completion": json.dumps(facts, ensure_ascii=False)}
+            yield {"prompt": text, "completion": json.dumps(facts, ensure_ascii=False)}
 
 
 def main():
-    random_source = random.Random(SEED)
+    source = random.Random(SEED)
     folder = pathlib.Path(__file__).parent
     for split, count in ROWS.items():
-        made = list(rows(split, count, random_source))
-        random_source.shuffle(made)
+        made = list(rows(split, count, source))
+        source.shuffle(made)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
         (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
 

@@ -28,8 +28,12 @@ mod lazy;
 mod metal;
 #[cfg(mps)]
 mod mps;
+#[cfg(mps)]
+mod mps_softmax;
 mod op;
 mod program;
+
+use std::sync::OnceLock;
 
 use candle_core::{Result, Tensor};
 
@@ -70,14 +74,17 @@ pub trait CustomMetalOps: Sized {
     fn matmul_fused(&self, rhs: &Self) -> Result<Self>;
 
     /// [`CustomMetalOps::matmul_mps`] or [`CustomMetalOps::matmul_fused`], whichever the level expects to be faster with
-    /// both waits counted. The level is METAL_CANDLE_BACKEND if it is set, else that of the features `fast`, `balanced`
-    /// (the default) or `portable`; with `portable` it is candle's own product.
+    /// both waits counted. The level is METAL_CANDLE_BACKEND, read once per process, or where that is not set the feature
+    /// `fast`, `balanced` (the default) or `portable`; with `portable` it is candle's own product.
     fn fast_matmul(&self, rhs: &Self) -> Result<Self>;
 
     /// `exp(x − max x) / Σ exp(x − max x)` along an axis. A slice of −∞ only, or with +∞ or NaN, gives NaN.
     fn softmax_fused(&self, axis: usize) -> Result<Self>;
 
-    /// [`CustomMetalOps::softmax_fused`], or with the level `portable` the same of candle's unfused operations.
+    /// [`CustomMetalOps::softmax_fused`] with a choice of implementation by the level (see
+    /// [`CustomMetalOps::fast_matmul`]): candle's unfused operations for `portable`; for `mps`, along the last axis of a Metal
+    /// tensor, `MPSMatrixSoftMax` and its gradient, each of which waits twice as `matmul_mps` does; our kernel otherwise,
+    /// because a softmax is limited by memory bandwidth and no implementation gains what two waits cost.
     fn fast_softmax(&self, axis: usize) -> Result<Self>;
 
     /// `x − max x − log Σ exp(x − max x)` along an axis.
@@ -137,19 +144,32 @@ fn one(mut outputs: Vec<Tensor>) -> Tensor {
     outputs.swap_remove(0)
 }
 
-/// What METAL_CANDLE_BACKEND, or else the features, say: none for `portable`.
+/// Returns the level of `fast_matmul` and `fast_softmax`, `None` for `portable`. The environment is read once per process.
 fn level() -> Result<Option<Preference>> {
-    if std::env::var_os("METAL_CANDLE_BACKEND").is_some_and(|name| name == "portable") {
-        return Ok(None);
+    static LEVEL: OnceLock<std::result::Result<Option<Preference>, String>> = OnceLock::new();
+    let read = || level_of(std::env::var("METAL_CANDLE_BACKEND").ok().as_deref());
+    LEVEL.get_or_init(|| read().map_err(|error| error.to_string())).clone().map_err(candle_core::Error::Msg)
+}
+
+/// Returns the level by the value of METAL_CANDLE_BACKEND or, where it is not set, by the features.
+fn level_of(set: Option<&str>) -> crate::Result<Option<Preference>> {
+    match set {
+        Some("portable") => Ok(None),
+        Some(name) => Preference::named(name).map(Some),
+        None if cfg!(feature = "fast") => Ok(Some(Preference::Fast)),
+        None if cfg!(feature = "portable") && !cfg!(feature = "balanced") => Ok(None),
+        None => Ok(Some(Preference::default())),
     }
-    let set = std::env::var_os("METAL_CANDLE_BACKEND").is_some();
-    if !set && cfg!(feature = "fast") {
-        return Ok(Some(Preference::Fast));
+}
+
+/// candle's own product, with a right side `[k, n]` shared by a batch.
+fn portable_matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if b.rank() != 2 || a.rank() <= 2 {
+        return a.matmul(b);
     }
-    if !set && cfg!(feature = "portable") && !cfg!(feature = "balanced") {
-        return Ok(None);
-    }
-    Preference::from_env().map(Some).map_err(wrap)
+    let mut dims = a.dims().to_vec();
+    *dims.last_mut().expect("at least three axes") = b.dims()[1];
+    a.flatten_to(a.rank() - 2)?.matmul(b)?.reshape(dims)
 }
 
 impl CustomMetalOps for Tensor {
@@ -167,7 +187,7 @@ impl CustomMetalOps for Tensor {
 
     fn fast_matmul(&self, rhs: &Self) -> Result<Self> {
         match level()? {
-            None => self.matmul(rhs),
+            None => portable_matmul(self, rhs),
             #[cfg(mps)]
             Some(preference) if mps::prefers_mps(self, rhs, preference)? => self.matmul_mps(rhs),
             Some(_) => self.matmul_fused(rhs),
@@ -179,11 +199,17 @@ impl CustomMetalOps for Tensor {
     }
 
     fn fast_softmax(&self, axis: usize) -> Result<Self> {
-        if level()?.is_some() {
-            return self.softmax_fused(axis);
+        match level()? {
+            None => {
+                let exponentials = self.broadcast_sub(&self.max_keepdim(axis)?)?.exp()?;
+                exponentials.broadcast_div(&exponentials.sum_keepdim(axis)?)
+            }
+            #[cfg(mps)]
+            Some(preference) if mps_softmax::prefers_mps(self, axis, preference) => {
+                mps_softmax::softmax_mps(self)
+            }
+            Some(_) => self.softmax_fused(axis),
         }
-        let exponentials = self.broadcast_sub(&self.max_keepdim(axis)?)?.exp()?;
-        exponentials.broadcast_div(&exponentials.sum_keepdim(axis)?)
     }
 
     fn log_softmax_fused(&self, axis: usize) -> Result<Self> {
@@ -266,5 +292,31 @@ impl CustomMetalOps for Tensor {
         let mut outputs = apply(Fused::TopK { k }, &[self], &[])?;
         let indices = outputs.swap_remove(1);
         Ok((one(outputs), indices))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_decides_before_the_features() {
+        assert_eq!(level_of(Some("portable")).unwrap(), None);
+        assert_eq!(level_of(Some("mps")).unwrap(), Some(Preference::Mps));
+        assert_eq!(level_of(Some("")).unwrap(), Some(Preference::Balanced));
+        let unset = level_of(None).unwrap();
+        let portable = cfg!(feature = "portable") && !cfg!(feature = "balanced") && !cfg!(feature = "fast");
+        assert_eq!(unset.is_none(), portable);
+        assert!(level_of(Some("cuda")).unwrap_err().to_string().contains("METAL_CANDLE_BACKEND: 'cuda'"));
+    }
+
+    #[test]
+    fn candles_product_takes_a_shared_right_side() {
+        let device = candle_core::Device::Cpu;
+        let a = Tensor::arange(0_f32, 12., &device).unwrap().reshape((2, 3, 2)).unwrap();
+        let b = Tensor::new(&[[1_f32, 0., 2.], [0., 1., 3.]], &device).unwrap();
+        let y = portable_matmul(&a, &b).unwrap();
+        assert_eq!(y.dims(), [2, 3, 3]);
+        assert_eq!(y.to_vec3::<f32>().unwrap()[1][2], [10., 11., 53.]);
     }
 }

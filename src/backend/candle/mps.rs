@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, MetalStorage, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Layout, MetalDevice, MetalStorage, Result, Shape, Tensor};
 use candle_metal_kernels::metal::Buffer;
 use objc2::Message;
 use objc2::rc::autoreleasepool;
@@ -18,6 +18,8 @@ use super::op::wrap;
 use super::{CustomMetalOps, shape};
 use crate::Error;
 use crate::backend::metal::buffer::new_buffer;
+use crate::backend::metal::device::Gpu;
+use crate::backend::metal::executor::Item;
 use crate::backend::metal::launch::Address;
 use crate::backend::mps::{MatrixLayout, Operand};
 use crate::backend::select::{Choices, Implementation, Preference};
@@ -50,9 +52,10 @@ pub(super) fn prefers_mps(a: &Tensor, b: &Tensor, preference: Preference) -> Res
     let candle_core::Device::Metal(device) = a.device() else { return Ok(false) };
     let [batch, m, n, k] = sizes(a, b)?;
     let dtype = DType::from_candle(NAME, a.dtype()).map_err(wrap)?;
-    let chip = island(device)?.foreign.gpu.chip;
+    let island = island(device)?;
+    let (chip, supported) = (island.foreign.gpu.chip, island.foreign.gpu.mps);
     let choices = Choices::from(preference);
-    if choices.product([m, n, k], batch, dtype, chip) == Implementation::Metal {
+    if !supported || choices.product([m, n, k], batch, dtype, chip) == Implementation::Metal {
         return Ok(false);
     }
     Ok(preference == Preference::Mps || choices.product_seconds_gained([m, n, k], batch, dtype, chip) > WAITS)
@@ -100,6 +103,32 @@ fn side(layout: &Layout) -> Option<(usize, usize, bool)> {
     Some((row, step, transposed))
 }
 
+/// Runs one call of the framework on our own queue and returns the storage that it writes: waits for what candle has
+/// encoded so far, then for the call. `item` makes the call from the address of its result, and may refuse.
+pub(super) fn run_call(
+    device: &MetalDevice,
+    dtype: candle_core::DType,
+    elements: usize,
+    what: &'static str,
+    item: impl FnOnce(&Gpu, Address) -> Result<Item>,
+) -> Result<MetalStorage> {
+    let island = island(device)?;
+    let gpu = &island.foreign.gpu;
+    autoreleasepool(|_| {
+        let raw = new_buffer(gpu, elements * dtype.size_in_bytes(), what).map_err(wrap)?;
+        let item = item(gpu, Address::Fixed(raw.clone(), 0))?;
+        device.flush_and_wait_current()?;
+        island.foreign.run_alone(&item).map_err(wrap)?;
+        Ok(MetalStorage::new(Arc::new(Buffer::new(raw)), device.clone(), elements, dtype))
+    })
+}
+
+/// Address of a tensor's first element in candle's buffer.
+pub(super) fn address(storage: &MetalStorage, layout: &Layout) -> Address {
+    let raw = AsRef::<objc2::runtime::ProtocolObject<dyn objc2_metal::MTLBuffer>>::as_ref(storage.buffer());
+    Address::Fixed(raw.retain(), layout.start_offset() * storage.dtype().size_in_bytes())
+}
+
 struct Product {
     /// Set when the guard says no: then a kernel of ours takes the product.
     refused: Arc<AtomicBool>,
@@ -137,30 +166,25 @@ impl CustomOp2 for Product {
         let batch: usize = leading.iter().product();
         let operand = |storage: &MetalStorage, layout: &Layout, rows: usize, columns: usize| {
             let (row, step, transposed) = side(layout).ok_or_else(|| self.refuse(&"the layout"))?;
-            let raw =
-                AsRef::<objc2::runtime::ProtocolObject<dyn objc2_metal::MTLBuffer>>::as_ref(storage.buffer());
-            let address = Address::Fixed(raw.retain(), layout.start_offset() * dtype.size());
+            let address = address(storage, layout);
+            let start = layout.start_offset() * storage.dtype().size_in_bytes();
             let (rows, columns) = if transposed { (columns, rows) } else { (rows, columns) };
             let layout = MatrixLayout { dtype, rows, columns, row, batch, step };
+            // Columns at the very end of a buffer: the framework may count the last row's gap.
+            if start + layout.counted_bytes() > storage.buffer().length() {
+                return Err(self.refuse(&"rows end behind the buffer"));
+            }
             Ok::<_, candle_core::Error>((Operand { address, layout }, transposed))
         };
         let left = operand(a, a_layout, m, k)?;
         let right = operand(b, b_layout, k, n)?;
-        let island = island(device)?;
-        let gpu = &island.foreign.gpu;
-        autoreleasepool(|_| {
-            let raw = new_buffer(gpu, batch * m * n * dtype.size(), "a product").map_err(wrap)?;
-            let address = Address::Fixed(raw.clone(), 0);
+        let storage = run_call(device, a.dtype(), batch * m * n, "a product", |gpu, address| {
             let layout = MatrixLayout { dtype, rows: m, columns: n, row: n, batch, step: m * n };
             let result = Operand { address, layout };
             let item = crate::backend::mps::product(gpu, NAME, left, right, &result, (1.0, 0.0));
-            let item = item.map_err(|refusal| self.refuse(&refusal))?;
-            device.flush_and_wait_current()?;
-            island.foreign.run_alone(&item).map_err(wrap)?;
-            let buffer = Arc::new(Buffer::new(raw));
-            let storage = MetalStorage::new(buffer, device.clone(), batch * m * n, a.dtype());
-            Ok((storage, Shape::from([leading, &[m, n]].concat())))
-        })
+            item.map_err(|refusal| self.refuse(&refusal))
+        })?;
+        Ok((storage, Shape::from([leading, &[m, n]].concat())))
     }
 
     fn bwd(

@@ -3,6 +3,7 @@
 use bytemuck::NoUninit;
 
 use super::device::Gpu;
+use super::executor::attention_launches;
 use super::pipeline::Source;
 use super::site::{Site, Tensor, small};
 use crate::Result;
@@ -10,7 +11,7 @@ use crate::graph::Operand;
 use crate::ops::Attention;
 use crate::tensor::Layout;
 
-const SOURCE: Source = Source::new("attention", include_str!("kernels/attention.metal"));
+pub(super) const SOURCE: Source = Source::new("attention", include_str!("kernels/attention.metal"));
 
 /// The largest head that a SIMD group holds.
 pub(super) const MOST_ELEMENTS: usize = 256;
@@ -39,11 +40,18 @@ struct Sizes {
     store_lse: u32,
     parts: u32,
     scale: f32,
+    first_block: u32,
 }
 
 /// Strides of `[batch, token, head]`.
 pub(super) fn strides(layout: &Layout) -> [u32; 3] {
     [0, 1, 2].map(|axis| small(layout.strides[axis]))
+}
+
+/// Ranges of blocks, first and count, over which an attention step is spread so that no launch takes too long.
+pub(super) fn block_ranges(site: &Site<'_>, blocks: usize) -> impl Iterator<Item = (u32, usize)> + use<> {
+    let share = blocks.div_ceil(attention_launches(site.gpu.chip, site.step, blocks)).max(1);
+    (0..blocks).step_by(share).map(move |first| (small(first), share.min(blocks - first)))
 }
 
 /// Into how many parts the keys of each query are split.
@@ -102,6 +110,7 @@ pub(super) fn compile(op: &Attention, site: &mut Site<'_>) -> Result<()> {
         store_lse: u32::from(lse.is_some()),
         parts: small(parts),
         scale: op.scale.0,
+        first_block: 0,
     };
     let pos = op.cached.then(|| &inputs[3]);
     let starts = op.segmented.then(|| &inputs[inputs.len() - 1]);
@@ -115,8 +124,11 @@ pub(super) fn compile(op: &Attention, site: &mut Site<'_>) -> Result<()> {
         };
     }
     if t > FEW {
-        let launch = launch.write(&out).write_or(lse.as_ref(), &q.first()).constants(&sizes);
-        site.push(launch, [t.div_ceil(8), heads, batch], [256, 1, 1]);
+        let launch = launch.write(&out).write_or(lse.as_ref(), &q.first());
+        for (first_block, blocks) in block_ranges(site, t.div_ceil(8)) {
+            let launch = launch.clone().constants(&Sizes { first_block, ..sizes });
+            site.push(launch, [blocks, heads, batch], [256, 1, 1]);
+        }
         return Ok(());
     }
     let partial = Tensor::bytes(

@@ -2,7 +2,7 @@
 
 use bytemuck::NoUninit;
 
-use super::attention::{MOST_ELEMENTS, strides};
+use super::attention::{MOST_ELEMENTS, block_ranges, strides};
 use super::pipeline::Source;
 use super::site::{Site, Tensor, small};
 use crate::Result;
@@ -10,7 +10,7 @@ use crate::graph::Operand;
 use crate::ops::AttentionGrad;
 use crate::tensor::DType;
 
-const SOURCE: Source = Source::new("attention_grad", include_str!("kernels/attention_grad.metal"));
+pub(super) const SOURCE: Source = Source::new("attention_grad", include_str!("kernels/attention_grad.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
@@ -32,6 +32,7 @@ struct Sizes {
     store_dk: u32,
     store_dv: u32,
     scale: f32,
+    first_block: u32,
 }
 
 /// Bytes for delta.
@@ -75,6 +76,7 @@ pub(super) fn compile(op: &AttentionGrad, site: &mut Site<'_>) -> Result<()> {
         store_dk: u32::from(dk.is_some()),
         store_dv: u32::from(dv.is_some()),
         scale: op.scale.0,
+        first_block: 0,
     };
     let name = q.type_name();
     let delta = Tensor::bytes(site.scratch.clone(), 4 * batch * t * heads);
@@ -87,13 +89,19 @@ pub(super) fn compile(op: &AttentionGrad, site: &mut Site<'_>) -> Result<()> {
         Ok(if op.segmented { launch.read(&inputs[6]) } else { launch.unused(&q.first()) })
     };
     if let Some(dq) = &dq {
-        let launch = begin(site, "attention_dq")?.write(dq).constants(&sizes);
-        site.push(launch, rows, [256, 1, 1]);
+        let launch = begin(site, "attention_dq")?.write(dq);
+        for (first_block, blocks) in block_ranges(site, t.div_ceil(8)) {
+            let launch = launch.clone().constants(&Sizes { first_block, ..sizes });
+            site.push(launch, [blocks, heads, batch], [256, 1, 1]);
+        }
     }
     if dk.is_some() || dv.is_some() {
         let launch = begin(site, "attention_dkv")?;
         let launch = launch.write_or(dk.as_ref(), &q.first()).write_or(dv.as_ref(), &q.first());
-        site.push(launch.constants(&sizes), [s.div_ceil(8), kv_heads, batch], [256, 1, 1]);
+        for (first_block, blocks) in block_ranges(site, s.div_ceil(8)) {
+            let launch = launch.clone().constants(&Sizes { first_block, ..sizes });
+            site.push(launch, [blocks, kv_heads, batch], [256, 1, 1]);
+        }
     }
     Ok(())
 }

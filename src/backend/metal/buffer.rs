@@ -29,6 +29,10 @@ const SLABS: (usize, usize) = (1 << 20, 16 << 20);
 /// Parts of a buffer begin at multiples of this.
 const ALIGNMENT: usize = 256;
 
+/// Bytes behind the arena's last tensor. Metal Performance Shaders may count whole rows of a matrix whose columns are part
+/// of wider rows, so the gap of the last row must exist: rows of up to 64 Ki f32 elements.
+const ROW_GAP: usize = 256 << 10;
+
 /// What `vm_page_size` is on Apple's chips; memory used in place must begin and end at such a boundary.
 const PAGE: usize = 16 * 1024;
 
@@ -81,7 +85,7 @@ impl Arena {
         if state.memory.as_ref().is_none_or(|memory| memory.length() < bytes) {
             // The old one goes first, so that both never exist together.
             state.memory = None;
-            state.memory = Some(new_buffer(gpu, bytes, "intermediate results")?);
+            state.memory = Some(new_buffer(gpu, bytes + ROW_GAP, "intermediate results")?);
         }
         Ok(())
     }

@@ -70,14 +70,34 @@ pub const CHIPS: [Chip; 19] = chips![
     ("A19 Pro", 5, Phone, 1.9, 7.5, 77.0),
 ];
 
-/// What an unknown chip is taken for: the smallest.
+/// The smallest chip, which stands in for GPUs that report neither a known name nor an architecture of Apple's.
 pub const UNKNOWN: Chip = CHIPS[0];
+
+/// Share of either peak that good kernels reach (others measured 0.75 to 0.85, and 0.79 to 0.9).
+pub const GOOD_KERNEL: f64 = 0.8;
+
+/// Generation of an architecture minus that of its chip: `applegpu_g13` is the GPU of the M1.
+const FIRST_ARCHITECTURE: u32 = 12;
 
 impl Chip {
     /// The chip of a device, by `MTLDevice.name`; an unknown one is taken for the smallest.
     pub fn of(device_name: &str) -> Self {
         let name = device_name.strip_prefix("Apple ").unwrap_or(device_name).trim();
         CHIPS.into_iter().find(|chip| chip.name == name).unwrap_or(UNKNOWN)
+    }
+
+    /// The chip of a device, by `MTLDevice.name` and, if the table lacks that name, by `MTLArchitecture.name`: the
+    /// largest number below the new chip's generation, in its class. So a chip that is newer than this table counts as
+    /// the newest one that is known.
+    pub fn of_device(device_name: &str, architecture: &str) -> Self {
+        let known = Self::of(device_name);
+        if known != UNKNOWN || device_name.trim_start_matches("Apple ") == UNKNOWN.name {
+            return known;
+        }
+        let Some((generation, class)) = architecture_parts(architecture) else { return UNKNOWN };
+        let alike = CHIPS.into_iter().filter(|chip| chip.class == class && chip.generation <= generation);
+        let newest = alike.reduce(|best, chip| if chip.generation > best.generation { chip } else { best });
+        newest.map_or(UNKNOWN, |chip| Self { generation, ..chip })
     }
 
     /// Dispatches of a command buffer: MLX's numbers for each class (its `device.cpp`), times the depth at which a
@@ -98,12 +118,32 @@ impl Chip {
         work + 2.5e-6 * dispatches as f64
     }
 
-    /// Estimated seconds of work that moves so many bytes and does so many operations on the SIMD units.
+    /// Estimated seconds of work by good kernels; see [`Chip::seconds_at`].
     pub fn seconds(self, flops: u64, bytes: u64) -> f64 {
-        // Four fifths of either peak is what good kernels reach (others measured 0.75 to 0.85, and 0.79 to 0.9).
-        let peak = 0.8;
-        (flops as f64 / (1e12 * self.teraflops * peak)).max(bytes as f64 / (1e9 * self.gigabytes * peak))
+        self.seconds_at(flops, bytes, GOOD_KERNEL)
     }
+
+    /// Estimated seconds of work that moves so many bytes and does so many operations on the SIMD units, of whose peak
+    /// the kernels reach the share `efficiency`.
+    pub fn seconds_at(self, flops: u64, bytes: u64, efficiency: f64) -> f64 {
+        let arithmetic = flops as f64 / (1e12 * self.teraflops * efficiency);
+        arithmetic.max(bytes as f64 / (1e9 * self.gigabytes * GOOD_KERNEL))
+    }
+}
+
+/// Generation and class that an architecture's name such as `applegpu_g17s` contains. The letter is `p` for phones, `g`
+/// for base and Pro, `s` for Pro and Max, `c` for Max and `d` for Ultra in the names that MLX and candle know.
+fn architecture_parts(name: &str) -> Option<(u32, ChipClass)> {
+    let rest = name.strip_prefix("applegpu_g")?;
+    let letter = rest.chars().last()?;
+    let number: u32 = rest.strip_suffix(letter)?.parse().ok()?;
+    let class = match letter {
+        'p' => ChipClass::Phone,
+        's' | 'c' => ChipClass::Max,
+        'd' => ChipClass::Ultra,
+        _ => ChipClass::BasePro,
+    };
+    Some((number.checked_sub(FIRST_ARCHITECTURE).filter(|&generation| generation > 0)?, class))
 }
 
 #[cfg(test)]
@@ -116,8 +156,22 @@ mod tests {
         assert_eq!(Chip::of("Apple M1").name, "M1");
         assert_eq!(Chip::of("Apple M99 Ultra"), UNKNOWN);
         assert_eq!(Chip::of("AMD Radeon Pro 5500M"), UNKNOWN);
+        assert_eq!(Chip::of_device("AMD Radeon Pro 5500M", ""), UNKNOWN);
         let names: std::collections::BTreeSet<_> = CHIPS.iter().map(|chip| chip.name).collect();
         assert_eq!(names.len(), CHIPS.len());
+    }
+
+    #[test]
+    fn a_chip_that_is_not_in_the_table_is_the_newest_of_its_class() {
+        let of = |architecture| Chip::of_device("Apple M99", architecture);
+        let shown = |chip: Chip| (chip.name, chip.generation);
+        assert_eq!(shown(of("applegpu_g17g")), ("M5", 5));
+        assert_eq!(shown(of("applegpu_g19d")), ("M3 Ultra", 7));
+        assert_eq!(shown(of("applegpu_g18c")), ("M5 Max", 6));
+        assert_eq!(shown(of("applegpu_g17p")), ("A19 Pro", 5));
+        assert_eq!(of("something else"), UNKNOWN);
+        assert_eq!(shown(Chip::of_device("Apple M1", "applegpu_g13g")), ("M1", 1));
+        assert_eq!(shown(Chip::of_device("Apple M3 Max", "applegpu_g15s")), ("M3 Max", 3));
     }
 
     #[test]

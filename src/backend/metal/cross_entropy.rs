@@ -13,7 +13,7 @@ use crate::graph::Operand;
 use crate::ops::CrossEntropy;
 use crate::tensor::{DType, Layout, Shape};
 
-const SOURCE: Source = Source::new("cross_entropy", include_str!("kernels/cross_entropy.metal"));
+pub(super) const SOURCE: Source = Source::new("cross_entropy", include_str!("kernels/cross_entropy.metal"));
 
 /// The most bytes of logits at a time, if that is more than [`LEAST_ROWS`].
 const LOGITS: usize = 24 << 20;
@@ -103,7 +103,6 @@ fn rows_launch(logits: &Tensor, parts: &[Tensor; 3], dx: Option<&Tensor>, site: 
     let launch = launch.read(logits).read(targets).read(weights).write(losses).write_or(dx, &logits.first());
     let (n, stride) = (small(logits.last()), small(logits.row_stride()));
     let sizes = Sizes { n, stride, store_dx: u32::from(dx.is_some()) };
-    let threads = logits.last().div_ceil(4).next_multiple_of(32).clamp(32, 1024);
-    site.push(launch.constants(&sizes), [logits.rows(), 1, 1], [threads, 1, 1]);
+    site.push_rows(launch.constants(&sizes), logits.rows(), logits.last());
     Ok(())
 }

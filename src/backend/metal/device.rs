@@ -2,11 +2,12 @@
 
 use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
-use objc2_metal::{MTLCommandQueue, MTLCreateSystemDefaultDevice, MTLDevice, MTLSharedEvent};
+use objc2_metal::{MTLCommandQueue, MTLDevice, MTLSharedEvent};
 
 use super::archive::Archive;
 use super::fault::failed;
 use super::pipeline::Pipelines;
+use super::system;
 use crate::Result;
 use crate::backend::metal_chip::Chip;
 use crate::backend::select::{Choices, Preference};
@@ -21,9 +22,12 @@ pub(in crate::backend) struct Gpu {
     pub(super) pipelines: Pipelines,
     pub(in crate::backend) chip: Chip,
     pub(super) choices: Choices,
-    /// Major version of the system.
+    /// Major version of macOS.
     #[cfg(mps)]
     pub(in crate::backend) system: usize,
+    /// Whether Metal Performance Shaders support this GPU. Without support their initializers return nil.
+    #[cfg(mps)]
+    pub(in crate::backend) mps: bool,
 }
 
 // SAFETY: devices, queues and shared events may be used from any thread; command buffers are made and encoded under
@@ -37,33 +41,48 @@ fn missing(what: &str) -> crate::Error {
 }
 
 impl Gpu {
-    /// The system's default GPU.
+    /// Opens the system's GPU.
     pub(in crate::backend) fn new(choices: impl Into<Choices>) -> Result<Self> {
-        let device = autoreleasepool(|_| MTLCreateSystemDefaultDevice());
-        Self::on(device.ok_or_else(|| missing("a GPU"))?, choices)
+        Self::on(system::device().ok_or_else(|| missing("a GPU"))?, choices)
     }
 
-    /// This GPU.
+    /// Opens this GPU, if the kernels can run on it; see [`system::check`].
     pub(in crate::backend) fn on(
         device: Retained<ProtocolObject<dyn MTLDevice>>,
         choices: impl Into<Choices>,
     ) -> Result<Self> {
         let choices = choices.into();
         autoreleasepool(|_| {
+            system::check(&device)?;
             let queue = device.newCommandQueue().ok_or_else(|| missing("a command queue"))?;
             let event = device.newSharedEvent().ok_or_else(|| missing("a shared event"))?;
-            let version = objc2_foundation::NSProcessInfo::processInfo().operatingSystemVersion();
-            let archive = choices.kernels.as_deref().and_then(|folder| {
-                let system = format!("{}.{}", version.majorVersion, version.minorVersion);
-                Archive::open(&device, folder, &system)
-            });
+            let (major, minor) = system::version();
+            let archive = choices
+                .kernels
+                .as_deref()
+                .and_then(|folder| Archive::open(&device, folder, &format!("{major}.{minor}")));
             let pipelines = Pipelines::new(&device, archive);
             let name = device.name().to_string();
+            #[cfg(mps)]
+            let mps = crate::backend::mps::supports(&device);
+            let choices = choices.on(&name);
+            #[cfg(mps)]
+            let choices = if mps {
+                choices
+            } else {
+                tracing::warn!(
+                    gpu = name,
+                    "Metal Performance Shaders do not support this GPU; our kernels compute everything"
+                );
+                Choices { kernels: choices.kernels, ..Choices::from(Preference::Metal) }
+            };
             Ok(Self {
-                chip: Chip::of(&name),
-                choices: choices.on(&name),
+                chip: Chip::of_device(&name, &device.architecture().name().to_string()),
+                choices,
                 #[cfg(mps)]
-                system: usize::try_from(version.majorVersion).unwrap_or(0),
+                system: major,
+                #[cfg(mps)]
+                mps,
                 device,
                 queue,
                 event,

@@ -7,7 +7,7 @@ use super::site::{Site, small};
 use crate::Result;
 use crate::ops::Dropout;
 
-const SOURCE: Source = Source::new(
+pub(super) const SOURCE: Source = Source::new(
     "dropout",
     concat!(include_str!("kernels/philox.metal"), include_str!("kernels/dropout.metal")),
 );

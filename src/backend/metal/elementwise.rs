@@ -9,7 +9,7 @@ use crate::Result;
 use crate::ops::{BinaryFn, Op, UnaryFn};
 use crate::tensor::Layout;
 
-const SOURCE: Source = Source::new("elementwise", include_str!("kernels/elementwise.metal"));
+pub(super) const SOURCE: Source = Source::new("elementwise", include_str!("kernels/elementwise.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]

@@ -6,7 +6,7 @@ use super::pipeline::Source;
 use super::site::{Site, small};
 use crate::Result;
 
-const SOURCE: Source = Source::new("embedding", include_str!("kernels/embedding.metal"));
+pub(super) const SOURCE: Source = Source::new("embedding", include_str!("kernels/embedding.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]

@@ -8,6 +8,7 @@ use objc2_metal::MTLBuffer;
 use super::buffer::{Arena, MetalBuffer, Raw};
 use super::commands::{Bound, Commands, Failed, Idle, Load};
 use super::device::Gpu;
+use super::fault::failed;
 use super::launch::{Address, Launch, Span, Touches};
 use super::site::{IndexCheck, Site, Tensor};
 use super::{
@@ -194,6 +195,7 @@ fn lower(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Lowered> {
         compile_step(&mut site)?;
         index += 1 + site.done;
         let added = &mut items[first..];
+        check_threads(added)?;
         let load = load(gpu.chip, step, added.len());
         let once =
             !step.op.contract().updates(step.inputs.len()).is_empty() && !matches!(step.op, Op::KvWrite(_));
@@ -259,11 +261,54 @@ fn shares(steps: &[Step], launches: &[Item]) -> Vec<profile::StepCost> {
     launches.iter().map(|launch| profile::StepCost { op: launch.op, cost }).collect()
 }
 
-/// What each of a step's launches costs, by the estimate for the chip; an unknown one is taken for the slowest.
+/// Refuses launches whose threadgroups are larger than their pipelines allow: the GPU would skip them without an error.
+fn check_threads(items: &[Item]) -> Result<()> {
+    for item in items {
+        let Work::Launch(launch) = &item.work else { continue };
+        let (threads, most) = (launch.threads.iter().product::<usize>(), launch.pipeline.most_threads());
+        if threads > most {
+            let what = format!("kernel '{}' of {}", launch.pipeline.name(), launch.op);
+            let message = format!("it needs {threads} threads per threadgroup, and the GPU allows {most}");
+            return Err(failed(what, DeviceFault::Kernel, message));
+        }
+    }
+    Ok(())
+}
+
+/// Estimated cost of each of a step's launches.
 fn load(chip: Chip, step: &Step, launches: usize) -> Load {
     let cost = step.cost();
     let (bytes, share) = (cost.read + cost.written, launches.max(1) as u64);
-    Load { milliseconds: 1e3 * chip.seconds(cost.flops, bytes) / share as f64, bytes: bytes / share }
+    Load { milliseconds: milliseconds(chip, step) / share as f64, bytes: bytes / share }
+}
+
+/// Estimated milliseconds of a step on the GPU.
+fn milliseconds(chip: Chip, step: &Step) -> f64 {
+    let cost = step.cost();
+    1e3 * chip.seconds_at(cost.flops, cost.read + cost.written, efficiency(step))
+}
+
+/// Share of the chip's peak that a step's kernels are expected to reach. Command buffers are kept short by this
+/// estimate, so it is the low end of what instruction counts of the kernels allow.
+fn efficiency(step: &Step) -> f64 {
+    let dtype = |input: usize| step.inputs.get(input).map(|operand| operand.dtype);
+    match &step.op {
+        // Tiles without matrix units, with an address computed for each loaded element.
+        Op::Attention(_) => 0.04,
+        Op::AttentionGrad(_) => 0.03,
+        // Products of two dtypes: one load from threadgroup memory for each multiplication.
+        Op::MatMul(_) | Op::Lora(_) | Op::LoraGrad(_) | Op::CrossEntropy(_) if dtype(0) != dtype(1) => 0.1,
+        // Seven integer operations to decode each weight.
+        Op::QuantMatMul(_) | Op::QuantMatMulGrad(_) => 0.1,
+        _ => crate::backend::metal_chip::GOOD_KERNEL,
+    }
+}
+
+/// Number of launches over which the blocks of an attention step are spread, so that none of them alone exceeds a
+/// quarter of what a command buffer may take: halving command buffers cannot split a launch.
+pub(super) fn attention_launches(chip: Chip, step: &Step, blocks: usize) -> usize {
+    let wanted = milliseconds(chip, step) / (MILLISECONDS / 4.0);
+    (wanted.ceil() as usize).clamp(1, blocks.max(1))
 }
 
 /// A launch waits for those since the last barrier that touch the same bytes. Calls that open their own encoders order
@@ -336,7 +381,8 @@ impl Replay {
 
     /// Whether the run may be done again from its inputs: nothing that adds to a state can have run.
     fn repeatable(&self, failed: &Failed) -> bool {
-        failed.fault == DeviceFault::Timeout && !self.items.iter().any(|item| item.once)
+        let passing = matches!(failed.fault, DeviceFault::Timeout | DeviceFault::Discarded);
+        passing && !self.items.iter().any(|item| item.once)
     }
 }
 
@@ -397,7 +443,7 @@ impl Executable for Replay {
                     let what = self.names(&failed);
                     return Err(failed.into_error(what));
                 }
-                tracing::warn!(attempt, "the GPU's time limit stopped a command buffer; trying smaller ones");
+                tracing::warn!(attempt, fault = %failed.fault, "the system stopped a command buffer; the run is repeated");
             }
             for check in &self.checks {
                 check.after()?;

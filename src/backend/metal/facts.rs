@@ -10,7 +10,7 @@ pub struct Facts {
     pub name: String,
     /// The chip that times are estimated with.
     pub chip: Chip,
-    /// Whether the name is in the table; if not, `chip` is its smallest.
+    /// Whether the name is in the table; if not, `chip` is the nearest of its generation and class.
     pub chip_is_known: bool,
     /// The GPU families that the device supports, such as `Apple8` and `Metal3`.
     pub families: Vec<&'static str>,
@@ -22,21 +22,17 @@ pub struct Facts {
     pub largest_buffer: u64,
     /// Bytes of memory that the threads of a threadgroup share.
     pub threadgroup_memory: u64,
-    /// Version of the system: major, minor, patch.
-    pub system: (usize, usize, usize),
+    /// Version of macOS: major and minor, from the kernel's release.
+    pub system: (usize, usize),
     /// Whether this build contains Metal Performance Shaders.
     pub mps: bool,
 }
 
 impl Facts {
     /// What depends on the version of the system: what, the version that it needs, and whether it is there.
-    pub fn gates(&self) -> [(&'static str, usize, bool); 3] {
-        [
-            ("Metal kernels and Metal Performance Shaders", 11),
-            ("bf16 in kernels without emulation", 14),
-            ("bf16 products through MPSNDArray in an open encoder", 15),
-        ]
-        .map(|(what, major)| (what, major, self.system.0 >= major))
+    pub fn gates(&self) -> [(&'static str, usize, bool); 1] {
+        [("Metal kernels and Metal Performance Shaders", 15)]
+            .map(|(what, major)| (what, major, self.system.0 >= major))
     }
 }
 
@@ -56,14 +52,15 @@ pub fn read() -> Result<Facts> {
 
 #[cfg(metal)]
 fn metal() -> Result<Facts> {
-    use objc2_foundation::NSProcessInfo;
-    use objc2_metal::{MTLCreateSystemDefaultDevice, MTLDevice, MTLGPUFamily};
+    use objc2_metal::{MTLDevice, MTLGPUFamily};
+
+    use super::metal::system;
 
     objc2::rc::autoreleasepool(|_| {
-        let device = MTLCreateSystemDefaultDevice()
-            .ok_or_else(|| Error::invalid("metal", "the system gives no GPU"))?;
+        let device = system::device().ok_or_else(|| Error::invalid("metal", "the system lists no GPU"))?;
         let name = device.name().to_string();
-        let chip = Chip::of(&name);
+        let architecture = device.architecture().name().to_string();
+        let chip = Chip::of_device(&name, &architecture);
         let families = [
             ("Apple7", MTLGPUFamily::Apple7),
             ("Apple8", MTLGPUFamily::Apple8),
@@ -72,8 +69,6 @@ fn metal() -> Result<Facts> {
             ("Metal3", MTLGPUFamily::Metal3),
         ];
         let families = families.into_iter().filter(|(_, family)| device.supportsFamily(*family));
-        let system = NSProcessInfo::processInfo().operatingSystemVersion();
-        let part = |number: isize| usize::try_from(number).unwrap_or(0);
         Ok(Facts {
             chip_is_known: chip.name == name.strip_prefix("Apple ").unwrap_or(&name),
             chip,
@@ -82,7 +77,7 @@ fn metal() -> Result<Facts> {
             working_set: device.recommendedMaxWorkingSetSize(),
             largest_buffer: device.maxBufferLength() as u64,
             threadgroup_memory: device.maxThreadgroupMemoryLength() as u64,
-            system: (part(system.majorVersion), part(system.minorVersion), part(system.patchVersion)),
+            system: system::version(),
             mps: cfg!(mps),
             name,
         })

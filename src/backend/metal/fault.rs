@@ -1,6 +1,6 @@
 //! What Metal says when work fails, as errors of the library.
 
-use objc2_foundation::NSError;
+use objc2_foundation::{NSError, NSUnderlyingErrorKey};
 use objc2_metal::MTLCommandBufferError;
 
 use crate::Error;
@@ -15,6 +15,9 @@ pub(super) fn kind(error: Option<&NSError>) -> DeviceFault {
     if error.domain().to_string() != "MTLCommandBufferErrorDomain" {
         return DeviceFault::Unknown(error.code() as i64);
     }
+    if let Some(fault) = queue_fault(error) {
+        return fault;
+    }
     match MTLCommandBufferError(error.code() as usize) {
         MTLCommandBufferError::Timeout => DeviceFault::Timeout,
         MTLCommandBufferError::PageFault => DeviceFault::PageFault,
@@ -25,6 +28,35 @@ pub(super) fn kind(error: Option<&NSError>) -> DeviceFault {
         MTLCommandBufferError::DeviceRemoved => DeviceFault::DeviceRemoved,
         MTLCommandBufferError::Internal => DeviceFault::Internal,
         other => DeviceFault::Unknown(other.0 as i64),
+    }
+}
+
+/// The fault of the GPU's queue behind a command buffer's error. The system's watchdog, and the discarding of command
+/// buffers after another one's fault, have no code among command buffers' errors: those report an internal error, whose
+/// underlying error, or whose text, says more.
+fn queue_fault(error: &NSError) -> Option<DeviceFault> {
+    // SAFETY: a constant string of the framework.
+    let key = unsafe { NSUnderlyingErrorKey };
+    let underlying = error.userInfo().objectForKey(key).and_then(|error| error.downcast::<NSError>().ok());
+    if let Some(underlying) = underlying
+        && underlying.domain().to_string() == "IOGPUCommandQueueErrorDomain"
+    {
+        return of_queue_code(underlying.code() as i64);
+    }
+    // "Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)"
+    let text = error.localizedDescription().to_string();
+    let code = text.rsplit('(').next()?.split(':').next()?;
+    if code.len() == 8 { of_queue_code(i64::from_str_radix(code, 16).ok()?) } else { None }
+}
+
+/// The fault of a code of IOGPUCommandQueueErrorDomain.
+fn of_queue_code(code: i64) -> Option<DeviceFault> {
+    match code {
+        // Hang, and impacting interactivity.
+        3 | 14 => Some(DeviceFault::Timeout),
+        // Innocent victim: discarded because another command buffer failed.
+        5 => Some(DeviceFault::Discarded),
+        _ => None,
     }
 }
 

@@ -10,7 +10,7 @@ use super::site::{Site, Tensor, small};
 use crate::Result;
 use crate::ops::{BinaryFn, Op};
 
-const SOURCE: Source =
+pub(super) const SOURCE: Source =
     Source::new("gemv", concat!(include_str!("kernels/products.metal"), include_str!("kernels/gemv.metal")));
 
 /// Sums that a launch takes: a bias each of q, k and v.

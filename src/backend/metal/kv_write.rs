@@ -6,7 +6,7 @@ use super::pipeline::Source;
 use super::site::{Site, small};
 use crate::Result;
 
-const SOURCE: Source = Source::new("kv_write", include_str!("kernels/kv_write.metal"));
+pub(super) const SOURCE: Source = Source::new("kv_write", include_str!("kernels/kv_write.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]

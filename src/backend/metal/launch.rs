@@ -126,6 +126,7 @@ impl Touches {
 }
 
 /// What an argument of a kernel is bound to.
+#[derive(Clone)]
 pub(super) enum Binding {
     /// A buffer, from a byte on.
     Buffer(Address),

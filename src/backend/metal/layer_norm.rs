@@ -8,7 +8,7 @@ use crate::Result;
 use crate::graph::Operand;
 use crate::ops::{LayerNorm, LayerNormGrad};
 
-const SOURCE: Source = Source::new("layer_norm", include_str!("kernels/layer_norm.metal"));
+pub(super) const SOURCE: Source = Source::new("layer_norm", include_str!("kernels/layer_norm.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]

@@ -8,7 +8,7 @@ use super::strided::{Walk, walks};
 use crate::Result;
 use crate::ops::{Concat, Unslice, split};
 
-const SOURCE: Source = Source::new("layout", include_str!("kernels/layout.metal"));
+pub(super) const SOURCE: Source = Source::new("layout", include_str!("kernels/layout.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]

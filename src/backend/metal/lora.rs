@@ -14,7 +14,7 @@ use crate::graph::Operand;
 use crate::ops::{Lora, LoraGrad, LoraSlot, total_rank};
 use crate::tensor::{DType, Layout, Shape};
 
-const SOURCE: Source =
+pub(super) const SOURCE: Source =
     Source::new("lora", concat!(include_str!("kernels/products.metal"), include_str!("kernels/lora.metal")));
 
 /// As many slots as a launch takes.

@@ -12,7 +12,7 @@ use crate::graph::{Operand, Step};
 use crate::ops::{AdamW, Op};
 use crate::tensor::Buffer;
 
-const SOURCE: Source = Source::new("many", include_str!("kernels/many.metal"));
+pub(super) const SOURCE: Source = Source::new("many", include_str!("kernels/many.metal"));
 
 /// Elements of a threadgroup, and its threads.
 const BLOCK: usize = 1024;

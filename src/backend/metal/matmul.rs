@@ -14,8 +14,8 @@ use crate::ops::MatMul;
 use crate::tensor::DType;
 use crate::tensor::layout::collapse;
 
-const SOURCE: Source = Source::new("matmul", include_str!("kernels/matmul.metal"));
-const STEEL: Source = Source::foreign("mlx_gemm", candle_metal_kernels::source::MLX_GEMM);
+pub(super) const SOURCE: Source = Source::new("matmul", include_str!("kernels/matmul.metal"));
+pub(super) const STEEL: Source = Source::foreign("mlx_gemm", candle_metal_kernels::source::MLX_GEMM);
 
 /// A batch of matrices as a product sees them.
 #[derive(Clone)]

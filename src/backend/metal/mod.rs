@@ -14,10 +14,12 @@ pub(super) mod device;
 pub(super) mod executor;
 pub(super) mod fault;
 pub(super) mod foreign;
+pub mod kernel_files;
 pub(super) mod launch;
 mod pipeline;
 mod site;
 mod strided;
+pub(super) mod system;
 
 mod attention;
 mod attention_grad;

@@ -8,7 +8,8 @@ use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
 use objc2_foundation::NSString;
 use objc2_metal::{
-    MTLCompileOptions, MTLComputePipelineState, MTLDataType, MTLDevice, MTLFunctionConstantValues, MTLLibrary,
+    MTLCompileOptions, MTLComputePipelineState, MTLDataType, MTLDevice, MTLFunctionConstantValues,
+    MTLLanguageVersion, MTLLibrary,
 };
 
 use super::archive::Archive;
@@ -18,6 +19,9 @@ use crate::error::DeviceFault;
 
 /// What every kernel file of ours begins with.
 const COMMON: &str = include_str!("kernels/common.metal");
+
+/// Threads of a SIMD group.
+const SIMD_WIDTH: usize = 32;
 
 /// The text of a library.
 #[derive(Debug, Clone, Copy)]
@@ -126,7 +130,7 @@ impl Pipelines {
         Ok(pipeline)
     }
 
-    fn library(&self, source: Source) -> Result<Retained<ProtocolObject<dyn MTLLibrary>>> {
+    pub(super) fn library(&self, source: Source) -> Result<Retained<ProtocolObject<dyn MTLLibrary>>> {
         if let Some(library) = self.made().libraries.get(source.name) {
             return Ok(library.clone());
         }
@@ -134,6 +138,8 @@ impl Pipelines {
         let options = MTLCompileOptions::new();
         #[allow(deprecated, reason = "its successor exists from macOS 15 on only")]
         options.setFastMathEnabled(source.fast_math);
+        // The default depends on the SDK that the process was linked against; older ones lack bfloat.
+        options.setLanguageVersion(MTLLanguageVersion::Version3_1);
         let library = self
             .device
             .newLibraryWithSource_options_error(&NSString::from_str(&text), Some(&options))
@@ -174,6 +180,12 @@ impl Pipelines {
                 failed(what(), DeviceFault::Kernel, error.localizedDescription().to_string())
             })?,
         };
+        // Kernels count with this width; families from Apple7 on have no other.
+        let width = raw.threadExecutionWidth();
+        if width != SIMD_WIDTH {
+            let message = format!("SIMD groups have {width} threads instead of {SIMD_WIDTH}");
+            return Err(failed(what(), DeviceFault::Kernel, message));
+        }
         Ok(Pipeline(Arc::new(State { raw, name: name.to_string() })))
     }
 }

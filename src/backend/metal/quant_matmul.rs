@@ -13,7 +13,7 @@ use crate::graph::Operand;
 use crate::ops::QuantMatMul;
 use crate::tensor::{DType, Layout, Shape};
 
-const SOURCE: Source = Source::new("quant_matmul", include_str!("kernels/quant_matmul.metal"));
+pub(super) const SOURCE: Source = Source::new("quant_matmul", include_str!("kernels/quant_matmul.metal"));
 
 /// Columns of a threadgroup: 4 SIMD groups of 4.
 const COLUMNS: usize = 16;

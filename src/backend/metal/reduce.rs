@@ -3,11 +3,11 @@
 use bytemuck::NoUninit;
 
 use super::pipeline::Source;
-use super::site::{Site, row_threads, small};
+use super::site::{Site, small};
 use crate::Result;
 use crate::ops::{Reduce, ReduceFn, split};
 
-const SOURCE: Source = Source::new("reduce", include_str!("kernels/reduce.metal"));
+pub(super) const SOURCE: Source = Source::new("reduce", include_str!("kernels/reduce.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
@@ -33,7 +33,7 @@ pub(super) fn compile(op: &Reduce, site: &mut Site<'_>) -> Result<()> {
     let launch = site.kernel(SOURCE, &format!("reduce_{form}_{}", x.type_name()))?;
     let launch = launch.read(&x).write(&y).constants(&sizes);
     if inner == 1 {
-        site.push(launch, [outer, 1, 1], [row_threads(axis), 1, 1]);
+        site.push_rows(launch, outer, axis);
     } else {
         site.push_elements(launch, outer * inner);
     }

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::graph::Operand;
 use crate::ops::{RmsNorm, RmsNormGrad};
 
-const SOURCE: Source = Source::new("rms_norm", include_str!("kernels/rms_norm.metal"));
+pub(super) const SOURCE: Source = Source::new("rms_norm", include_str!("kernels/rms_norm.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]

@@ -8,7 +8,7 @@ use super::site::{Site, Tensor, small};
 use crate::Result;
 use crate::ops::{Op, Rope};
 
-const SOURCE: Source = Source::new("rope", include_str!("kernels/rope.metal"));
+pub(super) const SOURCE: Source = Source::new("rope", include_str!("kernels/rope.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]

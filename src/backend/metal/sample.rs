@@ -3,11 +3,11 @@
 use bytemuck::NoUninit;
 
 use super::pipeline::Source;
-use super::site::{Site, row_threads, small};
+use super::site::{Site, small};
 use crate::Result;
 use crate::ops::Sample;
 
-const SOURCE: Source = Source::new(
+pub(super) const SOURCE: Source = Source::new(
     "sample",
     concat!(include_str!("kernels/philox.metal"), include_str!("kernels/sample.metal")),
 );
@@ -29,6 +29,6 @@ pub(super) fn compile(op: &Sample, site: &mut Site<'_>) -> Result<()> {
     let sizes = Sizes { n: small(n), top_k: small(op.top_k.min(n)), stream: op.stream };
     let launch = site.kernel(SOURCE, &format!("sample_{}", logits.type_name()))?;
     let launch = launch.read(&logits).read(&settings).read(&seed).write(&drawn).constants(&sizes);
-    site.push(launch, [logits.rows(), 1, 1], [row_threads(n), 1, 1]);
+    site.push_rows(launch, logits.rows(), n);
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::pipeline::Source;
 use super::site::{Site, small};
 use crate::Result;
 
-const SOURCE: Source = Source::new("silu_mul", include_str!("kernels/silu_mul.metal"));
+pub(super) const SOURCE: Source = Source::new("silu_mul", include_str!("kernels/silu_mul.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]

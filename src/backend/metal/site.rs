@@ -136,7 +136,7 @@ impl IndexCheck {
     }
 }
 
-const CHECK: Source = Source::new("check_indices", include_str!("kernels/check_indices.metal"));
+pub(super) const CHECK: Source = Source::new("check_indices", include_str!("kernels/check_indices.metal"));
 
 /// What the launches of a step are collected in.
 pub(super) struct Site<'a> {
@@ -251,14 +251,15 @@ impl Site<'_> {
             return;
         }
         let Builder { op, pipeline, bindings, touches } = builder;
-        let most = pipeline.most_threads();
-        debug_assert!(
-            threads.iter().product::<usize>() <= most,
-            "{}: {threads:?} of {most}",
-            pipeline.name()
-        );
         let launch = Launch { op, pipeline, bindings, groups, threads, barrier: false };
         self.items.push(super::executor::Item::launch(launch, touches));
+    }
+
+    /// Adds a launch of a threadgroup per row, whose threads step through the row's `n` elements: as many threads as
+    /// suit the row and the pipeline allows.
+    pub(super) fn push_rows(&mut self, builder: Builder, rows: usize, n: usize) {
+        let most = builder.pipeline.most_threads() / 32 * 32;
+        self.push(builder, [rows, 1, 1], [row_threads(n).min(most.max(32)), 1, 1]);
     }
 
     /// Adds a launch of one thread an element.
@@ -268,6 +269,7 @@ impl Site<'_> {
 }
 
 /// A launch being put together: arguments are bound in the order of the calls.
+#[derive(Clone)]
 pub(super) struct Builder {
     op: &'static str,
     pipeline: Pipeline,

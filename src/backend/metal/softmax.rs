@@ -9,7 +9,7 @@ use super::site::{IN_REGISTERS, Site, row_threads, small};
 use crate::Result;
 use crate::ops::split;
 
-const SOURCE: Source = Source::new("softmax", include_str!("kernels/softmax.metal"));
+pub(super) const SOURCE: Source = Source::new("softmax", include_str!("kernels/softmax.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]

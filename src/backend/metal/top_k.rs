@@ -3,11 +3,11 @@
 use bytemuck::NoUninit;
 
 use super::pipeline::Source;
-use super::site::{Site, Tensor, row_threads, small};
+use super::site::{Site, Tensor, small};
 use crate::Result;
 use crate::ops::TopK;
 
-const SOURCE: Source = Source::new("top_k", include_str!("kernels/top_k.metal"));
+pub(super) const SOURCE: Source = Source::new("top_k", include_str!("kernels/top_k.metal"));
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
@@ -48,6 +48,6 @@ fn greatest(k: usize, values: Option<Tensor>, indices: Option<Tensor>, site: &mu
     let store = |tensor: Option<Tensor>| u32::from(tensor.is_some());
     let sizes =
         Sizes { n: small(n), k: small(k), store_values: store(values), store_indices: store(indices) };
-    site.push(launch.constants(&sizes), [x.rows(), 1, 1], [row_threads(n), 1, 1]);
+    site.push_rows(launch.constants(&sizes), x.rows(), n);
     Ok(())
 }

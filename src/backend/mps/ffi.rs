@@ -16,6 +16,7 @@ use objc2_metal_performance_shaders::{
     MPSDataType, MPSMatrix, MPSMatrixDescriptor, MPSMatrixFindTopK, MPSMatrixLogSoftMax,
     MPSMatrixLogSoftMaxGradient, MPSMatrixMultiplication, MPSMatrixSoftMax, MPSMatrixSoftMaxGradient,
     MPSNDArray, MPSNDArrayDescriptor, MPSNDArrayMatrixMultiplication, MPSNDArrayMultiaryKernel,
+    MPSSupportsMTLDevice,
 };
 
 use super::guard::{self, ProductShape};
@@ -26,6 +27,13 @@ use crate::tensor::DType;
 use crate::{Error, Result};
 
 pub(super) type Device = ProtocolObject<dyn MTLDevice>;
+
+/// Returns true if Metal Performance Shaders support the GPU. Without support their initializers return nil, which
+/// objc2 turns into a panic.
+pub(in crate::backend) fn supports(device: &Device) -> bool {
+    // SAFETY: the device is valid; the function only reads from it.
+    unsafe { MPSSupportsMTLDevice(Some(device)) }
+}
 
 fn misuse(what: impl std::fmt::Display) -> Error {
     Error::invalid("Metal Performance Shaders", format!("{what}; please report this"))
@@ -72,6 +80,12 @@ impl MatrixLayout {
     pub(super) fn bytes(&self) -> usize {
         let steps = if self.batch == 1 { 0 } else { (self.batch - 1) * self.step };
         (steps + (self.rows - 1) * self.row + self.columns) * self.dtype.size()
+    }
+
+    /// Bytes that the framework may count: whole rows, also the last one's gap.
+    pub(in crate::backend) fn counted_bytes(&self) -> usize {
+        let steps = if self.batch == 1 { 0 } else { (self.batch - 1) * self.step };
+        (steps + self.rows * self.row) * self.dtype.size()
     }
 
     /// Refuses a place in which it does not lie.

@@ -10,6 +10,9 @@ use crate::tensor::DType;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
+    /// `MPSSupportsMTLDevice` returned false.
+    #[error("Metal Performance Shaders do not support this GPU")]
+    Device,
     /// MPSMatrixMultiplication takes f32 and f16; anything else is an assertion of the framework.
     #[error("this dtype, or mixture of dtypes, ends the process")]
     DType,
@@ -34,8 +37,9 @@ pub enum Refusal {
     /// More than 16 of the greatest elements are undefined behaviour.
     #[error("k is above 16, which is undefined")]
     TopK,
-    /// The addend of a product is its result's own memory.
-    #[error("the addend lies elsewhere than the result")]
+    /// With three arrays and one row, M1 on macOS 26 leaves the addend out (pytorch 180778), and no header promises that
+    /// an array may be source and destination.
+    #[error("the product of arrays has an addend, which some systems leave out")]
     Addend,
     /// The framework does not promise to work in place.
     #[error("the result lies over an input, which is not promised to work")]
@@ -77,6 +81,11 @@ pub struct ProductShape {
 }
 
 const LIMIT: usize = 1 << 31;
+
+/// Refuses every call on a GPU that Metal Performance Shaders do not support.
+pub fn device(supported: bool) -> Result<(), Refusal> {
+    if supported { Ok(()) } else { Err(Refusal::Device) }
+}
 
 /// Whether MPSMatrixMultiplication may compute a product, on a chip of this generation (1 for M1).
 pub fn product(shape: &ProductShape, generation: u32) -> Result<(), Refusal> {

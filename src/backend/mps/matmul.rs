@@ -64,6 +64,7 @@ pub(in crate::backend) fn product(
     result: &Operand,
     factors: (f32, f32),
 ) -> std::result::Result<Item, Refusal> {
+    guard::device(gpu.mps)?;
     let sides = [(&left, transpose_left), (&right, transpose_right)];
     if result.dtype == DType::BF16 {
         return ndarray::product(gpu, op, sides, result, factors);

@@ -32,7 +32,7 @@ mod top_k;
 #[cfg(mps)]
 pub(super) use attention::{Head, attention};
 #[cfg(mps)]
-pub(super) use ffi::MatrixLayout;
+pub(super) use ffi::{MatrixLayout, supports};
 #[cfg(mps)]
 pub(super) use layer_norm::layer_norm;
 #[cfg(mps)]

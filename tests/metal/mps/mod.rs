@@ -1,6 +1,7 @@
 //! Metal Performance Shaders through the backend, preferred wherever the guard allows them, against candle on the CPU.
 
 mod attention;
+mod plan;
 mod products;
 mod rows;
 

@@ -2,22 +2,46 @@
 
 use std::path::Path;
 
+use metal_candle::backend::metal_facts::{self, Facts};
+
 use crate::bench::report::Report;
 use crate::failure::Failure;
 
-/// Refuses before anything is measured: the column is a Mac's.
+/// Refuses a device or a file before anything is measured: the column is for the GPU of a real Mac.
 pub(crate) fn check(path: &Path, device: &str) -> anyhow::Result<()> {
     if device != "metal" || !cfg!(target_os = "macos") {
         return Err(Failure::input(
-            "--fill: the column takes measurements of a Mac's GPU only",
-            "on a Mac: metal-candle bench ops --device metal --fill docs/MPS_BENCHMARKS.md",
+            "--fill: the column is for measurements of a Mac's GPU",
+            "on a Mac, run: metal-candle bench ops --device metal --fill docs/MPS_BENCHMARKS.md",
         )
         .into());
     }
+    measurable("--fill", &metal_facts::read()?)?;
     std::fs::read_to_string(path).map(|_| ()).map_err(|error| {
-        let advice = "name the file of the repository, docs/MPS_BENCHMARKS.md";
+        let advice = "pass the repository's file, docs/MPS_BENCHMARKS.md";
         Failure::input(format!("{}: {error}", path.display()), advice).into()
     })
+}
+
+/// Refuses to measure a GPU that is not one of Apple's, or not a real one: its figures say nothing about Macs.
+pub(crate) fn measurable(what: &str, gpu: &Facts) -> Result<(), Failure> {
+    let Some(reason) = unfit(gpu) else { return Ok(()) };
+    let cause = format!("{what}: the GPU '{}' {reason}, so its times would mislead", gpu.name);
+    Err(Failure::input(cause, "measure on a Mac with Apple silicon, outside a virtual machine"))
+}
+
+/// Says why a GPU does not represent Macs with Apple silicon, if it does not.
+pub(crate) fn unfit(gpu: &Facts) -> Option<&'static str> {
+    if gpu.name.contains("Paravirtual") {
+        return Some("is virtual");
+    }
+    let apple7 = gpu.families.iter().any(|family| apple_family(family).is_some_and(|number| number >= 7));
+    (!apple7).then_some("is below GPU family Apple7 (M1)")
+}
+
+/// The number of a GPU family such as `Apple9`.
+fn apple_family(name: &str) -> Option<u32> {
+    name.strip_prefix("Apple")?.parse().ok()
 }
 
 /// Writes the throughput reading of every case into the last cell of its line.
@@ -53,6 +77,37 @@ fn filled(text: &str, report: &Report) -> String {
 mod tests {
     use super::*;
     use crate::bench::report::{Row, Spread, Times};
+    use crate::failure::Code;
+
+    fn gpu(name: &str, families: &[&'static str]) -> Facts {
+        Facts {
+            name: name.into(),
+            chip: metal_candle::backend::metal_chip::Chip::of(name),
+            chip_is_known: false,
+            families: families.to_vec(),
+            unified_memory: true,
+            working_set: 1 << 30,
+            largest_buffer: 1 << 30,
+            threadgroup_memory: 32 << 10,
+            system: Default::default(),
+            mps: true,
+        }
+    }
+
+    #[test]
+    fn virtual_and_old_gpus_are_not_measured() {
+        assert_eq!(measurable("tune", &gpu("Apple M1", &["Apple7", "Metal3"])), Ok(()));
+        assert_eq!(measurable("tune", &gpu("Apple M5 Ultra", &["Apple10"])), Ok(()));
+        let refused =
+            |name, families: &[&'static str]| measurable("--fill", &gpu(name, families)).unwrap_err();
+        let failure = refused("Apple Paravirtual device", &["Apple7"]);
+        let cause = "--fill: the GPU 'Apple Paravirtual device' is virtual, so its times would mislead";
+        assert_eq!((failure.code, failure.cause.as_str()), (Code::Input, cause));
+        for families in [&[][..], &["Apple5"], &["Apple6", "Metal3"], &["Mac2", "Metal3"]] {
+            let failure = refused("AMD Radeon Pro 5500M", families);
+            assert!(failure.cause.contains("is below GPU family Apple7"), "{}", failure.cause);
+        }
+    }
 
     #[test]
     fn only_the_last_cell_of_a_measured_line_changes() {

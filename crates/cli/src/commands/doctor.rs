@@ -6,6 +6,7 @@ use metal_candle::backend::metal_facts::{self, Facts};
 use serde_json::{Value, json};
 
 use crate::args::DoctorArgs;
+use crate::bench::fill;
 use crate::hub::{Hub, HubError};
 use crate::model_source::{Origin, SHORT_NAMES};
 use crate::progress::size;
@@ -99,7 +100,10 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     }
     let mut devices = vec![json!({"name": "cpu", "threads": threads, "features": features()})];
     match metal_facts::read() {
-        Ok(facts) => devices.push(gpu(&facts)),
+        Ok(facts) => {
+            missing.extend(unfit_gpu(&facts));
+            devices.push(gpu(&facts));
+        }
         Err(error) if cfg!(target_os = "macos") => {
             let advice = "build with the default features, on a Mac with Metal";
             missing.push(json!({"what": format!("the GPU: {error}"), "advice": advice}));
@@ -124,9 +128,18 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     if args.json { print_line(&report.to_string()) } else { print_line(&text(&report)) }
 }
 
+/// Reports a GPU that the library does not support: a virtual one, or one that is older than Apple silicon.
+fn unfit_gpu(facts: &Facts) -> Option<Value> {
+    let reason = fill::unfit(facts)?;
+    Some(json!({
+        "what": format!("a supported GPU: '{}' {reason}", facts.name),
+        "advice": "use --device cpu here; the GPU needs Apple silicon, outside a virtual machine",
+    }))
+}
+
 /// What there is to say of a GPU.
 fn gpu(facts: &Facts) -> Value {
-    let (major, minor, patch) = facts.system;
+    let (major, minor) = facts.system;
     let gates: Vec<Value> = facts
         .gates()
         .into_iter()
@@ -141,7 +154,7 @@ fn gpu(facts: &Facts) -> Value {
         "working_set": facts.working_set,
         "largest_buffer": facts.largest_buffer,
         "threadgroup_memory": facts.threadgroup_memory,
-        "macos": format!("{major}.{minor}.{patch}"),
+        "macos": format!("{major}.{minor}"),
         "gates": gates,
         "paths": if facts.mps { json!(["metal", "mps"]) } else { json!(["metal"]) },
         "preference": std::env::var("METAL_CANDLE_BACKEND").unwrap_or_else(|_| "auto".into()),
@@ -260,6 +273,11 @@ mod tests {
             system: (14, 5, 0),
             mps: true,
         };
+        assert_eq!(unfit_gpu(&facts), None);
+        let virtual_gpu =
+            Facts { name: "Apple Paravirtual device".into(), families: vec![], ..facts.clone() };
+        let what = unfit_gpu(&virtual_gpu).unwrap()["what"].clone();
+        assert_eq!(what, "a supported GPU: 'Apple Paravirtual device' is virtual");
         let lines = gpu_lines(&gpu(&facts));
         assert_eq!(lines[0], "device   metal: Apple M3 Max, families Apple9 Metal3; estimates as for M3 Max");
         assert!(lines[2].starts_with("         macOS 14.5.0; paths metal mps; "), "{}", lines[2]);

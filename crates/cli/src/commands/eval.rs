@@ -5,12 +5,13 @@ use std::path::Path;
 
 use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::data::{Format, examples, read_text};
-use metal_candle::training::{Example, evaluate, exact_answers, windows, write_logits};
+use metal_candle::training::{Example, evaluate, windows, write_logits};
 use serde_json::json;
 
 use crate::args::EvalArgs;
 use crate::commands::data::summary;
 use crate::data_source::{self, Options};
+use crate::exact::ExactAnswers;
 use crate::model::Loaded;
 use crate::session::{Session, print_line};
 use crate::settings::train_on;
@@ -53,7 +54,7 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
     }
     let exact = args
         .exact
-        .then(|| exact_answers(&loaded.decoder, adapter.as_ref(), &examples, &options, &stop, &|_, _| ()))
+        .then(|| ExactAnswers::count(&loaded, adapter.as_ref(), &examples, &options, session))
         .transpose()?;
     if args.json {
         let mut result =
@@ -65,7 +66,7 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
         return print_line(&result.to_string());
     }
     let exact = exact.map_or(String::new(), |exact| {
-        format!("  exact answers {} of {} ({:.0} %)", exact.exact, exact.examples, 100.0 * exact.share())
+        format!("  exact answers {} of {} ({:.0} %)", exact.exact, exact.examples, exact.percent())
     });
     print_line(&format!(
         "loss {:.4}  perplexity {:.3}  tokens {}{exact}",

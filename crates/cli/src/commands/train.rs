@@ -7,8 +7,7 @@ use metal_candle::models::AdapterParameters;
 use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::data::examples;
 use metal_candle::training::{
-    Adapter, DataSet, Event, ExactAnswers, Example, Record, Row, Summary, TrainOn, TrainOptions, Trainer,
-    exact_answers, metrics,
+    Adapter, DataSet, Event, Example, Record, Row, Summary, TrainOn, TrainOptions, Trainer, metrics,
 };
 use serde_json::json;
 
@@ -17,6 +16,7 @@ use super::generate::tokens;
 use crate::args::TrainArgs;
 use crate::builtin;
 use crate::data_source;
+use crate::exact::ExactAnswers;
 use crate::failure::Failure;
 use crate::model::Loaded;
 use crate::plot::{self, Curves};
@@ -160,7 +160,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
             after.examples,
             before.exact,
             after.exact,
-            100.0 * after.share()
+            after.percent()
         ))?;
     }
     print_line(&closing(&summary, &out, &reports))
@@ -240,9 +240,7 @@ fn exact(
         return Ok(None);
     }
     let batches = BatchOptions { batch_size: options.batch_size, max_length: options.max_length, seed: 0 };
-    let stop = session.interrupt.flag();
-    let found = exact_answers(&loaded.decoder, adapter, held_out, &batches, &stop, &|_, _| ())?;
-    Ok(Some(found))
+    ExactAnswers::count(loaded, adapter, held_out, &batches, session).map(Some)
 }
 
 fn train_run(trainer: &mut Trainer<'_>, steps: usize, session: &Session) -> anyhow::Result<Summary> {

@@ -4,11 +4,13 @@ use metal_candle::backend::select::{Choices, Preference, Table};
 use metal_candle::backend::{Device, metal_facts, tune};
 
 use crate::args::TuneArgs;
+use crate::bench::fill;
 use crate::cache;
 use crate::session::{Session, print_line};
 
 pub(crate) fn run(args: &TuneArgs, session: &Session) -> anyhow::Result<()> {
-    let name = metal_facts::read()?.name;
+    let gpu = metal_facts::read()?;
+    fill::measurable("tune", &gpu)?;
     let path = match &args.out {
         Some(path) => path.clone(),
         None => cache::root()?.join(cache::TABLE),
@@ -25,7 +27,7 @@ pub(crate) fn run(args: &TuneArgs, session: &Session) -> anyhow::Result<()> {
     }
     drop(meter);
     let better = measured.iter().filter(|row| row.mps < row.metal).count();
-    let table = Table { device: name, version: env!("CARGO_PKG_VERSION").to_owned(), products: measured };
+    let table = Table { device: gpu.name, version: env!("CARGO_PKG_VERSION").to_owned(), products: measured };
     table.save(&path)?;
     if args.json {
         return print_line(&serde_json::to_string(&table)?);

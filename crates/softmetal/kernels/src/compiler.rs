@@ -50,6 +50,26 @@ const LANGUAGE: [&str; 20] = [
     "-fbfloat16-excess-precision=none",
 ];
 
+/// C++ for OpenCL has Metal's address spaces under other names. Without the generic one, a pointer or reference that names
+/// none is a thread's, as in Metal.
+pub(crate) const DIALECT: [&str; 14] = [
+    "-x",
+    "cl",
+    "-cl-std=clc++2021",
+    "-cl-single-precision-constant",
+    "-target",
+    "x86_64-unknown-linux-gnu",
+    "-Xclang",
+    "-cl-ext=-__opencl_c_pipes,-__opencl_c_device_enqueue,\
+     -__opencl_c_program_scope_global_variables,+cl_khr_fp16",
+    "-cl-no-stdinc",
+    "-w",
+    "-ferror-limit=0",
+    "-fno-caret-diagnostics",
+    "-fsyntax-only",
+    "-",
+];
+
 impl Compiler {
     /// The compiler of this machine.
     pub(crate) fn find() -> Result<&'static Compiler, CompileError> {
@@ -88,6 +108,13 @@ impl Compiler {
     pub(crate) fn check(&self, text: &str) -> Result<(), String> {
         let mut command = self.command();
         command.args(["-fsyntax-only", "-"]);
+        run(command, text).map(drop)
+    }
+
+    /// Checks `text` as C++ for OpenCL without a generic address space, and returns everything that clang reports.
+    pub(crate) fn check_dialect(&self, text: &str) -> Result<(), String> {
+        let mut command = Command::new(&self.program);
+        command.args(DIALECT);
         run(command, text).map(drop)
     }
 

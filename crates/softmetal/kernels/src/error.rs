@@ -41,7 +41,7 @@ impl CompileError {
 }
 
 /// The function or type of `text` that `location` lies in.
-fn enclosing(text: &str, location: &Location) -> Option<String> {
+pub(crate) fn enclosing(text: &str, location: &Location) -> Option<String> {
     let source = msl::Source::lex(text).ok()?;
     let items = source.items(0..source.tokens().len());
     let item = items.into_iter().find(|item| {

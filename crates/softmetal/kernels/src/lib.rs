@@ -22,6 +22,7 @@
 
 mod cache;
 mod compiler;
+mod dialect;
 mod engine;
 mod error;
 mod fault;
@@ -32,6 +33,7 @@ mod object;
 mod pipeline;
 mod translate;
 
+pub use dialect::{Requirements, check_rules, check_layouts, StructLayout};
 pub use error::CompileError;
 pub use fault::Fault;
 pub use library::{CompileOptions, Library};

@@ -175,7 +175,7 @@ impl Library {
 }
 
 /// `source` with the includes of Metal's own headers blanked: the prelude stands for them.
-fn without_includes(source: &str) -> String {
+pub(crate) fn without_includes(source: &str) -> String {
     let lines = source.lines().map(|line| {
         let directive = line.trim_start().strip_prefix('#').map(str::trim_start);
         let header = directive.and_then(|d| d.strip_prefix("include")).map(str::trim_start);

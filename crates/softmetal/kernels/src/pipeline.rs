@@ -247,6 +247,12 @@ impl Pipeline {
         if threads == 0 || threads > MOST_THREADS as u64 {
             return fail(format!("a threadgroup of {threads} threads: it must have 1 to {MOST_THREADS}"));
         }
+        if let Some(limit) = self.max_threads().filter(|limit| threads > *limit as u64) {
+            return fail(format!(
+                "a threadgroup of {threads} threads: the kernel declares at most {limit} \
+                 (max_total_threads_per_threadgroup), so a GPU would not run it"
+            ));
+        }
         if d.grid.contains(&0) {
             return fail(format!("a grid of {:?} has no threads", d.grid));
         }

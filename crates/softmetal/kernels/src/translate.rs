@@ -53,14 +53,15 @@ pub(crate) fn translate(source: &Source<'_>, library: &Library) -> Translation {
     Translation { text, callers }
 }
 
-struct Edits<'a> {
-    text: &'a str,
-    list: Vec<(Range<usize>, String)>,
+/// Replacements of parts of a text.
+pub(crate) struct Edits<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) list: Vec<(Range<usize>, String)>,
 }
 
 impl Edits<'_> {
     /// The text with all edits made; an edit inside an earlier one is dropped, and line ends are kept.
-    fn apply(mut self) -> String {
+    pub(crate) fn apply(mut self) -> String {
         self.list.sort_by_key(|(range, _)| (range.start, std::cmp::Reverse(range.end)));
         let (mut out, mut at) = (String::with_capacity(self.text.len()), 0);
         for (range, new) in self.list {

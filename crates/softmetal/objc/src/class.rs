@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError, RwLock};
 
 use crate::{Id, Object, root, slots};
@@ -213,10 +213,31 @@ pub(crate) fn register(class: *mut Class) {
     CLASSES.write().unwrap_or_else(PoisonError::into_inner).insert(known.name.clone(), class as usize);
 }
 
+/// The class that the system does not have.
+static HIDDEN: AtomicPtr<Class> = AtomicPtr::new(null_mut());
+
+/// Makes the system lack a class, or none. A lookup by name does not find it, and a message to it panics with the words
+/// of objc2, which on a Mac looks each class up by name when it is first used.
+pub fn hide(name: Option<&CStr>) {
+    HIDDEN.store(null_mut(), Ordering::SeqCst);
+    let class = name.map_or(null(), lookup);
+    HIDDEN.store(class.cast_mut(), Ordering::SeqCst);
+}
+
+/// Panics if the receiver is the class that the system does not have.
+pub(crate) fn check_exists(receiver: Id) {
+    let hidden = HIDDEN.load(Ordering::Relaxed);
+    if !hidden.is_null() && std::ptr::eq(receiver.cast(), hidden) {
+        let name = Class::at(hidden).map(Class::name).unwrap_or_default();
+        panic!("class {name} could not be found");
+    }
+}
+
 pub(crate) fn lookup(name: &CStr) -> *const Class {
     root::load();
     let classes = CLASSES.read().unwrap_or_else(PoisonError::into_inner);
-    classes.get(name).map_or(null(), |&address| address as *const Class)
+    let found = classes.get(name).map_or(null(), |&address| address as *const Class);
+    if std::ptr::eq(found, HIDDEN.load(Ordering::Relaxed)) { null() } else { found }
 }
 
 /// # Safety

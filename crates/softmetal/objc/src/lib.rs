@@ -20,7 +20,7 @@ mod pool;
 mod root;
 mod slots;
 
-pub use class::{Class, Sel};
+pub use class::{Class, Sel, hide};
 pub use message::silenced;
 pub use pool::pending;
 

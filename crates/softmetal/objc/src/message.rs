@@ -76,6 +76,7 @@ runtime! {
         if receiver.is_null() || !count::check_alive(receiver, || format!("message '{}'", selector_name(sel))) {
             return nothing as Imp;
         }
+        crate::class::check_exists(receiver);
         find(Class::of(receiver), receiver, sel)
     }
     fn objc_msg_lookup_super(target: *const c_void, sel: Sel) -> Imp {

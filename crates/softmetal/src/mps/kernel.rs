@@ -12,6 +12,7 @@ use softmetal_formulas::kernel::{Batch, Origin};
 use crate::check::report;
 use crate::device::{SoftDevice, shared};
 use crate::rules;
+use crate::system::mac;
 
 #[derive(Default)]
 pub(crate) struct KernelState {
@@ -31,9 +32,11 @@ define_class!(
     impl SoftKernel {
         #[unsafe(method_id(initWithDevice:))]
         fn init_with_device(this: Allocated<Self>, _device: &SoftDevice) -> Option<Retained<Self>> {
-            let this = this.set_ivars(KernelState::default());
-            // SAFETY: NSObject's init returns the object.
-            unsafe { msg_send![super(this), init] }
+            mac().gpu.mps.then_some(this).and_then(|this| {
+                let this = this.set_ivars(KernelState::default());
+                // SAFETY: NSObject's init returns the object.
+                unsafe { msg_send![super(this), init] }
+            })
         }
 
         #[unsafe(method_id(device))]

@@ -11,6 +11,7 @@ use softmetal_formulas::vector::{Vector, VectorDescriptor, recommended_vector_by
 use super::accepted;
 use crate::buffer::SoftBuffer;
 use crate::device::{SoftDevice, shared};
+use crate::system::mac;
 
 pub(super) fn element(of: MPSDataType) -> Option<Element> {
     accepted(Element::from_number(of.0))
@@ -186,6 +187,9 @@ impl SoftMatrix {
         offset: usize,
         descriptor: &SoftMatrixDescriptor,
     ) -> Option<Retained<Self>> {
+        if !mac().gpu.mps {
+            return None;
+        }
         let place = Matrix::new(buffer.memory().start(), buffer.len(), offset, *descriptor.ivars());
         let this = this.set_ivars(Placed { buffer: buffer.retain(), place: accepted(place)? });
         // SAFETY: NSObject's init returns the object.
@@ -334,6 +338,9 @@ impl SoftVector {
         offset: usize,
         descriptor: &SoftVectorDescriptor,
     ) -> Option<Retained<Self>> {
+        if !mac().gpu.mps {
+            return None;
+        }
         let place = Vector::new(buffer.memory().start(), buffer.len(), offset, *descriptor.ivars());
         let this = this.set_ivars(Placed { buffer: buffer.retain(), place: accepted(place)? });
         // SAFETY: NSObject's init returns the object.

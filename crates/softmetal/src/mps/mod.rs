@@ -88,11 +88,12 @@ fn command_with(
             code: CommandBufferError::Internal,
             message: refusal.to_string(),
             rule: Some(rule(refusal.rule)),
+            kill: None,
         });
         drop(memories);
         result.map(|touches| accesses(&spots, &touches))
     });
-    Command { label: name.to_owned(), uses, body }
+    Command { label: name.to_owned(), uses, threads: 0, body }
 }
 
 /// What is touched, by buffer.

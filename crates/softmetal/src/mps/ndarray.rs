@@ -19,6 +19,7 @@ use crate::command_buffer::SoftCommandBuffer;
 use crate::compute::SoftComputeEncoder;
 use crate::device::{SoftDevice, shared};
 use crate::foundation::List;
+use crate::system::mac;
 
 const PRODUCT: &str = "MPSNDArrayMatrixMultiplication";
 
@@ -111,7 +112,7 @@ define_class!(
         ) -> Option<Retained<Self>> {
             let descriptor = descriptor.ivars().borrow();
             let array = NdArray::new(buffer.memory().start(), buffer.len(), offset, &descriptor);
-            accepted(array).and_then(|array| {
+            accepted(array).filter(|_| mac().gpu.mps).and_then(|array| {
                 let this = this.set_ivars(ArrayState { buffer: buffer.retain(), array });
                 // SAFETY: NSObject's init returns the object.
                 unsafe { msg_send![super(this), init] }

@@ -36,6 +36,7 @@ struct AttentionSizes {
     uint store_lse;
     uint parts;
     float scale;
+    uint first_block; // of attention_rows
 };
 
 // The keys that a query sees: from .x up to, but without, .y.
@@ -51,7 +52,7 @@ inline uint2 visible(
 }
 
 template <typename T, typename K>
-kernel void attention_rows(
+[[kernel, max_total_threads_per_threadgroup(256)]] void attention_rows(
     device const T* q [[buffer(0)]],
     device const K* k [[buffer(1)]],
     device const K* v [[buffer(2)]],
@@ -61,7 +62,7 @@ kernel void attention_rows(
     device float* lse [[buffer(6)]],
     constant AttentionSizes& sizes [[buffer(7)]],
     uint3 block [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_position_in_threadgroup]],
+    uint thread_index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]],
     uint group [[simdgroup_index_in_threadgroup]]) {
     threadgroup float tile[TILE * PITCH];
@@ -69,7 +70,7 @@ kernel void attention_rows(
     uint batch = block.z;
     uint head = block.y;
     uint d = sizes.d;
-    uint first = QUERIES * block.x;
+    uint first = QUERIES * (sizes.first_block + block.x);
     uint query = first + group;
     bool active = query < sizes.t;
     for (uint i = thread_index; i < QUERIES * d; i += 32 * QUERIES) {
@@ -179,7 +180,7 @@ kernel void attention_rows(
 // One part of the keys of one query: its sum of weighted values, greatest score and sum of weights go to `partial`, d + 2
 // numbers a part, or, if there is one part only, the result to `out`.
 template <typename T, typename K>
-kernel void attention_few(
+[[kernel, max_total_threads_per_threadgroup(512)]] void attention_few(
     device const T* q [[buffer(0)]],
     device const K* k [[buffer(1)]],
     device const K* v [[buffer(2)]],
@@ -190,7 +191,7 @@ kernel void attention_few(
     device float* partial [[buffer(7)]],
     constant AttentionSizes& sizes [[buffer(8)]],
     uint3 block [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_position_in_threadgroup]],
+    uint thread_index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]],
     uint group [[simdgroup_index_in_threadgroup]]) {
     threadgroup float sums[FEW * 256];
@@ -282,13 +283,13 @@ kernel void attention_few(
 
 // Merges the parts of a query: a threadgroup a row of a head.
 template <typename T>
-kernel void attention_merge(
+[[kernel, max_total_threads_per_threadgroup(64)]] void attention_merge(
     device const float* partial [[buffer(0)]],
     device T* out [[buffer(1)]],
     device float* lse [[buffer(2)]],
     constant AttentionSizes& sizes [[buffer(3)]],
     uint row [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_position_in_threadgroup]],
+    uint thread_index [[thread_index_in_threadgroup]],
     uint threads [[threads_per_threadgroup]]) {
     uint d = sizes.d;
     device const float* parts = partial + ulong(row) * sizes.parts * (d + 2);
@@ -324,7 +325,7 @@ kernel void attention_merge(
 
 // What a causal mask adds to scores [t, s]: 0 for keys up to the query, -infinity after it.
 template <typename T>
-kernel void causal_mask(
+[[kernel, max_total_threads_per_threadgroup(256)]] void causal_mask(
     device T* mask [[buffer(0)]],
     constant uint2& sizes [[buffer(1)]],
     uint at [[thread_position_in_grid]]) {

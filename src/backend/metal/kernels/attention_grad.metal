@@ -40,6 +40,7 @@ struct AttentionGradSizes {
     uint store_dk;
     uint store_dv;
     float scale;
+    uint first_block; // of attention_dq and attention_dkv
 };
 
 inline uint2 visible(constant AttentionGradSizes& sizes, uint batch, uint query, device const uint* starts) {
@@ -52,7 +53,7 @@ inline uint2 visible(constant AttentionGradSizes& sizes, uint batch, uint query,
 }
 
 template <typename T>
-kernel void attention_delta(
+[[kernel, max_total_threads_per_threadgroup(256)]] void attention_delta(
     device const T* out [[buffer(0)]],
     device const T* dout [[buffer(1)]],
     device float* delta [[buffer(2)]],
@@ -95,7 +96,7 @@ inline void load_tile(
 }
 
 template <typename T>
-kernel void attention_dq(
+[[kernel, max_total_threads_per_threadgroup(256)]] void attention_dq(
     device const T* q [[buffer(0)]],
     device const T* k [[buffer(1)]],
     device const T* v [[buffer(2)]],
@@ -106,7 +107,7 @@ kernel void attention_dq(
     device T* dq [[buffer(7)]],
     constant AttentionGradSizes& sizes [[buffer(8)]],
     uint3 block [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_position_in_threadgroup]],
+    uint thread_index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]],
     uint group [[simdgroup_index_in_threadgroup]]) {
     threadgroup float left[TILE * PITCH];
@@ -114,7 +115,7 @@ kernel void attention_dq(
     uint batch = block.z;
     uint head = block.y;
     uint d = sizes.d;
-    uint first = OWN * block.x;
+    uint first = OWN * (sizes.first_block + block.x);
     uint query = min(first + group, sizes.t - 1);
     bool active = first + group < sizes.t;
     device const T* keys = k + ulong(batch) * sizes.k_batch + ulong(head / sizes.group) * sizes.k_head;
@@ -190,7 +191,7 @@ kernel void attention_dq(
 }
 
 template <typename T>
-kernel void attention_dkv(
+[[kernel, max_total_threads_per_threadgroup(256)]] void attention_dkv(
     device const T* q [[buffer(0)]],
     device const T* k [[buffer(1)]],
     device const T* v [[buffer(2)]],
@@ -202,7 +203,7 @@ kernel void attention_dkv(
     device T* dv [[buffer(8)]],
     constant AttentionGradSizes& sizes [[buffer(9)]],
     uint3 block [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_position_in_threadgroup]],
+    uint thread_index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]],
     uint group [[simdgroup_index_in_threadgroup]]) {
     threadgroup float left[TILE * PITCH];
@@ -211,7 +212,7 @@ kernel void attention_dkv(
     uint kv_head = block.y;
     uint kv_heads = sizes.heads / sizes.group;
     uint d = sizes.d;
-    uint first = OWN * block.x;
+    uint first = OWN * (sizes.first_block + block.x);
     uint key = min(first + group, sizes.s - 1);
     bool active = first + group < sizes.s;
     device const T* my_key = k + ulong(batch) * sizes.k_batch + ulong(key) * sizes.k_token + ulong(kv_head) * sizes.k_head;

@@ -5,7 +5,7 @@ struct CheckSizes {
     uint limit;
 };
 
-kernel void check_indices(
+[[kernel, max_total_threads_per_threadgroup(32)]] void check_indices(
     device const uint* indices [[buffer(0)]],
     device uint* flag [[buffer(1)]],
     constant CheckSizes& sizes [[buffer(2)]],

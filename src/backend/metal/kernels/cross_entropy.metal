@@ -8,7 +8,7 @@ struct CrossEntropySizes {
 };
 
 template <typename T>
-kernel void cross_entropy(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void cross_entropy(
     device const T* logits [[buffer(0)]],
     device const uint* targets [[buffer(1)]],
     device const float* weights [[buffer(2)]],
@@ -69,7 +69,7 @@ struct LossSizes {
 };
 
 // The weighted sum of all losses, by one threadgroup. A row of weight 0 does not count, whatever its loss.
-kernel void weighted_loss(
+[[kernel, max_total_threads_per_threadgroup(256)]] void weighted_loss(
     device const float* losses [[buffer(0)]],
     device const float* weights [[buffer(1)]],
     device float* loss [[buffer(2)]],

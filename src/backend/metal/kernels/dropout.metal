@@ -9,7 +9,7 @@ struct DropoutSizes {
 };
 
 template <typename T>
-kernel void dropout(
+[[kernel, max_total_threads_per_threadgroup(256)]] void dropout(
     device const T* x [[buffer(0)]],
     device const uint* seed [[buffer(1)]],
     device T* y [[buffer(2)]],

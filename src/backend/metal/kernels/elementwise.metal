@@ -112,7 +112,7 @@ inline float binary(uint function, float a, float b) {
 }
 
 template <typename T>
-kernel void elementwise(
+[[kernel, max_total_threads_per_threadgroup(256)]] void elementwise(
     device const T* a [[buffer(0)]],
     device const T* b [[buffer(1)]],
     device const float* factor [[buffer(2)]],
@@ -144,7 +144,7 @@ struct FillSizes {
 };
 
 template <typename T>
-kernel void fill(
+[[kernel, max_total_threads_per_threadgroup(256)]] void fill(
     device T* y [[buffer(0)]],
     constant FillSizes& sizes [[buffer(1)]],
     uint i [[thread_position_in_grid]]) {

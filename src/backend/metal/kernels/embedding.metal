@@ -8,7 +8,7 @@ struct EmbeddingSizes {
 };
 
 template <typename T, typename U>
-kernel void embedding(
+[[kernel, max_total_threads_per_threadgroup(256)]] void embedding(
     device const T* table [[buffer(0)]],
     device const uint* ids [[buffer(1)]],
     device U* y [[buffer(2)]],
@@ -22,7 +22,7 @@ kernel void embedding(
 }
 
 template <typename T>
-kernel void embedding_grad(
+[[kernel, max_total_threads_per_threadgroup(256)]] void embedding_grad(
     device const T* dy [[buffer(0)]],
     device const uint* ids [[buffer(1)]],
     device float* table [[buffer(2)]],

@@ -36,7 +36,7 @@ struct GemvSizes {
 };
 
 template <typename T, typename W, uint ROWS>
-kernel void gemv(
+[[kernel, max_total_threads_per_threadgroup(128)]] void gemv(
     device const T* x [[buffer(0)]],
     device const W* w [[buffer(1)]],
     device const float* h [[buffer(2)]],
@@ -150,7 +150,7 @@ struct GemvTSizes {
 // y = x W for few rows of x and W stored [k, n]: 32 columns a threadgroup of 8 SIMD groups. 8 lanes do 4 neighbouring
 // columns each; the 4 lanes over a column, and the SIMD groups, share the inner length.
 template <typename T, typename W, uint ROWS>
-kernel void gemv_t(
+[[kernel, max_total_threads_per_threadgroup(256)]] void gemv_t(
     device const T* x [[buffer(0)]],
     device const W* w [[buffer(1)]],
     device T* y [[buffer(2)]],

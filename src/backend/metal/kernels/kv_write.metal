@@ -11,7 +11,7 @@ struct KvWriteSizes {
 };
 
 template <typename T, typename U>
-kernel void kv_write(
+[[kernel, max_total_threads_per_threadgroup(256)]] void kv_write(
     device const T* fresh [[buffer(0)]],
     device const uint* pos [[buffer(1)]],
     device U* cache [[buffer(2)]],

@@ -9,7 +9,7 @@ struct LayerNormSizes {
 };
 
 template <typename T, typename W>
-kernel void layer_norm_row(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void layer_norm_row(
     device const T* x [[buffer(0)]],
     device const W* w [[buffer(1)]],
     device const W* b [[buffer(2)]],
@@ -72,7 +72,7 @@ inline float2 moments(
 }
 
 template <typename T, typename W>
-kernel void layer_norm_long(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void layer_norm_long(
     device const T* x [[buffer(0)]],
     device const W* w [[buffer(1)]],
     device const W* b [[buffer(2)]],
@@ -103,7 +103,7 @@ struct LayerNormGradSizes {
 
 // dx = rho (g - mean g - xhat mean(g xhat)) with g = dy w; mean and rho of the row are kept for dw and db.
 template <typename T, typename W>
-kernel void layer_norm_grad(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void layer_norm_grad(
     device const T* dy [[buffer(0)]],
     device const T* x [[buffer(1)]],
     device const W* w [[buffer(2)]],
@@ -153,7 +153,7 @@ struct LayerNormColumns {
 
 // dw = sum over rows of dy xhat, db = sum of dy. A threadgroup does 32 columns by 8 groups of rows.
 template <typename T>
-kernel void layer_norm_weight(
+[[kernel, max_total_threads_per_threadgroup(256)]] void layer_norm_weight(
     device const T* dy [[buffer(0)]],
     device const T* x [[buffer(1)]],
     device const float* kept [[buffer(2)]],

@@ -8,7 +8,7 @@ struct CopySizes {
 };
 
 template <typename T, typename U, typename V>
-kernel void copy(
+[[kernel, max_total_threads_per_threadgroup(256)]] void copy(
     device const T* x [[buffer(0)]],
     device U* y [[buffer(1)]],
     constant CopySizes& sizes [[buffer(2)]],
@@ -43,7 +43,7 @@ struct UnsliceSizes {
 };
 
 template <typename T>
-kernel void unslice(
+[[kernel, max_total_threads_per_threadgroup(256)]] void unslice(
     device const T* x [[buffer(0)]],
     device T* y [[buffer(1)]],
     constant UnsliceSizes& sizes [[buffer(2)]],

@@ -85,7 +85,7 @@ inline void store_tile(
 
 // h = x A^T: a tile of ranks by ROWS rows a threadgroup, whose SIMD groups share k.
 template <typename T, typename A, uint ROWS>
-kernel void lora_down(
+[[kernel, max_total_threads_per_threadgroup(256)]] void lora_down(
     device const T* x [[buffer(0)]],
     device const A* a0 [[buffer(1)]],
     device const A* a1 [[buffer(2)]],
@@ -124,7 +124,7 @@ kernel void lora_down(
 
 // t = scale dy[:, slot] B: as above, with the slot's columns in the place of k.
 template <typename T, typename A, uint ROWS>
-kernel void lora_t(
+[[kernel, max_total_threads_per_threadgroup(256)]] void lora_t(
     device const T* dy [[buffer(0)]],
     device const A* b0 [[buffer(1)]],
     device const A* b1 [[buffer(2)]],
@@ -161,7 +161,7 @@ kernel void lora_t(
 
 // y[:, slot] += scale h B^T: a thread a column of a slot in ROWS rows.
 template <typename T, typename A, uint ROWS>
-kernel void lora_up(
+[[kernel, max_total_threads_per_threadgroup(256)]] void lora_up(
     device const float* h [[buffer(0)]],
     device const A* b0 [[buffer(1)]],
     device const A* b1 [[buffer(2)]],
@@ -202,7 +202,7 @@ kernel void lora_up(
 
 // dx = t A, or dx += t A: a thread a column in ROWS rows.
 template <typename T, typename A, uint ROWS>
-kernel void lora_dx(
+[[kernel, max_total_threads_per_threadgroup(256)]] void lora_dx(
     device const float* t [[buffer(0)]],
     device const A* a0 [[buffer(1)]],
     device const A* a1 [[buffer(2)]],
@@ -278,7 +278,7 @@ inline void over_tokens(
 
 // dA[tile, :] = sum over tokens of t[:, tile] x: 32 columns by 8 groups of tokens a threadgroup.
 template <typename T>
-kernel void lora_da(
+[[kernel, max_total_threads_per_threadgroup(256)]] void lora_da(
     device const float* t [[buffer(0)]],
     device const T* x [[buffer(1)]],
     device float* a0 [[buffer(2)]],
@@ -305,7 +305,7 @@ kernel void lora_da(
 
 // dB[:, tile] = scale times the sum over tokens of dy[:, slot] h[:, tile]: as above.
 template <typename T>
-kernel void lora_db(
+[[kernel, max_total_threads_per_threadgroup(256)]] void lora_db(
     device const float* h [[buffer(0)]],
     device const T* dy [[buffer(1)]],
     device float* b0 [[buffer(2)]],

@@ -29,7 +29,7 @@ struct AccumulateSizes {
 };
 
 // sum = keep sum + g; with keep = 0 the old content does not matter.
-kernel void accumulate(
+[[kernel, max_total_threads_per_threadgroup(256)]] void accumulate(
     device float* sums [[buffer(0)]],
     device const float* gradients [[buffer(1)]],
     device const Entry* entries [[buffer(2)]],
@@ -55,7 +55,7 @@ struct SquaresSizes {
 };
 
 // The sum of squares of every block.
-kernel void squares(
+[[kernel, max_total_threads_per_threadgroup(256)]] void squares(
     device const float* gradients [[buffer(0)]],
     device const Entry* entries [[buffer(1)]],
     device float* partials [[buffer(2)]],
@@ -86,7 +86,7 @@ struct NormSizes {
 };
 
 // The root of the sum of all blocks, by one threadgroup.
-kernel void norm(
+[[kernel, max_total_threads_per_threadgroup(256)]] void norm(
     device const float* partials [[buffer(0)]],
     device float* y [[buffer(1)]],
     constant NormSizes& sizes [[buffer(2)]],
@@ -131,7 +131,7 @@ inline float one_minus_exp(float x) {
     return sum;
 }
 
-kernel void adamw(
+[[kernel, max_total_threads_per_threadgroup(256)]] void adamw(
     device float* parameters [[buffer(0)]],
     device const float* gradients [[buffer(1)]],
     device float* means [[buffer(2)]],

@@ -21,7 +21,7 @@ struct MatMulSizes {
 };
 
 template <typename A, typename B, typename D>
-kernel void matmul(
+[[kernel, max_total_threads_per_threadgroup(256)]] void matmul(
     device const A* a [[buffer(0)]],
     device const B* b [[buffer(1)]],
     device const D* c [[buffer(2)]],

@@ -140,7 +140,7 @@ struct Q6_K {
 };
 
 template <typename T, typename Blocks, uint ROWS>
-kernel void gemv_quantized(
+[[kernel, max_total_threads_per_threadgroup(128)]] void gemv_quantized(
     device const T* x [[buffer(0)]],
     device const uchar* w [[buffer(1)]],
     device T* y [[buffer(2)]],
@@ -191,7 +191,7 @@ kernel void gemv_quantized(
 
 // W's elements, [n, k]: one thread a run.
 template <typename T, typename Blocks>
-kernel void dequantize(
+[[kernel, max_total_threads_per_threadgroup(256)]] void dequantize(
     device const uchar* w [[buffer(0)]],
     device T* y [[buffer(1)]],
     constant QuantizedSizes& sizes [[buffer(2)]],

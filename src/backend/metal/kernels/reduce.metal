@@ -10,7 +10,7 @@ struct ReduceSizes {
 };
 
 template <typename T>
-kernel void reduce_row(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void reduce_row(
     device const T* x [[buffer(0)]],
     device T* y [[buffer(1)]],
     constant ReduceSizes& sizes [[buffer(2)]],
@@ -47,7 +47,7 @@ kernel void reduce_row(
 }
 
 template <typename T>
-kernel void reduce_axis(
+[[kernel, max_total_threads_per_threadgroup(256)]] void reduce_axis(
     device const T* x [[buffer(0)]],
     device T* y [[buffer(1)]],
     constant ReduceSizes& sizes [[buffer(2)]],

@@ -12,7 +12,7 @@ struct RmsNormSizes {
 };
 
 template <typename T, typename W>
-kernel void rms_norm_row(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void rms_norm_row(
     device const T* x [[buffer(0)]],
     device const T* r [[buffer(1)]],
     device const W* w [[buffer(2)]],
@@ -56,7 +56,7 @@ kernel void rms_norm_row(
 }
 
 template <typename T, typename W>
-kernel void rms_norm_long(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void rms_norm_long(
     device const T* x [[buffer(0)]],
     device const T* r [[buffer(1)]],
     device const W* w [[buffer(2)]],
@@ -103,7 +103,7 @@ struct RmsNormGradSizes {
 
 // ds = rho (g - s rho^2 mean(g s)) + upstream, with g = dy w; rho of the row is kept for the weight's gradient.
 template <typename T, typename W>
-kernel void rms_norm_grad(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void rms_norm_grad(
     device const T* dy [[buffer(0)]],
     device const T* s [[buffer(1)]],
     device const W* w [[buffer(2)]],
@@ -157,7 +157,7 @@ struct ColumnSizes {
 
 // dw = sum over rows of dy s rho. A threadgroup does 32 columns by 8 groups of rows.
 template <typename T>
-kernel void rms_norm_weight(
+[[kernel, max_total_threads_per_threadgroup(256)]] void rms_norm_weight(
     device const T* dy [[buffer(0)]],
     device const T* s [[buffer(1)]],
     device const float* scales [[buffer(2)]],

@@ -12,7 +12,7 @@ struct RopeSizes {
 };
 
 template <typename T>
-kernel void rope(
+[[kernel, max_total_threads_per_threadgroup(256)]] void rope(
     device const T* x [[buffer(0)]],
     device const float* cosines [[buffer(1)]],
     device const float* sines [[buffer(2)]],
@@ -62,7 +62,7 @@ struct RopeCacheSizes {
 };
 
 template <typename T, typename C>
-kernel void rope_cache(
+[[kernel, max_total_threads_per_threadgroup(256)]] void rope_cache(
     device const T* q [[buffer(0)]],
     device const T* k [[buffer(1)]],
     device const T* v [[buffer(2)]],

@@ -33,7 +33,7 @@ inline bool first_of(float a, uint a_index, float b, uint b_index) {
 }
 
 template <typename T>
-kernel void sample(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void sample(
     device const T* logits [[buffer(0)]],
     device const float* settings [[buffer(1)]],
     device const uint* seed [[buffer(2)]],

@@ -12,7 +12,7 @@ struct SiluMulSizes {
 };
 
 template <typename T>
-kernel void silu_mul(
+[[kernel, max_total_threads_per_threadgroup(256)]] void silu_mul(
     device const T* gate [[buffer(0)]],
     device const T* up [[buffer(1)]],
     device T* y [[buffer(2)]],
@@ -29,7 +29,7 @@ kernel void silu_mul(
 }
 
 template <typename T>
-kernel void silu_mul_grad(
+[[kernel, max_total_threads_per_threadgroup(256)]] void silu_mul_grad(
     device const T* dy [[buffer(0)]],
     device const T* gate [[buffer(1)]],
     device const T* up [[buffer(2)]],

@@ -12,7 +12,7 @@ struct SoftmaxSizes {
 };
 
 template <typename T>
-kernel void softmax_row(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void softmax_row(
     device const T* x [[buffer(0)]],
     device T* y [[buffer(1)]],
     constant SoftmaxSizes& sizes [[buffer(2)]],
@@ -48,7 +48,7 @@ kernel void softmax_row(
 }
 
 template <typename T>
-kernel void softmax_long(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void softmax_long(
     device const T* x [[buffer(0)]],
     device T* y [[buffer(1)]],
     constant SoftmaxSizes& sizes [[buffer(2)]],
@@ -84,7 +84,7 @@ kernel void softmax_long(
 
 // dx = y (dy - sum dy y), or dx = dy - exp(y) sum dy.
 template <typename T>
-kernel void softmax_grad_row(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void softmax_grad_row(
     device const T* dy [[buffer(0)]],
     device const T* y [[buffer(1)]],
     device T* dx [[buffer(2)]],
@@ -119,7 +119,7 @@ struct SoftmaxAxis {
 };
 
 template <typename T>
-kernel void softmax_axis(
+[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_axis(
     device const T* x [[buffer(0)]],
     device T* y [[buffer(1)]],
     constant SoftmaxAxis& sizes [[buffer(2)]],
@@ -145,7 +145,7 @@ kernel void softmax_axis(
 }
 
 template <typename T>
-kernel void softmax_grad_axis(
+[[kernel, max_total_threads_per_threadgroup(256)]] void softmax_grad_axis(
     device const T* dy [[buffer(0)]],
     device const T* y [[buffer(1)]],
     device T* dx [[buffer(2)]],

@@ -43,7 +43,7 @@ inline Candidate first_of_group(Candidate mine) {
 }
 
 template <typename T>
-kernel void top_k(
+[[kernel, max_total_threads_per_threadgroup(1024)]] void top_k(
     device const T* x [[buffer(0)]],
     device T* values [[buffer(1)]],
     device uint* indices [[buffer(2)]],
