@@ -1,19 +1,16 @@
 //! Chat templates: the Jinja templates that turn messages into the text a model was trained on.
 //!
-//! Templates are written for the Jinja2 of Python as transformers sets it up: blocks take their line's space
-//! with them, Python's methods work on text, lists and objects, and `tojson`, `raise_exception` and
-//! `strftime_now` are there.
+//! They are rendered as transformers 5 renders them in Python.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, ErrorKind, State, escape_formatter};
 use serde_json::{Map, Value as Json};
 
 use super::gguf::Gguf;
-use super::python;
+use super::jinja::{Template, TemplateError};
+use super::messages::prepared;
 use super::tokenizer::read_json;
 use crate::{Error, Result};
 
@@ -26,13 +23,26 @@ const TOOL_USE: &str = "tool_use";
 /// A compiled chat template.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    template: Arc<Template>,
+    /// Template for chats with tools, if it differs.
+    tool_use: Option<Arc<Template>>,
     path: PathBuf,
     source: String,
     /// Texts that templates refer to, such as `bos_token`.
     tokens: Vec<(&'static str, String)>,
     /// Default variables, which those of a call replace.
     variables: Map<String, Json>,
+}
+
+/// Reads JSON as [`ChatTemplate`] renders it: an integer beyond 64 bits keeps all of its digits.
+///
+/// Such an integer becomes an object with one private field, which templates see as the integer.
+///
+/// # Errors
+///
+/// The error of `serde_json` for a text that is not JSON.
+pub fn parse_json(text: &str) -> serde_json::Result<Json> {
+    super::jinja::parse_json(text)
 }
 
 /// The text of a chat and the parts of it that the template marks as the assistant's.
@@ -43,9 +53,6 @@ pub struct Rendered {
     /// Byte ranges of the template's `{% generation %}` blocks, in text order. Empty if it has none.
     pub generation: Vec<Range<usize>>,
 }
-
-/// Name of the function that marks a `{% generation %}` block, and of the variable with the marks.
-const GENERATION: &str = "__generation";
 
 impl ChatTemplate {
     /// Compiles a template. `bos` and `eos` are the tokens at the beginning and end of a text.
@@ -120,18 +127,16 @@ impl ChatTemplate {
                 "is neither a template nor a list of named ones",
             ));
         };
-        let mut environment = environment();
-        let mut add = |name: &'static str, source: &str| {
-            environment.add_template_owned(name, with_generation_calls(source)).map_err(|e| {
-                let place = format!("chat template, line {}", e.line().unwrap_or(1));
-                Error::file_at(path, place, format!("does not compile: {}", describe(&e)))
+        let compile = |source: &str| {
+            Template::new(source).map(Arc::new).map_err(|TemplateError { message, line }| {
+                let place = format!("chat template, line {}", line.unwrap_or(1));
+                Error::file_at(path, place, format!("does not compile: {message}"))
             })
         };
-        add(DEFAULT, source)?;
-        if let Some((_, source)) = named.iter().find(|(name, _)| name == TOOL_USE) {
-            add(TOOL_USE, source)?;
-        }
-        Ok(Self { source: source.clone(), environment, path: path.to_owned(), tokens, variables: Map::new() })
+        let tool_use = named.iter().find(|(name, _)| name == TOOL_USE);
+        let tool_use = tool_use.map(|(_, source)| compile(source)).transpose()?;
+        let (template, source) = (compile(source)?, source.clone());
+        Ok(Self { template, tool_use, path: path.to_owned(), source, tokens, variables: Map::new() })
     }
 
     /// The template's text.
@@ -159,7 +164,8 @@ impl ChatTemplate {
 
     /// Returns `true` if the template marks the assistant's words by `{% generation %}` blocks.
     pub fn has_generation_blocks(&self) -> bool {
-        with_generation_calls(&self.source) != self.source
+        let templates = [Some(&self.template), self.tool_use.as_ref()];
+        templates.into_iter().flatten().any(|template| template.has_generation_blocks())
     }
 
     /// [`ChatTemplate::render`] with further variables, which replace the defaults of the same name.
@@ -185,7 +191,8 @@ impl ChatTemplate {
         variables: &Map<String, Json>,
     ) -> Result<Rendered> {
         let text = self.render_text(messages, tools, add_generation_prompt, variables, None)?;
-        if !self.has_generation_blocks() {
+        let template = self.tool_use.as_ref().filter(|_| tools.is_some()).unwrap_or(&self.template);
+        if !template.has_generation_blocks() {
             return Ok(Rendered { text, generation: Vec::new() });
         }
         let marks = unused_marks(&text);
@@ -208,28 +215,20 @@ impl ChatTemplate {
         variables: &Map<String, Json>,
         marks: Option<[char; 2]>,
     ) -> Result<String> {
-        let name = if tools.is_some() && self.environment.get_template(TOOL_USE).is_ok() {
-            TOOL_USE
-        } else {
-            DEFAULT
-        };
-        let failed = |e: minijinja::Error| {
-            let place = format!("chat template, line {}", e.line().unwrap_or(1));
-            Error::file_at(&self.path, place, describe(&e))
-        };
+        let template = self.tool_use.as_ref().filter(|_| tools.is_some()).unwrap_or(&self.template);
+        let tokens = self.tokens.iter().map(|(name, text)| (*name, Json::from(text.as_str())));
+        let further =
+            self.variables.iter().chain(variables).map(|(name, value)| (name.as_str(), value.clone()));
         let fixed = [
-            ("messages", messages.iter().map(python::from_json).collect::<Value>()),
-            ("tools", tools.map_or(Value::from(()), python::from_json)),
-            ("documents", Value::from(())),
-            ("add_generation_prompt", Value::from(add_generation_prompt)),
+            ("messages", messages.iter().map(prepared).collect()),
+            ("tools", tools.cloned().unwrap_or(Json::Null)),
+            ("add_generation_prompt", Json::Bool(add_generation_prompt)),
         ];
-        let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value));
-        let tokens = self.tokens.iter().map(|(name, text)| ((*name).to_owned(), Value::from(text.as_str())));
-        let further = self.variables.iter().chain(variables);
-        let further = further.map(|(name, value)| (name.clone(), python::from_json(value)));
-        let marks = marks.map(|marks| (format!("{GENERATION}_marks"), marks.into_iter().collect::<Value>()));
-        let context = Value::from_pairs(fixed.chain(tokens).chain(further).chain(marks));
-        self.environment.get_template(name).and_then(|template| template.render(context)).map_err(failed)
+        let variables: Vec<(&str, Json)> =
+            [("documents", Json::Null)].into_iter().chain(tokens).chain(further).chain(fixed).collect();
+        template.render(&variables, marks).map_err(|TemplateError { message, line }| {
+            Error::file_at(&self.path, format!("chat template, line {}", line.unwrap_or(1)), message)
+        })
     }
 }
 
@@ -258,68 +257,6 @@ fn split_marks(marked: &str, [open, close]: [char; 2]) -> Option<Rendered> {
     start.is_none().then_some(rendered)
 }
 
-/// The environment that transformers gives to templates.
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.expect("the usual delimiters"));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.set_formatter(|out, state, value| match python::constant(value) {
-        Some(text) => {
-            out.write_str(text).map_err(|_| minijinja::Error::new(ErrorKind::WriteFailure, "output"))
-        }
-        None => escape_formatter(out, state, value),
-    });
-    environment.add_filter("tojson", |value: &Value, options: Kwargs| python::to_json(value, &options));
-    environment.add_function(
-        "raise_exception",
-        |message: String| -> std::result::Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        },
-    );
-    environment.add_function("strftime_now", |format: String| {
-        python::strftime(&format, std::time::SystemTime::now())
-    });
-    environment.add_function(
-        GENERATION,
-        |state: &mut State<'_, '_>, options: Kwargs| -> std::result::Result<Value, minijinja::Error> {
-            let body = options.get::<Value>("caller")?.call(state, &[])?;
-            let Some(marks) = state.lookup(&format!("{GENERATION}_marks")) else { return Ok(body) };
-            let [open, close] = [marks.get_item_by_index(0)?, marks.get_item_by_index(1)?];
-            Ok(Value::from_safe_string(format!("{open}{body}{close}")))
-        },
-    );
-    environment
-}
-
-/// Writes each `{% generation %}` block as a call of the function that marks it.
-fn with_generation_calls(source: &str) -> String {
-    let mut result = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some((start, end)) =
-        rest.find("{%").and_then(|start| Some((start, start + rest[start..].find("%}")?)))
-    {
-        let tag = &rest[start + 2..end];
-        let replacement = match tag.trim_matches(['-', '+', ' ', '\t', '\n', '\r']) {
-            "generation" => Some(tag.replace("generation", "call __generation()")),
-            "endgeneration" => Some(tag.replace("endgeneration", "endcall")),
-            _ => None,
-        };
-        result.push_str(&rest[..start + 2]);
-        result.push_str(replacement.as_deref().unwrap_or(tag));
-        rest = &rest[end..];
-    }
-    result.push_str(rest);
-    result
-}
-
 fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))
-}
-
-fn describe(error: &minijinja::Error) -> String {
-    match error.detail() {
-        Some(detail) => detail.to_owned(),
-        None => error.kind().to_string(),
-    }
 }

@@ -13,11 +13,12 @@ mod files;
 mod gguf;
 mod gguf_tokenizer;
 mod hf_config;
-mod python;
+mod jinja;
+mod messages;
 mod tokenizer;
 mod weights;
 
-pub use chat_template::{ChatTemplate, Message, Rendered};
+pub use chat_template::{ChatTemplate, Message, Rendered, parse_json};
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use files::ModelFiles;
 pub use gguf::Gguf;

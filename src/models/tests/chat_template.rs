@@ -1,10 +1,8 @@
-use std::time::{Duration, UNIX_EPOCH};
-
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::models::ChatTemplate;
 use crate::models::gguf::Gguf;
-use crate::models::{ChatTemplate, python};
 
 fn render(source: &str, messages: &[Value]) -> crate::Result<String> {
     ChatTemplate::new(source, Some("<s>"), Some("</s>"))?.render(messages, None, false)
@@ -131,16 +129,41 @@ fn default_variables_are_replaced_by_those_of_a_call() {
 }
 
 #[test]
-fn dates() {
-    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
-    assert_eq!(python::strftime("%d %b %Y", at(0)), "01 Jan 1970");
+fn crlf_of_a_template_is_lf() {
+    let source = "{% for m in messages %}\r\n[{{ m.content }}]\r\n{% endfor %}\r\nend\r\n";
+    assert_eq!(render(source, &[json!({"content": "a\r\nb"})]).unwrap(), "[a\r\nb]\nend");
+}
+
+/// transformers 5 leaves out null fields and finds reasoning under each of its names.
+#[test]
+fn messages_are_prepared_as_by_transformers() {
+    let source = "{{ messages[0] | tojson }}";
+    let text = |message: Value| render(source, &[message]).unwrap();
+    assert_eq!(text(json!({"role": "a", "content": null})), r#"{"role": "a"}"#);
     assert_eq!(
-        python::strftime("%A, %-d %B %Y %H:%M:%S %j %y %p %I", at(951_827_696)),
-        "Tuesday, 29 February 2000 12:34:56 060 00 PM 12"
+        text(json!({"role": "a", "reasoning": "r"})),
+        r#"{"thinking": "r", "role": "a", "reasoning": "r", "reasoning_content": "r"}"#
     );
-    assert_eq!(python::strftime("%F %T %a %% %q %", at(4_107_542_399)), "2100-02-28 23:59:59 Sun % %q %");
-    assert_eq!(python::strftime("%Y-%m-%d", at(1_798_761_599)), "2026-12-31");
-    assert_eq!(render("{{ strftime_now('%Y') | length }}", &[]).unwrap(), "4");
+    assert_eq!(
+        text(json!({"reasoning": "r", "thinking": "t", "reasoning_content": null})),
+        r#"{"reasoning": "r", "thinking": "t", "reasoning_content": "t"}"#
+    );
+}
+
+#[test]
+fn integers_beyond_64_bits_keep_their_digits() {
+    let message = crate::models::parse_json(
+        r#"{"n": [123456789012345678901234567890, -9223372036854775809, -0, 1e3, "99999999999999999999\"1"]}"#,
+    )
+    .unwrap();
+    assert_eq!(
+        render("{{ messages[0].n }} {{ messages[0] | tojson }} {{ messages[0].n[0] + 1 }}", &[message])
+            .unwrap(),
+        "[123456789012345678901234567890, -9223372036854775809, 0, 1000.0, '99999999999999999999\"1'] \
+         {\"n\": [123456789012345678901234567890, -9223372036854775809, 0, 1000.0, \"99999999999999999999\\\"1\"]} \
+         123456789012345678901234567891"
+    );
+    assert!(crate::models::parse_json("[01]").is_err());
 }
 
 #[test]
