@@ -307,7 +307,12 @@ impl<'a> Masker<'a> {
             (Some(with), Some(without)) => &with[common_prefix(with, without)..],
             _ => "",
         };
-        let in_header = |token: &EndToken| header.contains(&token.text) && !self.encoder.is_eos(token.id);
+        // A header's first token comes alone before both; an end token has the header's after it.
+        let one_shared =
+            self.special.iter().map(|token| shared.matches(&token.text).count()).sum::<usize>() < 2;
+        let in_header = |token: &EndToken| {
+            one_shared && header.trim_start().starts_with(&token.text) && !self.encoder.is_eos(token.id)
+        };
         let end = match self.first_special(&tail) {
             Some((at, token))
                 if self.encoder.is_eos(token.id)
