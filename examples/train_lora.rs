@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use metal_candle::backend::Device;
 use metal_candle::models::{Decoder, ModelFiles};
 use metal_candle::tensor::DType;
-use metal_candle::training::data::{examples, read_jsonl};
+use metal_candle::training::data::{Columns, examples, read_rows};
 use metal_candle::training::{Event, LoraConfig, Schedule, ScheduleKind, TrainOn, TrainOptions, Trainer};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -24,7 +24,8 @@ pub(crate) fn run(arguments: &[String], out: &mut dyn Write) -> Result<()> {
     let max_length = files.config.context.min(128);
     let read = |name: &str| -> Result<_> {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/shell").join(name);
-        Ok(examples(&read_jsonl(&file)?, &files, TrainOn::Completion, max_length, &file)?.examples)
+        Ok(examples(&read_rows(&file, &Columns::default())?, &files, TrainOn::Completion, max_length)?
+            .examples)
     };
     let (train, valid) = (read("train.jsonl")?, read("valid.jsonl")?);
     let (kind, learning_rate) = (ScheduleKind::Cosine, 2e-3);

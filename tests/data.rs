@@ -3,17 +3,17 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use metal_candle::training::Record;
-use metal_candle::training::data::read_jsonl;
+use metal_candle::training::data::{Columns, read_rows};
+use metal_candle::training::{Record, Row};
 
 fn split(name: &str) -> Vec<(String, String)> {
     let path =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/shell").join(format!("{name}.jsonl"));
-    let pair = |record| match record {
+    let pair = |row: Row| match row.record {
         Record::Completion { prompt, completion } => (prompt, completion),
         other => panic!("{name}: {other:?}"),
     };
-    read_jsonl(&path).unwrap().into_iter().map(pair).collect()
+    read_rows(&path, &Columns::default()).unwrap().into_iter().map(pair).collect()
 }
 
 fn words(text: &str) -> HashSet<String> {

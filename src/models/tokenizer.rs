@@ -195,6 +195,12 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
+
+    /// Returns the tokens that are never split, special ones among them, with their ids.
+    pub fn added_tokens(&self) -> Vec<(String, u32)> {
+        let added = self.inner.get_added_tokens_decoder();
+        added.into_iter().map(|(id, token)| (token.content, id)).collect()
+    }
 }
 
 impl std::fmt::Debug for Tokenizer {

@@ -25,7 +25,7 @@ mod tensors;
 mod trainer;
 
 pub use adapter::{Adapter, AdapterModule, BaseCopy};
-pub use data::{DataSet, Encoder, Example, Examples, Record, TrainOn};
+pub use data::{Columns, DataSet, Encoder, Example, Examples, Record, Row, TrainOn};
 pub use evaluate::{Evaluation, evaluate, windows, write_logits};
 pub use exact::inexact_answers;
 pub use lora::{LoraConfig, LoraModule, Targets};

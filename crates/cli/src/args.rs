@@ -38,8 +38,9 @@ pub(crate) enum Command {
     #[command(
         after_help = "Examples:\n  metal-candle train\n  metal-candle train --data my-folder --epochs 3 --rank 16\n  \
                       metal-candle train --config run.toml --learning-rate 5e-4\n  metal-candle train --resume\n\n\
-                      The data is a folder with train.jsonl and, if there are such, valid.jsonl and test.jsonl. A line is\n\
-                      {\"messages\": […]}, {\"prompt\": …, \"completion\": …} or {\"text\": …}."
+                      The data is a folder with train.jsonl and optionally valid.jsonl and test.jsonl, one file, or a data set\n\
+                      of the hub (org/name). Files are JSON lines, JSON lists, CSV or Parquet. A row has messages, prompt and\n\
+                      completion, text, ShareGPT's conversations, or Alpaca's instruction and output."
     )]
     Train(Box<TrainArgs>),
     /// Answer one prompt.
@@ -57,6 +58,11 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  metal-candle eval --data valid.jsonl --adapter adapters/shell\n  \
                       metal-candle eval --data book.txt --json\n  metal-candle eval --data a.jsonl --logits a.safetensors")]
     Eval(EvalArgs),
+    /// Show rows as they are trained: tokens, loss mask, and what is left out.
+    #[command(after_help = "Examples:\n  metal-candle data --data train.jsonl --model smollm2-135m\n  \
+                      metal-candle data --data org/name --split train --columns prompt=question,completion=answer\n\n\
+                      Without --model the rows are shown as they are read.")]
+    Data(DataArgs),
     /// Add an adapter to its base model.
     #[command(after_help = "Example:\n  metal-candle merge --adapter adapters/shell --out merged")]
     Merge(MergeArgs),
@@ -253,9 +259,16 @@ pub(crate) struct ChatArgs {
 pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// A file of JSON lines, or a text file.
+    /// A file of rows (JSON lines, JSON list, CSV, Parquet), a text file, a folder with test or valid rows, or a data set of
+    /// the hub.
     #[arg(long, short)]
-    pub(crate) data: PathBuf,
+    pub(crate) data: String,
+    /// Split of a data set from the hub [default: test, or validation].
+    #[arg(long)]
+    pub(crate) split: Option<String>,
+    /// Names that the data has for our columns, e.g. prompt=question,completion=answer.
+    #[arg(long)]
+    pub(crate) columns: Option<String>,
     /// What counts: completion or all.
     #[arg(long, default_value = "completion", value_parser = words::train_on)]
     pub(crate) train_on: String,
@@ -272,6 +285,34 @@ pub(crate) struct EvalArgs {
     #[arg(long)]
     pub(crate) exact: bool,
     /// Print loss, perplexity and tokens as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataArgs {
+    /// A folder, a file of rows, a built-in data set, or a data set of the hub.
+    #[arg(long, short)]
+    pub(crate) data: String,
+    /// Model whose tokenizer and chat template are used: a folder, a GGUF file, a hub id or a short name.
+    #[arg(long, short)]
+    pub(crate) model: Option<String>,
+    /// Split of a data set from the hub [default: train].
+    #[arg(long)]
+    pub(crate) split: Option<String>,
+    /// Names that the data has for our columns, e.g. prompt=question,completion=answer.
+    #[arg(long)]
+    pub(crate) columns: Option<String>,
+    /// Number of rows to show.
+    #[arg(long, short = 'n', default_value_t = 3)]
+    pub(crate) rows: usize,
+    /// Tokens that are trained: completion or all.
+    #[arg(long, default_value = "completion")]
+    pub(crate) train_on: String,
+    /// Maximum length of a sequence, in tokens.
+    #[arg(long, default_value_t = 512)]
+    pub(crate) max_length: usize,
+    /// Print counts, tokens and loss masks as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -110,6 +110,22 @@ impl Hub {
         })
     }
 
+    /// Returns the files of a data set at a branch, tag or commit, those in its folders among them.
+    pub(crate) fn dataset(&self, id: &str, revision: &str) -> Result<Repository, HubError> {
+        let url = format!("{}/api/datasets/{id}/revision/{revision}?blobs=true", self.endpoint);
+        let mut answer = self.get(&url, None).map_err(|e| self.not_reached(&e))?;
+        if answer.status() == 404 {
+            let cause = format!("{} has no data set '{id}' at revision '{revision}'", self.endpoint);
+            let advice = "check the spelling of org/name, or pass a folder or file of rows";
+            return Err(Failure::unreachable(cause, advice).into());
+        }
+        self.check(answer.status(), id, revision)?;
+        let text = answer.body_mut().read_to_string().map_err(|e| self.not_reached(&e))?;
+        parse_listing(&text, true).ok_or_else(|| {
+            HubError::NotReached(format!("{} answered something that is not a hub's answer", self.endpoint))
+        })
+    }
+
     /// Fetches one file to `part`, continuing what an earlier attempt left there, checks size and sum, and tells the
     /// sum. The caller gives the finished file its name.
     pub(crate) fn fetch(
@@ -269,6 +285,11 @@ fn root_certificates() -> Result<RootCerts, HubError> {
 
 /// Files in the top folder, further chat templates, and GGUF files in any folder, with names that are safe to create.
 fn parse_repository(text: &str) -> Option<Repository> {
+    parse_listing(text, false)
+}
+
+/// Files with names that are safe to create, with `nested` also those in folders.
+fn parse_listing(text: &str, nested: bool) -> Option<Repository> {
     let json: serde_json::Value = serde_json::from_str(text).ok()?;
     let commit =
         json.get("sha")?.as_str().filter(|s| s.chars().all(|c| c.is_ascii_alphanumeric()))?.to_owned();
@@ -277,7 +298,7 @@ fn parse_repository(text: &str) -> Option<Repository> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
         let sound = |part: &str| !part.is_empty() && part.chars().all(plain) && !part.starts_with('.');
         let inside = name.strip_prefix(TEMPLATES).unwrap_or(name);
-        let wanted = !inside.contains('/') || is_gguf(name);
+        let wanted = nested || !inside.contains('/') || is_gguf(name);
         (wanted && inside.split('/').all(sound)).then(|| RemoteFile {
             name: name.to_owned(),
             size: file.get("size").and_then(serde_json::Value::as_u64),

@@ -8,6 +8,7 @@ mod builtin;
 mod cache;
 mod commands;
 mod config_file;
+mod data_source;
 mod download;
 mod exact;
 mod failure;
@@ -69,6 +70,7 @@ fn run(command: &Command, session: &Session) -> anyhow::Result<()> {
         Command::Run(args) => commands::run::run(args, session),
         Command::List(args) => commands::list::run(args),
         Command::Eval(args) => commands::eval::run(args, session),
+        Command::Data(args) => commands::data::run(args, session),
         Command::Merge(args) => commands::merge::run(args, session),
         Command::Pull(args) => commands::pull::run(args, session),
         Command::Doctor(args) => commands::doctor::run(args),

@@ -21,9 +21,15 @@ pub(crate) struct TrainFlags {
     /// A folder, a GGUF file, a hub id (org/name) or a short name [default: smollm2-135m]
     #[arg(long, short)]
     pub(crate) model: Option<String>,
-    /// A folder with train.jsonl, valid.jsonl, test.jsonl [default: the built-in data set `appointments`]
+    /// A folder with train.jsonl, valid.jsonl, test.jsonl, a file of rows, or a data set of the hub [default: the built-in data set `appointments`]
     #[arg(long, short)]
     pub(crate) data: Option<String>,
+    /// Split of a data set from the hub to train on [default: train]
+    #[arg(long)]
+    pub(crate) split: Option<String>,
+    /// Names that the data has for our columns, e.g. prompt=question,completion=answer
+    #[arg(long)]
+    pub(crate) columns: Option<String>,
     /// The output folder [default: adapters/<data set's name>]
     #[arg(long, short)]
     pub(crate) out: Option<PathBuf>,
@@ -165,6 +171,8 @@ impl TrainFlags {
         merged!(
             model,
             data,
+            split,
+            columns,
             out,
             adapter,
             epochs,

@@ -4,11 +4,13 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use metal_candle::training::batches::BatchOptions;
-use metal_candle::training::data::{examples, read_jsonl, read_text};
-use metal_candle::training::{Example, Record, evaluate, windows, write_logits};
+use metal_candle::training::data::{Format, examples, read_text};
+use metal_candle::training::{Example, evaluate, windows, write_logits};
 use serde_json::json;
 
 use crate::args::EvalArgs;
+use crate::commands::data::summary;
+use crate::data_source::{self, Options};
 use crate::exact::ExactAnswers;
 use crate::model::Loaded;
 use crate::session::{Session, print_line};
@@ -16,14 +18,26 @@ use crate::settings::train_on;
 
 pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
     let train_on = train_on(&args.train_on)?;
-    // Broken data is told before the model is fetched and loaded.
-    let is_jsonl = args.data.extension().is_some_and(|e| e == "jsonl" || e == "json");
-    let records = if is_jsonl { read_jsonl(&args.data)? } else { vec![read_text(&args.data)?] };
+    // Broken data is reported before the model is fetched and loaded.
+    let options = Options::new(args.split.as_deref(), args.columns.as_deref())?;
+    let path = Path::new(&args.data);
+    let text = match path.is_file() && Format::of(path).is_none() {
+        true => Some(read_text(path)?),
+        false => None,
+    };
+    let rows = match text {
+        Some(_) => Vec::new(),
+        None => data_source::open_for_evaluation(&args.data, &options, session)?,
+    };
     let (loaded, adapter) = Loaded::from_args(&args.model, session)?;
     let length = args.max_length.min(loaded.files.config.context);
-    let examples = match records.as_slice() {
-        [Record::Text(text)] if !is_jsonl => text_examples(&loaded, text, length)?,
-        records => data_examples(&loaded, records, train_on, length, &args.data, session)?,
+    let examples: Vec<Example> = match text {
+        Some(text) => windows(&loaded.files.tokenizer.encode(&text, true)?, length)?,
+        None => {
+            let made = examples(&rows, &loaded.files, train_on, length)?;
+            session.note(summary(&args.data, &made, length));
+            made.examples
+        }
     };
     let options = BatchOptions { batch_size: args.batch_size, max_length: length, seed: 0 };
     let meter = RefCell::new(None);
@@ -60,28 +74,4 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
         result.perplexity(),
         result.tokens
     ))
-}
-
-fn text_examples(loaded: &Loaded, text: &str, length: usize) -> anyhow::Result<Vec<Example>> {
-    Ok(windows(&loaded.files.tokenizer.encode(text, true)?, length)?)
-}
-
-fn data_examples(
-    loaded: &Loaded,
-    records: &[Record],
-    train_on: metal_candle::training::TrainOn,
-    length: usize,
-    path: &Path,
-    session: &Session,
-) -> anyhow::Result<Vec<Example>> {
-    let made = examples(records, &loaded.files, train_on, length, path)?;
-    if made.truncated + made.dropped > 0 {
-        session.note(format!(
-            "{}: {} examples cut to {length} tokens, {} left out because nothing to evaluate is left of them",
-            path.display(),
-            made.truncated,
-            made.dropped
-        ));
-    }
-    Ok(made.examples)
 }

@@ -5,17 +5,20 @@ use std::path::{Path, PathBuf};
 use metal_candle::inference::{GenerateOptions, Generator};
 use metal_candle::models::AdapterParameters;
 use metal_candle::training::batches::BatchOptions;
-use metal_candle::training::data::{examples, read_jsonl};
+use metal_candle::training::data::examples;
 use metal_candle::training::{
-    DataSet, Estimate, Event, Example, Record, RunFolder, Summary, TrainOn, TrainOptions, Trainer, metrics,
+    DataSet, Estimate, Event, Example, Record, Row, RunFolder, Summary, TrainOn, TrainOptions, Trainer,
+    metrics,
 };
 use serde_json::json;
 
+use super::data::summary;
 use super::generate::tokens;
 use crate::adapter_source::Chosen;
 use crate::args::TrainArgs;
 use crate::builtin;
 use crate::config_file;
+use crate::data_source;
 use crate::exact::ExactAnswers;
 use crate::failure::Failure;
 use crate::model::Loaded;
@@ -37,10 +40,8 @@ const EXACT_ROWS: usize = 60;
 struct Data {
     name: String,
     set: DataSet,
-    train: Vec<Record>,
-    valid: Vec<Record>,
-    /// Held-out rows with an answer, and their file: the test rows, or the validation rows where there are none.
-    held_out: (Vec<Record>, PathBuf),
+    /// Held-out rows with an answer: test rows, or validation rows if there are none.
+    held_out: Vec<Row>,
     /// Held-out prompts for the answers before and after.
     prompts: Vec<String>,
 }
@@ -138,14 +139,15 @@ impl Request {
         };
         let flags = flags.with_built_in_defaults().with_defaults();
         // Everything that can be wrong without the model is reported before it is fetched and loaded.
-        let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT))?;
+        let source = data_source::Options::new(flags.split.as_deref(), flags.columns.as_deref())?;
+        let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT), &source, session)?;
         flags.lora()?.validate()?;
         settings::train_on(flags.train_on.as_deref().unwrap_or("completion"))?;
         let out = flags.out.clone().unwrap_or_else(|| Path::new("adapters").join(&data.name));
         if flags.iters.is_some() && flags.accumulation.is_some_and(|count| count > 1) {
             session.note("note: iters counts batches; a step is made of 'accumulation' of them");
         }
-        let flags = TrainFlags { out: Some(out.clone()), ..flags }.with_steps(data.train.len())?;
+        let flags = TrainFlags { out: Some(out.clone()), ..flags }.with_steps(data.set.train.len())?;
         let mode = match (args.resume, args.overwrite) {
             (true, _) => Mode::Resume,
             (false, true) => Mode::Overwrite,
@@ -163,23 +165,23 @@ impl Request {
     ) -> anyhow::Result<(Vec<Example>, Vec<Example>)> {
         let train_on = settings::train_on(self.flags.train_on.as_deref().unwrap_or("completion"))?;
         let length = options.max_length.min(loaded.files.config.context);
-        let encode = |records: &[Record], path: &Path| -> anyhow::Result<Vec<Example>> {
-            let made = examples(records, &loaded.files, train_on, length, path)?;
-            if made.truncated + made.dropped > 0 {
-                session.note(format!(
-                    "{}: {} examples cut to {length} tokens, {} left out because nothing to train is left of them",
-                    path.display(),
-                    made.truncated,
-                    made.dropped
-                ));
+        let encode = |name: &str, rows: &[Row]| -> anyhow::Result<Vec<Example>> {
+            if rows.is_empty() {
+                return Ok(Vec::new());
             }
+            let made = examples(rows, &loaded.files, train_on, length)?;
+            session.note(summary(name, &made, length));
             Ok(made.examples)
         };
-        let train = encode(&self.data.train, &self.data.set.train)?;
-        let valid = match &self.data.set.valid {
-            Some(path) => encode(&self.data.valid, path)?,
-            None => Vec::new(),
-        };
+        let set = &self.data.set;
+        let (train, valid) = (encode("train", &set.train)?, encode("valid", &set.valid)?);
+        match (set.valid.len(), set.split_off) {
+            (0, _) => session.note("no rows for validation: the last adapter is kept, not the best one"),
+            (_, 0) => {}
+            (_, taken) => {
+                session.note(format!("valid: {taken} rows taken from train, as the data has no valid file"));
+            }
+        }
         Ok((train, valid))
     }
 
@@ -268,41 +270,21 @@ fn dry_run(
 impl Data {
     /// Returns the held-out rows as tokens; rows that are cut are left out, since their answers are incomplete.
     fn held_out(&self, loaded: &Loaded, train_on: TrainOn, length: usize) -> anyhow::Result<Vec<Example>> {
-        let (records, path) = &self.held_out;
-        if records.is_empty() || train_on != TrainOn::Completion {
+        if self.held_out.is_empty() || train_on != TrainOn::Completion {
             return Ok(Vec::new());
         }
-        let mut made = examples(records, &loaded.files, train_on, length + 1, path)?.examples;
+        let mut made = examples(&self.held_out, &loaded.files, train_on, length + 1)?.examples;
         made.retain(|example| example.tokens.len() <= length);
         Ok(made)
     }
 
-    fn open(name: &str) -> anyhow::Result<Self> {
-        let path = crate::model_source::expand_home(name);
-        let folder = if path.is_dir() {
-            path
-        } else if let Some(data) = builtin::find(name) {
-            data.folder()?
-        } else {
-            let advice =
-                format!("pass a folder with train.jsonl, or {} for a built-in data set", builtin::names());
-            return Err(Failure::input(format!("{name}: no such folder of data"), advice).into());
-        };
-        let set = DataSet::open(&folder)?;
-        let train = read_jsonl(&set.train)?;
-        let valid = set.valid.as_deref().map(read_jsonl).transpose()?.unwrap_or_default();
-        let (mut held_out, held_out_path) = match (&set.test, &set.valid) {
-            (Some(path), _) => (read_jsonl(path)?, path.clone()),
-            (None, Some(path)) => (valid.clone(), path.clone()),
-            (None, None) => (Vec::new(), PathBuf::new()),
-        };
-        let prompts = held_out.iter().filter_map(prompt_of).take(2).collect();
-        held_out.retain(|record| !matches!(record, Record::Text(_)));
+    fn open(name: &str, options: &data_source::Options, session: &Session) -> anyhow::Result<Self> {
+        let data_source::Named { name, set } = data_source::open(name, options, session)?;
+        let mut held_out = if set.test.is_empty() { set.valid.clone() } else { set.test.clone() };
+        let prompts = held_out.iter().filter_map(|row| prompt_of(&row.record)).take(2).collect();
+        held_out.retain(|row| !matches!(row.record, Record::Text(_)));
         held_out.truncate(EXACT_ROWS);
-        let full = std::fs::canonicalize(&folder).unwrap_or(folder);
-        let name =
-            full.file_name().map_or_else(|| "data".to_owned(), |name| name.to_string_lossy().into_owned());
-        Ok(Self { name, set, train, valid, held_out: (held_out, held_out_path), prompts })
+        Ok(Self { name, set, held_out, prompts })
     }
 }
 
@@ -440,7 +422,8 @@ fn indented(text: &str) -> String {
     text.trim().replace('\n', "\n          ")
 }
 
-fn thousands(number: usize) -> String {
+/// Formats a number with a space between groups of three digits.
+pub(crate) fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -473,11 +456,5 @@ mod tests {
         assert_eq!(prompt_of(&chat(vec![turn("user"), turn("assistant")])).as_deref(), Some("user"));
         assert_eq!(prompt_of(&chat(vec![turn("system"), turn("user"), turn("assistant")])), None);
         assert_eq!(prompt_of(&Record::Text("x".into())), None);
-    }
-
-    #[test]
-    fn missing_data_says_what_a_data_set_is() {
-        let error = Data::open("no/such/folder").unwrap_err().to_string();
-        assert_eq!(error, "no/such/folder: no such folder of data");
     }
 }

@@ -43,8 +43,10 @@ impl FakeHub {
         let state = Arc::new(Mutex::new(State::default()));
         let mut routes: HashMap<String, Vec<u8>> = HashMap::new();
         routes.insert(format!("/api/models/{id}/revision/main"), listing(files).into_bytes());
+        routes.insert(format!("/api/datasets/{id}/revision/main"), listing(files).into_bytes());
         for (name, bytes) in files {
             routes.insert(format!("/{id}/resolve/c0ffee/{name}"), bytes.to_vec());
+            routes.insert(format!("/datasets/{id}/resolve/c0ffee/{name}"), bytes.to_vec());
         }
         let (routes, shared) = (Arc::new(routes), state.clone());
         std::thread::spawn(move || {

@@ -1,0 +1,330 @@
+//! `metal-candle data`: rows as they are trained.
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use metal_candle::models::ModelFiles;
+use metal_candle::training::data::{EncodedRow, Example, Examples, RowEncoder};
+use metal_candle::training::{Encoder, Record, Row, TrainOn, data};
+use serde_json::{Value, json};
+
+use super::train::thousands;
+use crate::args::DataArgs;
+use crate::data_source::{self, Options};
+use crate::fetch;
+use crate::session::{Session, print_line};
+use crate::settings::train_on;
+
+/// Characters of a row that are shown without `--json`; what is between its two ends is left out.
+const SHOWN: usize = 4000;
+
+pub(crate) fn run(args: &DataArgs, session: &Session) -> anyhow::Result<()> {
+    let train_on = train_on(&args.train_on)?;
+    let options = Options::new(args.split.as_deref(), args.columns.as_deref())?;
+    let set = if Path::new(&args.data).is_file() {
+        let train = data::read_rows(Path::new(&args.data), &options.columns)?;
+        metal_candle::training::DataSet { train, ..Default::default() }
+    } else {
+        data_source::open(&args.data, &options, session)?.set
+    };
+    let splits = [("train", &set.train), ("valid", &set.valid), ("test", &set.test)];
+    let files = match &args.model {
+        Some(model) => {
+            let path = fetch::resolve(model, fetch::Options::default(), session)?.path;
+            Some(ModelFiles::open(&path)?)
+        }
+        None => None,
+    };
+    let Some(files) = files else { return without_model(args, &splits, session) };
+    let length = args.max_length.min(files.config.context);
+    if args.json {
+        return as_json(args, &splits, &files, train_on, length);
+    }
+    let style = Style::of_terminal();
+    let encoder = RowEncoder::new(&files, train_on, length)?;
+    for row in set.train.iter().take(args.rows) {
+        print_line(&shown_row(&files, row, &encoder.encode(row)?, style)?)?;
+    }
+    for (name, rows) in splits.into_iter().filter(|(_, rows)| !rows.is_empty()) {
+        print_line(&summary(name, &data::examples(rows, &files, train_on, length)?, length))?;
+    }
+    print_line(&style.legend())
+}
+
+/// One line about a split: its rows and tokens, and what became of the rest.
+pub(crate) fn summary(name: &str, made: &Examples, length: usize) -> String {
+    let mut text = format!(
+        "{name}: {}, {} tokens, {} trained",
+        counted(made.rows, "row"),
+        thousands(made.tokens()),
+        thousands(made.trained_tokens())
+    );
+    if made.truncated > 0 {
+        text += &format!("; {} cut to {length} tokens", counted(made.truncated, "sequence"));
+    }
+    for (reason, (count, place)) in &made.left_out {
+        text += &format!("; {} left out: {reason} (first: {place})", counted(*count, "row"));
+    }
+    if made.split_rows > 0 {
+        text += &format!(
+            "; {} became several sequences, because the chat template changes earlier answers when others follow",
+            counted(made.split_rows, "row")
+        );
+    }
+    if made.ends_added > 0 {
+        text += &format!(
+            "; {} ended by an added end token, because the chat template writes none there",
+            counted(made.ends_added, "answer")
+        );
+    }
+    text
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{} {what}{}", thousands(count), if count == 1 { "" } else { "s" })
+}
+
+fn as_json(
+    args: &DataArgs,
+    splits: &[(&str, &Vec<Row>)],
+    files: &ModelFiles,
+    train_on: TrainOn,
+    length: usize,
+) -> anyhow::Result<()> {
+    let encoder = RowEncoder::new(files, train_on, length)?;
+    let mut counts = serde_json::Map::new();
+    for (name, rows) in splits.iter().filter(|(_, rows)| !rows.is_empty()) {
+        counts.insert((*name).to_owned(), count_split(&encoder, rows)?);
+    }
+    let mut first = Vec::new();
+    for row in splits[0].1.iter().take(args.rows) {
+        let encoded = encoder.encode(row)?;
+        let sample = |example: &Example| -> anyhow::Result<Value> {
+            let parts = parts(files, example)?;
+            let parts: Vec<Value> =
+                parts.iter().map(|part| json!({"text": part.text, "trained": part.trained})).collect();
+            Ok(json!({"tokens": example.tokens, "trained": example.supervised, "parts": parts}))
+        };
+        first.push(json!({
+            "file": row.path.display().to_string(),
+            "place": row.place.to_string(),
+            "samples": encoded.samples.iter().map(sample).collect::<anyhow::Result<Vec<_>>>()?,
+            "truncated": encoded.truncated,
+            "ends_added": encoded.ends_added,
+            "left_out": encoded.left_out.map(|reason| reason.to_string()),
+        }));
+    }
+    print_line(&json!({"splits": counts, "max_length": length, "rows": first}).to_string())
+}
+
+/// Counts of a split; one of which nothing is trained is counted, too.
+fn count_split(encoder: &RowEncoder<'_>, rows: &[Row]) -> anyhow::Result<Value> {
+    let mut left_out = Vec::new();
+    let [mut sequences, mut tokens, mut trained, mut truncated, mut ends_added] = [0; 5];
+    for row in rows {
+        let encoded = encoder.encode(row)?;
+        sequences += encoded.samples.len();
+        tokens += encoded.samples.iter().map(|example| example.tokens.len()).sum::<usize>();
+        trained += encoded.samples.iter().map(Example::trained).sum::<usize>();
+        truncated += encoded.truncated;
+        ends_added += encoded.ends_added;
+        if let Some(reason) = encoded.left_out {
+            left_out.push(
+                json!({"file": row.path.display().to_string(), "place": row.place.to_string(), "reason": reason.to_string()}),
+            );
+        }
+    }
+    Ok(json!({
+        "rows": rows.len(), "sequences": sequences, "tokens": tokens, "trained_tokens": trained, "truncated": truncated,
+        "ends_added": ends_added, "left_out": left_out,
+    }))
+}
+
+/// The rows as they were read, for a look at a data set before there is a model.
+fn without_model(args: &DataArgs, splits: &[(&str, &Vec<Row>)], session: &Session) -> anyhow::Result<()> {
+    if args.json {
+        let counts: serde_json::Map<String, Value> = splits
+            .iter()
+            .filter(|(_, rows)| !rows.is_empty())
+            .map(|(name, rows)| ((*name).to_owned(), json!({"rows": rows.len()})))
+            .collect();
+        let row = |row: &Row| {
+            let mut value = of_record(&row.record);
+            value["file"] = json!(row.path.display().to_string());
+            value["place"] = row.place.to_string().into();
+            value
+        };
+        let first: Vec<Value> = splits[0].1.iter().take(args.rows).map(row).collect();
+        return print_line(&json!({"splits": counts, "rows": first}).to_string());
+    }
+    for row in splits[0].1.iter().take(args.rows) {
+        let text = serde_json::to_string_pretty(&of_record(&row.record))?;
+        print_line(&format!("{}, {}\n{}\n", row.path.display(), row.place, printable(&shortened(&text))))?;
+    }
+    for (name, rows) in splits.iter().filter(|(_, rows)| !rows.is_empty()) {
+        print_line(&format!("{name}: {}", counted(rows.len(), "row")))?;
+    }
+    session.note("pass --model to see tokens and what of them is trained");
+    Ok(())
+}
+
+fn of_record(record: &Record) -> Value {
+    match record {
+        Record::Text(text) => json!({"text": text}),
+        Record::Completion { prompt, completion } => json!({"prompt": prompt, "completion": completion}),
+        Record::Chat { messages, tools: None } => json!({"messages": messages}),
+        Record::Chat { messages, tools: Some(tools) } => json!({"messages": messages, "tools": tools}),
+    }
+}
+
+/// How trained text is marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Color,
+    Brackets,
+}
+
+impl Style {
+    /// Colors on a terminal, unless `NO_COLOR` is set.
+    fn of_terminal() -> Self {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if std::io::stdout().is_terminal() && !plain { Self::Color } else { Self::Brackets }
+    }
+
+    fn mark(self, text: &str) -> String {
+        match self {
+            Self::Color => format!("\x1b[1;32m{}\x1b[0m", text.replace('\n', "⏎\n")),
+            Self::Brackets => format!("⟦{text}⟧"),
+        }
+    }
+
+    fn legend(self) -> String {
+        match self {
+            Self::Color => format!("{} is trained, the rest is only read", self.mark("green")),
+            Self::Brackets => "text in ⟦…⟧ is trained, the rest is only read".to_owned(),
+        }
+    }
+}
+
+fn shown_row(files: &ModelFiles, row: &Row, encoded: &EncodedRow, style: Style) -> anyhow::Result<String> {
+    let place = format!("{}, {}", row.path.display(), row.place);
+    if let Some(reason) = encoded.left_out {
+        return Ok(format!("{place}: left out: {reason}\n"));
+    }
+    let mut text = String::new();
+    for (index, example) in encoded.samples.iter().enumerate() {
+        let of_several = match encoded.samples.len() {
+            1 => String::new(),
+            count => format!(" (sequence {} of {count})", index + 1),
+        };
+        text += &format!(
+            "{place}{of_several}: {}, {} trained\n",
+            counted(example.tokens.len(), "token"),
+            thousands(example.trained())
+        );
+        for part in parts(files, example)? {
+            let shown = printable(&shortened(&part.text));
+            text += &if part.trained { style.mark(&shown) } else { shown };
+        }
+        text.push('\n');
+    }
+    if encoded.truncated > 0 {
+        text += "(cut to the maximum length)\n";
+    }
+    if encoded.ends_added > 0 {
+        text += "(the chat template writes no end token here; one was added)\n";
+    }
+    Ok(text)
+}
+
+/// Leaves out the middle of a long text.
+fn shortened(text: &str) -> String {
+    let count = text.chars().count();
+    if count <= SHOWN {
+        return text.to_owned();
+    }
+    let front: String = text.chars().take(SHOWN / 2).collect();
+    let back: String = text.chars().skip(count - SHOWN / 2).collect();
+    format!("{front} … {} characters … {back}", thousands(count - SHOWN))
+}
+
+/// Escapes what would steer a terminal.
+fn printable(text: &str) -> String {
+    let one = |c: char| match c {
+        '\n' | '\t' => c.to_string(),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    text.chars().map(one).collect()
+}
+
+/// Consecutive tokens that are all trained, or all not.
+#[derive(Debug, PartialEq, Eq)]
+struct Part {
+    text: String,
+    trained: bool,
+}
+
+/// The text of a sequence in parts, its special tokens written out.
+fn parts(files: &ModelFiles, example: &Example) -> anyhow::Result<Vec<Part>> {
+    let special: std::collections::HashMap<u32, String> =
+        files.special_tokens().into_iter().map(|(text, id)| (id, text)).collect();
+    let mut parts: Vec<Part> = Vec::new();
+    let mut push = |text: &str, trained: bool| match parts.last_mut() {
+        Some(last) if last.trained == trained => last.text.push_str(text),
+        _ => parts.push(Part { text: text.to_owned(), trained }),
+    };
+    let masked: Vec<(u32, bool)> =
+        example.tokens.iter().copied().zip(example.supervised.iter().copied()).collect();
+    for run in masked.chunk_by(|a, b| special.contains_key(&a.0) == special.contains_key(&b.0)) {
+        if special.contains_key(&run[0].0) {
+            run.iter().for_each(|(id, trained)| push(&special[id], *trained));
+            continue;
+        }
+        // A token's text can depend on those before it, so each part is what it adds to the decoded text.
+        let ids: Vec<u32> = run.iter().map(|(id, _)| *id).collect();
+        let (mut done, mut shown) = (0, String::new());
+        for part in run.chunk_by(|a, b| a.1 == b.1) {
+            done += part.len();
+            let text = files.tokenizer.decode(&ids[..done])?;
+            push(text.strip_prefix(shown.as_str()).unwrap_or(&text), part[0].1);
+            shown = text;
+        }
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_names_everything_that_happened_to_rows() {
+        let example =
+            |trained: bool| Example { tokens: vec![1, 2, 3], supervised: vec![false, trained, true] };
+        let mut made =
+            Examples { examples: vec![example(true), example(false)], rows: 2, ..Examples::default() };
+        assert_eq!(summary("train", &made, 512), "train: 2 rows, 6 tokens, 3 trained");
+        made.rows = 1234;
+        made.truncated = 1;
+        made.left_out.insert(data::LeftOut::NoAnswer, (2, "line 7".to_owned()));
+        made.split_rows = 3;
+        made.ends_added = 1;
+        assert_eq!(
+            summary("a.jsonl", &made, 512),
+            "a.jsonl: 1 234 rows, 6 tokens, 3 trained; 1 sequence cut to 512 tokens; 2 rows left out: no assistant answer to \
+             train (first: line 7); 3 rows became several sequences, because the chat template changes earlier answers when \
+             others follow; 1 answer ended by an added end token, because the chat template writes none there"
+        );
+    }
+
+    #[test]
+    fn marks_are_colors_or_brackets_and_text_cannot_steer_a_terminal() {
+        assert_eq!(Style::Color.mark("a\nb"), "\x1b[1;32ma⏎\nb\x1b[0m");
+        assert_eq!(Style::Brackets.mark("a"), "⟦a⟧");
+        assert_eq!(printable("a\x1b[2J\tb\n"), "a\\u{1b}[2J\tb\n");
+        let long = "x".repeat(SHOWN + 7);
+        assert!(shortened(&long).contains(" … 7 characters … "));
+        assert_eq!(shortened("short"), "short");
+    }
+}

@@ -1,0 +1,262 @@
+//! Rows as the sequences of tokens that are trained.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::mask::{MaskedText, Masker, Span};
+use super::{Encoder, Example, Record, Row, TrainOn};
+use crate::{Error, Result};
+
+/// Why nothing of a row is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LeftOut {
+    /// It has no answer of the assistant.
+    NoAnswer,
+    /// Its text is empty, or a single token.
+    Empty,
+    /// Its prompt is as long as the maximum length, or longer.
+    TooLong,
+}
+
+impl std::fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NoAnswer => "no assistant answer to train",
+            Self::Empty => "empty",
+            Self::TooLong => "the prompt alone reaches the maximum length",
+        })
+    }
+}
+
+/// A row as it is trained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedRow {
+    /// Its sequences: one, or several where the chat template renders earlier answers differently once others follow.
+    pub samples: Vec<Example>,
+    /// Number of sequences that were cut to the maximum length.
+    pub truncated: usize,
+    /// Why nothing of it is trained, if so.
+    pub left_out: Option<LeftOut>,
+    /// Number of answers that got a token which ends them because the chat template writes none there.
+    pub ends_added: usize,
+}
+
+/// The sequences of a data set, and what became of its rows.
+#[derive(Debug, Clone, Default)]
+pub struct Examples {
+    /// The sequences.
+    pub examples: Vec<Example>,
+    /// Number of rows read.
+    pub rows: usize,
+    /// Number of rows that became several sequences.
+    pub split_rows: usize,
+    /// Number of sequences that were cut to the maximum length.
+    pub truncated: usize,
+    /// Number of rows left out, because nothing of them is trained.
+    pub dropped: usize,
+    /// Number of rows left out for each reason, with the place of the first one.
+    pub left_out: BTreeMap<LeftOut, (usize, String)>,
+    /// Number of answers that got an end token because the chat template writes none there.
+    pub ends_added: usize,
+}
+
+impl Examples {
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.examples.iter().map(|example| example.tokens.len()).sum()
+    }
+
+    /// Number of trained tokens.
+    pub fn trained_tokens(&self) -> usize {
+        self.examples.iter().map(Example::trained).sum()
+    }
+}
+
+/// Turns rows into sequences, for one model and maximum length.
+pub struct RowEncoder<'a> {
+    encoder: &'a dyn Encoder,
+    masker: Masker<'a>,
+    train_on: TrainOn,
+    max_length: usize,
+}
+
+impl<'a> RowEncoder<'a> {
+    /// Prepares sequences of at most `max_length` tokens.
+    pub fn new(encoder: &'a dyn Encoder, train_on: TrainOn, max_length: usize) -> Result<Self> {
+        if max_length < 2 {
+            let message = format!("is {max_length}; it must be at least 2");
+            return Err(Error::invalid("maximum length", message));
+        }
+        Ok(Self { encoder, masker: Masker::new(encoder), train_on, max_length })
+    }
+
+    /// Encodes a row. Every error names the row's file and place.
+    pub fn encode(&self, row: &Row) -> Result<EncodedRow> {
+        self.record(&row.record).map_err(|error| row.error(error.to_string()))
+    }
+
+    fn record(&self, record: &Record) -> Result<EncodedRow> {
+        let mut ends_added = 0;
+        let mut made = Vec::new();
+        match record {
+            Record::Text(text) => made.push(self.plain(text, 0)?),
+            Record::Completion { prompt, completion } => {
+                let messages = [
+                    json!({"role": "user", "content": prompt}),
+                    json!({"role": "assistant", "content": completion}),
+                ];
+                match self.masked(&messages, None)? {
+                    Some(texts) => made = self.chat(texts, &mut ends_added)?,
+                    None => made.push(self.plain(&format!("{prompt}{completion}"), prompt.len())?),
+                }
+            }
+            Record::Chat { messages, tools } => {
+                let Some(texts) = self.masked(messages, tools.as_ref())? else {
+                    let message =
+                        "the model has no chat template; write rows of prompt and completion, or of text";
+                    return Err(Error::invalid("chat", message));
+                };
+                made = self.chat(texts, &mut ends_added)?;
+            }
+        }
+        Ok(self.finish(made, ends_added))
+    }
+
+    fn masked(&self, messages: &[Value], tools: Option<&Value>) -> Result<Option<Vec<MaskedText>>> {
+        match self.train_on {
+            TrainOn::All => self.masker.whole(messages, tools),
+            TrainOn::Completion => self.masker.answers(messages, tools),
+        }
+    }
+
+    /// Text without a template, trained from a byte on, with the token that ends a text.
+    fn plain(&self, text: &str, from: usize) -> Result<Example> {
+        let span = Span { bytes: from..text.len(), whole_first_token: from == 0 };
+        let mut example = self.tokens(text, &[span], true)?;
+        if let Some(eos) = self.encoder.eos().filter(|eos| example.tokens.last() != Some(eos)) {
+            example.tokens.push(eos);
+            example.supervised.push(true);
+        }
+        Ok(example)
+    }
+
+    fn chat(&self, texts: Vec<MaskedText>, ends_added: &mut usize) -> Result<Vec<Example>> {
+        let one = |masked: MaskedText| {
+            let mut example = self.tokens(&masked.text, &masked.spans, false)?;
+            if let Some(end) = masked.end {
+                example.tokens.push(end);
+                example.supervised.push(true);
+                *ends_added += 1;
+            }
+            Ok(example)
+        };
+        texts.into_iter().map(one).collect()
+    }
+
+    /// Cuts sequences to the maximum length and leaves out those of which nothing is trained.
+    fn finish(&self, made: Vec<Example>, ends_added: usize) -> EncodedRow {
+        let mut row = EncodedRow { samples: Vec::new(), truncated: 0, left_out: None, ends_added };
+        let mut reason = LeftOut::NoAnswer;
+        for mut example in made {
+            if self.train_on == TrainOn::All {
+                example.supervised.fill(true);
+            }
+            if let Some(first) = example.supervised.first_mut() {
+                *first = false;
+            }
+            let too_long = example.tokens.len() > self.max_length;
+            if example.tokens.len() < 2 {
+                reason = LeftOut::Empty;
+            } else if too_long && example.trained() > 0 {
+                reason = LeftOut::TooLong;
+            }
+            example.tokens.truncate(self.max_length);
+            example.supervised.truncate(self.max_length);
+            if example.trained() > 0 {
+                row.truncated += usize::from(too_long);
+                row.samples.push(example);
+            }
+        }
+        row.left_out = row.samples.is_empty().then_some(reason);
+        row
+    }
+
+    /// The tokens of a text, those of the given spans trained.
+    ///
+    /// The text is encoded as a whole, as it is when a model reads it. Encoding its parts would give other tokens where
+    /// they meet: tokenizers join line breaks, and SentencePiece begins every text with a space.
+    fn tokens(&self, text: &str, spans: &[Span], special: bool) -> Result<Example> {
+        let tokens = self.encoder.encode(text, special)?;
+        let mut supervised = vec![false; tokens.len()];
+        for span in spans {
+            let from =
+                self.first_token_from(&tokens, text, span.bytes.start, special, span.whole_first_token)?;
+            let to = match span.bytes.end == text.len() {
+                true => tokens.len(),
+                false => self.first_token_from(&tokens, text, span.bytes.end, special, false)?,
+            };
+            supervised[from..to.max(from)].fill(true);
+        }
+        Ok(Example { tokens, supervised })
+    }
+
+    /// The first token that begins at or after a place in the text; with `across`, a token that only ends after the place
+    /// counts, too.
+    fn first_token_from(
+        &self,
+        tokens: &[u32],
+        text: &str,
+        place: usize,
+        special: bool,
+        across: bool,
+    ) -> Result<usize> {
+        if place == 0 && !special {
+            return Ok(0);
+        }
+        let mut front = self.encoder.encode(&text[..place], special)?;
+        if special && self.encoder.eos().is_some() && front.last() == self.encoder.eos().as_ref() {
+            front.pop();
+        }
+        let common = tokens.iter().zip(&front).take_while(|(a, b)| a == b).count();
+        Ok(if common == front.len() || across { common } else { (common + 1).min(tokens.len()) })
+    }
+}
+
+/// Turns rows into sequences of at most `max_length` tokens. Every error names the row's file and place.
+pub fn examples(
+    rows: &[Row],
+    encoder: &dyn Encoder,
+    train_on: TrainOn,
+    max_length: usize,
+) -> Result<Examples> {
+    let row_encoder = RowEncoder::new(encoder, train_on, max_length)?;
+    let mut result = Examples { rows: rows.len(), ..Examples::default() };
+    for row in rows {
+        let mut encoded = row_encoder.encode(row)?;
+        result.truncated += encoded.truncated;
+        result.split_rows += usize::from(encoded.samples.len() > 1);
+        result.ends_added += encoded.ends_added;
+        result.examples.append(&mut encoded.samples);
+        if let Some(reason) = encoded.left_out {
+            result.dropped += 1;
+            result.left_out.entry(reason).or_insert_with(|| (0, row.place.to_string())).0 += 1;
+        }
+    }
+    match rows.first() {
+        Some(row) if result.examples.is_empty() => Err(nothing_trained(&result, row, max_length)),
+        _ => Ok(result),
+    }
+}
+
+/// The error for a file of which nothing is trained, with the advice that fits the cause.
+fn nothing_trained(result: &Examples, row: &Row, max_length: usize) -> Error {
+    let count = |reason| result.left_out.get(&reason).map_or(0, |(count, _)| *count);
+    let (long, silent) = (count(LeftOut::TooLong), count(LeftOut::NoAnswer));
+    let advice = match (long, silent) {
+        (0, 0) => "every row is empty".to_owned(),
+        (0, _) => "no row has an answer of the assistant; use --train-on all to train every token".to_owned(),
+        _ => format!("the prompts of {long} rows alone reach {max_length} tokens; raise the maximum length"),
+    };
+    Error::file(&row.path, format!("none of the {} rows has a token to train: {advice}", result.rows))
+}

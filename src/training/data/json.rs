@@ -1,0 +1,207 @@
+//! JSON as training data needs it: a key that appears twice is an error, and errors say what is there instead of JSON.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::text::line_of;
+
+/// What is wrong with a JSON text, and on which line of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wrong {
+    /// Line, counted from 1.
+    pub(super) line: usize,
+    /// Cause, with the column.
+    pub(super) cause: String,
+}
+
+/// Parses one JSON value.
+pub(super) fn parse(text: &str) -> Result<Value, Wrong> {
+    match serde_json::from_str::<Strict>(text) {
+        Ok(Strict(value)) => Ok(value),
+        Err(error) => Err(wrong(text, &error)),
+    }
+}
+
+/// Parses a JSON list and returns each item with the line it begins on.
+pub(super) fn parse_list(text: &str) -> Result<Vec<(usize, Value)>, Wrong> {
+    let mut items = Vec::new();
+    let mut at = skip_space(text, 0);
+    let mut counted = (0, 1);
+    let mut line_at = |place: usize| {
+        counted = (place, counted.1 + line_of(&text.as_bytes()[counted.0..place]) - 1);
+        counted.1
+    };
+    at = skip_space(text, at + 1);
+    if text[at..].starts_with(']') {
+        return Ok(items);
+    }
+    loop {
+        let line = line_at(at);
+        let mut stream = serde_json::Deserializer::from_str(&text[at..]).into_iter::<Strict>();
+        match stream.next() {
+            Some(Ok(Strict(value))) => items.push((line, value)),
+            Some(Err(error)) => {
+                let inner = wrong(&text[at..], &error);
+                return Err(Wrong { line: line + inner.line - 1, cause: inner.cause });
+            }
+            None => return Err(Wrong { line, cause: "the list ends without a closing ]".into() }),
+        }
+        at = skip_space(text, at + stream.byte_offset());
+        let line = line_at(at);
+        match text.as_bytes().get(at) {
+            Some(b',') => at = skip_space(text, at + 1),
+            Some(b']') => break,
+            Some(_) => return Err(Wrong { line, cause: "a comma is missing between two items".into() }),
+            None => return Err(Wrong { line, cause: "the list ends without a closing ]".into() }),
+        }
+        if text[at..].starts_with(']') {
+            return Err(Wrong { line: line_at(at), cause: "a comma follows the last item".into() });
+        }
+    }
+    let rest = skip_space(text, at + 1);
+    match rest == text.len() {
+        true => Ok(items),
+        false => Err(Wrong { line: line_at(rest), cause: "more text follows the list".into() }),
+    }
+}
+
+fn skip_space(text: &str, from: usize) -> usize {
+    text.len() - text[from.min(text.len())..].trim_start().len()
+}
+
+/// Explains an error of the parser.
+fn wrong(text: &str, error: &serde_json::Error) -> Wrong {
+    let message = error.to_string();
+    let cause = message.split(" at line ").next().unwrap_or(&message);
+    let line = text.split('\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let cause = match word_at(line, error.column().saturating_sub(1)) {
+        word @ ("NaN" | "Infinity" | "-Infinity" | "nan" | "inf" | "-inf") => {
+            format!("{word} is not JSON; write null or a number")
+        }
+        word @ ("None" | "True" | "False") => {
+            format!("{word} is Python, not JSON; write the file with json.dumps")
+        }
+        _ if cause.contains("surrogate") || cause.contains("unexpected end of hex escape") => {
+            "half a surrogate pair (\\ud800 to \\udfff) is not a character; remove it".to_owned()
+        }
+        _ => cause.to_owned(),
+    };
+    Wrong { line: error.line().max(1), cause: format!("{cause} (column {})", error.column()) }
+}
+
+/// The word around a byte of a line.
+fn word_at(line: &str, at: usize) -> &str {
+    let part = |c: char| c.is_ascii_alphabetic() || c == '-';
+    let Some((before, after)) = line.split_at_checked(at.min(line.len())) else { return "" };
+    let start = before.len() - before.chars().rev().take_while(|&c| part(c)).count();
+    let end = before.len() + after.chars().take_while(|&c| part(c)).count();
+    &line[start..end]
+}
+
+/// A value whose objects have no key twice.
+struct Strict(Value);
+
+impl<'de> Deserialize<'de> for Strict {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(Strict)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(Strict(item)) = access.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format!("the key '{key}' appears twice")));
+            }
+            let Strict(value) = access.next_value()?;
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        parse(text).unwrap_err().cause
+    }
+
+    #[test]
+    fn what_is_not_json_is_explained() {
+        assert_eq!(refused(r#"{"a": NaN}"#), "NaN is not JSON; write null or a number (column 7)");
+        assert!(refused(r#"{"a": -Infinity}"#).starts_with("-Infinity is not JSON"));
+        assert!(refused(r#"{"a": None}"#).starts_with("None is Python, not JSON"));
+        assert!(refused(r#"{"a": "\ud800"}"#).starts_with("half a surrogate pair"));
+        assert!(refused(r#"{"a": "\ud800x"}"#).starts_with("half a surrogate pair"));
+        assert!(refused(r#"{"a": "\udc00"}"#).starts_with("half a surrogate pair"));
+        assert!(refused(r#"{"a": 1,}"#).starts_with("trailing comma"));
+        assert!(refused(r#"{"a": {"b": 1, "b": 2}}"#).starts_with("the key 'b' appears twice"));
+        assert!(refused("{'a': 1}").starts_with("key must be a string"));
+        assert_eq!(parse(r#"{"a": ["\ud83d\ude00", 1.5, -2]}"#).unwrap(), json!({"a": ["😀", 1.5, -2]}));
+    }
+
+    #[test]
+    fn items_of_a_list_have_their_lines() {
+        let items = parse_list("\n[ {\"a\":\n1},\n\n2 , \"x\"]\n").unwrap();
+        assert_eq!(items, [(2, json!({"a": 1})), (5, json!(2)), (5, json!("x"))]);
+        assert_eq!(parse_list(" [ ] ").unwrap(), []);
+    }
+
+    #[test]
+    fn errors_in_a_list_have_their_lines() {
+        let line = |text: &str| parse_list(text).map_err(|wrong| (wrong.line, wrong.cause)).unwrap_err();
+        assert_eq!(line("[1,\n2,\n]"), (3, "a comma follows the last item".into()));
+        assert_eq!(line("[1\n2]"), (2, "a comma is missing between two items".into()));
+        assert_eq!(line("[1,\n2\n"), (3, "the list ends without a closing ]".into()));
+        assert_eq!(line("[1,"), (1, "the list ends without a closing ]".into()));
+        assert_eq!(line("[1]\n[2]"), (2, "more text follows the list".into()));
+        assert_eq!(line("[{},\n{\"a\":\n NaN}]").0, 3);
+    }
+}
