@@ -204,7 +204,7 @@ impl<'a> Masker<'a> {
             // A template without a generation prompt writes the header with the answer.
             let header = ignored.then(|| self.before_answer(chat, index)).flatten();
             let header = header.map(|before| common_prefix(text, &before));
-            return match header.filter(|&at| at > prompt.len() && !text[prompt.len()..at].trim().is_empty()) {
+            return match header.filter(|&at| at > prompt.len()) {
                 Some(at) => Some((self.outside_tokens(text, at), true)),
                 None => Some((prompt.len(), false)),
             };

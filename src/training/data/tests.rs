@@ -170,7 +170,7 @@ fn ends_that_differ_for_the_last_turn_are_trained_once() {
     // Like Llama 2: questions and answers share a turn.
     let llama = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]\
                  {% else %} {{ m.content }} </s>{% endif %}{% endfor %}";
-    assert_eq!(masks(llama, &turns(&FOUR)), [" yo </s>· so </s>"]);
+    assert_eq!(masks(llama, &turns(&FOUR)), ["yo </s>·so </s>"]);
 }
 
 /// Like Qwen3: an empty thought before the last answer only.
