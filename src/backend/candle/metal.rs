@@ -13,6 +13,7 @@ use super::fused::Fused;
 use super::op::{elsewhere, wrap};
 use super::program::{Pass, Program, Programs, Source, Spec, Stored, View, check_extents, dtypes, key, plan};
 use crate::backend::metal::foreign::{Foreign, ForeignLaunch};
+use crate::backend::metal::system;
 use crate::backend::select::{Choices, Preference};
 
 /// A tensor's storage on a GPU; all of a pass are there.
@@ -39,8 +40,13 @@ unsafe impl Send for Encoded {}
 // SAFETY: as above.
 unsafe impl Sync for Encoded {}
 
-/// The island of a device.
+/// Returns the island of a device, or refuses the device; see [`system::check`].
+///
+/// The key is the GPU and not candle's device, of which a program may make any number, since an island is never dropped. Two
+/// of candle's devices on one GPU have a queue each and share what an island contains: pipelines and constants, which
+/// nothing writes after they are made, and the flags of `check_indices`, which nothing reads at this border.
 pub(super) fn island(device: &MetalDevice) -> Result<Arc<Island>> {
+    system::check(device.metal_device().as_ref()).map_err(wrap)?;
     static ISLANDS: OnceLock<Mutex<HashMap<u64, Arc<Island>>>> = OnceLock::new();
     let id = device.metal_device().registry_id();
     let mut islands = ISLANDS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
@@ -113,10 +119,13 @@ fn encode(
         Source::Constant(_) => (&*encoded.constants[&index], 0),
     });
     let given: Vec<(&Buffer, usize)> = inputs.chain(outputs.iter().map(|buffer| (&**buffer, 0))).collect();
+    // Everything is found before candle's lock is taken: a panic under it would poison candle's mutex for good.
+    let bound = encoded.launches.iter().map(|launch| launch.bind(&given, scratch.as_deref()));
+    let bound = bound.collect::<crate::Result<Vec<_>>>().map_err(wrap)?;
     {
         let guard = device.command_encoder()?;
-        for launch in &encoded.launches {
-            launch.encode(guard.as_ref(), &given, scratch.as_deref());
+        for launch in &bound {
+            launch.encode(guard.as_ref());
         }
     }
     let storage = |(buffer, spec): (Arc<Buffer>, &crate::tensor::TensorSpec)| {

@@ -31,7 +31,7 @@ const ALIGNMENT: usize = 256;
 
 /// Bytes behind the arena's last tensor. Metal Performance Shaders may count whole rows of a matrix whose columns are part
 /// of wider rows, so the gap of the last row must exist: rows of up to 64 Ki f32 elements.
-const ROW_GAP: usize = 256 << 10;
+pub(in crate::backend) const ROW_GAP: usize = 256 << 10;
 
 /// What `vm_page_size` is on Apple's chips; memory used in place must begin and end at such a boundary.
 const PAGE: usize = 16 * 1024;

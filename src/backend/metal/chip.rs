@@ -80,24 +80,42 @@ pub const GOOD_KERNEL: f64 = 0.8;
 const FIRST_ARCHITECTURE: u32 = 12;
 
 impl Chip {
-    /// The chip of a device, by `MTLDevice.name`; an unknown one is taken for the smallest.
-    pub fn of(device_name: &str) -> Self {
+    /// The chip of this `MTLDevice.name`, if the table has it.
+    pub fn known(device_name: &str) -> Option<Self> {
         let name = device_name.strip_prefix("Apple ").unwrap_or(device_name).trim();
-        CHIPS.into_iter().find(|chip| chip.name == name).unwrap_or(UNKNOWN)
+        CHIPS.into_iter().find(|chip| chip.name == name)
     }
 
-    /// The chip of a device, by `MTLDevice.name` and, if the table lacks that name, by `MTLArchitecture.name`: the
-    /// largest number below the new chip's generation, in its class. So a chip that is newer than this table counts as
-    /// the newest one that is known.
+    /// The chip of a device, by `MTLDevice.name` alone; see [`Chip::of_device`].
+    pub fn of(device_name: &str) -> Self {
+        Self::of_device(device_name, "")
+    }
+
+    /// The chip of a device, by `MTLDevice.name` or, if the table lacks it, by generation and class, which
+    /// `MTLArchitecture.name` and the device's name contain. Such a chip keeps its own generation and has the numbers of
+    /// the nearest chip of its class: the newest one that is not newer, otherwise the oldest.
     pub fn of_device(device_name: &str, architecture: &str) -> Self {
-        let known = Self::of(device_name);
-        if known != UNKNOWN || device_name.trim_start_matches("Apple ") == UNKNOWN.name {
+        if let Some(known) = Self::known(device_name) {
             return known;
         }
-        let Some((generation, class)) = architecture_parts(architecture) else { return UNKNOWN };
-        let alike = CHIPS.into_iter().filter(|chip| chip.class == class && chip.generation <= generation);
-        let newest = alike.reduce(|best, chip| if chip.generation > best.generation { chip } else { best });
-        newest.map_or(UNKNOWN, |chip| Self { generation, ..chip })
+        let by_name = name_parts(device_name);
+        let (generation, class) = match (architecture_parts(architecture), by_name) {
+            // The architecture's letter is the same for Pro and Max, and a name can be of a chip that came later.
+            (Some((generation, _)), Some((_, class))) => (generation, class),
+            (Some(parts), None) | (None, Some(parts)) => parts,
+            (None, None) => return UNKNOWN,
+        };
+        let distance = |chip: &Self| match generation.checked_sub(chip.generation) {
+            Some(older) => older,
+            None => 100 + chip.generation - generation,
+        };
+        let alike = CHIPS.into_iter().filter(|chip| chip.class == class);
+        // Of Base and Pro, which are one class, the one whose name has the same ending.
+        let ending = |chip: &Self| chip.name.ends_with(" Pro") != device_name.ends_with(" Pro");
+        let nearest = alike.min_by_key(|chip| (distance(chip), ending(chip)));
+        // Matrix units faster than the SIMD units exist from M5 on.
+        let matrix = |chip: &Self| if generation < 5 { chip.teraflops } else { chip.matrix_teraflops };
+        nearest.map_or(UNKNOWN, |chip| Self { generation, matrix_teraflops: matrix(&chip), ..chip })
     }
 
     /// Dispatches of a command buffer: MLX's numbers for each class (its `device.cpp`), times the depth at which a
@@ -132,18 +150,40 @@ impl Chip {
 }
 
 /// Generation and class that an architecture's name such as `applegpu_g17s` contains. The letter is `p` for phones, `g`
-/// for base and Pro, `s` for Pro and Max, `c` for Max and `d` for Ultra in the names that MLX and candle know.
+/// for base chips, `s` for Pro and Max and `d` for Ultra, as people report it (M4 Pro and M4 Max are `g16s`). Phones count
+/// from their own first: A18 is `g17p` and has the cores of M4, A14 and A15 are `g13p` and `g14p`, M1 and M2.
 fn architecture_parts(name: &str) -> Option<(u32, ChipClass)> {
     let rest = name.strip_prefix("applegpu_g")?;
     let letter = rest.chars().last()?;
     let number: u32 = rest.strip_suffix(letter)?.parse().ok()?;
     let class = match letter {
         'p' => ChipClass::Phone,
-        's' | 'c' => ChipClass::Max,
+        'c' => ChipClass::Max,
         'd' => ChipClass::Ultra,
+        // Pro is the smaller of the two that `s` stands for.
         _ => ChipClass::BasePro,
     };
-    Some((number.checked_sub(FIRST_ARCHITECTURE).filter(|&generation| generation > 0)?, class))
+    let first =
+        if class == ChipClass::Phone && number > 14 { FIRST_ARCHITECTURE + 1 } else { FIRST_ARCHITECTURE };
+    Some((number.checked_sub(first).filter(|&generation| generation > 0)?, class))
+}
+
+/// Generation and class that a device's name such as "Apple M6 Max" contains. "A18 Pro" is a phone's, with cores of M4.
+fn name_parts(device_name: &str) -> Option<(u32, ChipClass)> {
+    let mut words = device_name.strip_prefix("Apple ")?.split_whitespace();
+    let chip = words.next()?;
+    if let Some(number) = chip.strip_prefix('A') {
+        let number: u32 = number.parse().ok()?;
+        let first = if number > 15 { 14 } else { 13 };
+        return Some((number.checked_sub(first).filter(|&generation| generation > 0)?, ChipClass::Phone));
+    }
+    let generation = chip.strip_prefix('M')?.parse().ok().filter(|&generation| generation > 0)?;
+    let class = match words.next() {
+        Some("Max") => ChipClass::Max,
+        Some("Ultra") => ChipClass::Ultra,
+        _ => ChipClass::BasePro,
+    };
+    Some((generation, class))
 }
 
 #[cfg(test)]
@@ -154,7 +194,6 @@ mod tests {
     fn chips_are_found_by_the_whole_name() {
         assert_eq!(Chip::of("Apple M3 Max").gigabytes, 300.0);
         assert_eq!(Chip::of("Apple M1").name, "M1");
-        assert_eq!(Chip::of("Apple M99 Ultra"), UNKNOWN);
         assert_eq!(Chip::of("AMD Radeon Pro 5500M"), UNKNOWN);
         assert_eq!(Chip::of_device("AMD Radeon Pro 5500M", ""), UNKNOWN);
         let names: std::collections::BTreeSet<_> = CHIPS.iter().map(|chip| chip.name).collect();
@@ -162,16 +201,33 @@ mod tests {
     }
 
     #[test]
-    fn a_chip_that_is_not_in_the_table_is_the_newest_of_its_class() {
-        let of = |architecture| Chip::of_device("Apple M99", architecture);
-        let shown = |chip: Chip| (chip.name, chip.generation);
-        assert_eq!(shown(of("applegpu_g17g")), ("M5", 5));
-        assert_eq!(shown(of("applegpu_g19d")), ("M3 Ultra", 7));
-        assert_eq!(shown(of("applegpu_g18c")), ("M5 Max", 6));
-        assert_eq!(shown(of("applegpu_g17p")), ("A19 Pro", 5));
-        assert_eq!(of("something else"), UNKNOWN);
-        assert_eq!(shown(Chip::of_device("Apple M1", "applegpu_g13g")), ("M1", 1));
-        assert_eq!(shown(Chip::of_device("Apple M3 Max", "applegpu_g15s")), ("M3 Max", 3));
+    fn a_chip_that_is_not_in_the_table_has_the_numbers_of_the_nearest_of_its_class() {
+        let of = |name, architecture| {
+            let chip = Chip::of_device(name, architecture);
+            (chip.name, chip.generation)
+        };
+        // By both, as on macOS 14 and later.
+        assert_eq!(of("Apple M6", "applegpu_g18g"), ("M5", 6));
+        assert_eq!(of("Apple M6 Pro", "applegpu_g18s"), ("M5 Pro", 6));
+        assert_eq!(of("Apple M6 Max", "applegpu_g18s"), ("M5 Max", 6));
+        assert_eq!(of("Apple M5 Ultra", "applegpu_g17d"), ("M3 Ultra", 5));
+        assert_eq!(of("Apple A18 Pro", "applegpu_g17p"), ("A19 Pro", 4));
+        // By the architecture, where the name says nothing, and by the name, where there is no architecture.
+        assert_eq!(of("Apple GPU", "applegpu_g19d"), ("M3 Ultra", 7));
+        assert_eq!(of("Apple GPU", "applegpu_g18c"), ("M5 Max", 6));
+        assert_eq!(of("Apple GPU", "applegpu_g18s"), ("M5", 6));
+        assert_eq!(of("Apple GPU", "applegpu_g18p"), ("A19 Pro", 5));
+        assert_eq!(of("Apple M7 Max", ""), ("M5 Max", 7));
+        assert_eq!(of("Apple A20 Pro", ""), ("A19 Pro", 6));
+        // The table's own names, whatever the architecture.
+        assert_eq!(of("Apple M1", "applegpu_g13g"), ("M1", 1));
+        assert_eq!(of("Apple M3 Max", "applegpu_g15s"), ("M3 Max", 3));
+        for (name, architecture) in
+            [("", ""), ("Apple M0", "applegpu_g12g"), ("Apple Mx", "applegpu_"), ("softmetal", "x")]
+        {
+            assert_eq!(Chip::of_device(name, architecture), UNKNOWN, "{name} {architecture}");
+        }
+        assert!(Chip::known("Apple M6").is_none() && Chip::known("Apple M5").is_some());
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Gpu {
             system::check(&device)?;
             let queue = device.newCommandQueue().ok_or_else(|| missing("a command queue"))?;
             let event = device.newSharedEvent().ok_or_else(|| missing("a shared event"))?;
-            let (major, minor) = system::version();
+            let (major, minor, _) = system::version();
             let archive = choices
                 .kernels
                 .as_deref()
@@ -70,14 +70,11 @@ impl Gpu {
             let choices = if mps {
                 choices
             } else {
-                tracing::warn!(
-                    gpu = name,
-                    "Metal Performance Shaders do not support this GPU; our kernels compute everything"
-                );
+                tracing::debug!(gpu = name, "Metal Performance Shaders do not support this GPU");
                 Choices { kernels: choices.kernels, ..Choices::from(Preference::Metal) }
             };
             Ok(Self {
-                chip: Chip::of_device(&name, &device.architecture().name().to_string()),
+                chip: Chip::of_device(&name, &system::architecture(&device)),
                 choices,
                 #[cfg(mps)]
                 system: major,

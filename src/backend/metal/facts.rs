@@ -22,8 +22,8 @@ pub struct Facts {
     pub largest_buffer: u64,
     /// Bytes of memory that the threads of a threadgroup share.
     pub threadgroup_memory: u64,
-    /// Version of macOS: major and minor, from the kernel's release.
-    pub system: (usize, usize),
+    /// Version of macOS: major, minor, patch.
+    pub system: (usize, usize, usize),
     /// Whether this build contains Metal Performance Shaders.
     pub mps: bool,
 }
@@ -59,8 +59,7 @@ fn metal() -> Result<Facts> {
     objc2::rc::autoreleasepool(|_| {
         let device = system::device().ok_or_else(|| Error::invalid("metal", "the system lists no GPU"))?;
         let name = device.name().to_string();
-        let architecture = device.architecture().name().to_string();
-        let chip = Chip::of_device(&name, &architecture);
+        let chip = Chip::of_device(&name, &system::architecture(&device));
         let families = [
             ("Apple7", MTLGPUFamily::Apple7),
             ("Apple8", MTLGPUFamily::Apple8),
@@ -70,7 +69,7 @@ fn metal() -> Result<Facts> {
         ];
         let families = families.into_iter().filter(|(_, family)| device.supportsFamily(*family));
         Ok(Facts {
-            chip_is_known: chip.name == name.strip_prefix("Apple ").unwrap_or(&name),
+            chip_is_known: Chip::known(&name).is_some(),
             chip,
             families: families.map(|(name, _)| name).collect(),
             unified_memory: device.hasUnifiedMemory(),

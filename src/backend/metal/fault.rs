@@ -43,8 +43,12 @@ fn queue_fault(error: &NSError) -> Option<DeviceFault> {
     {
         return of_queue_code(underlying.code() as i64);
     }
-    // "Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)"
-    let text = error.localizedDescription().to_string();
+    of_queue_text(&error.localizedDescription().to_string())
+}
+
+/// The fault that a command buffer's error names in its text: "Impacting Interactivity
+/// (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)".
+fn of_queue_text(text: &str) -> Option<DeviceFault> {
     let code = text.rsplit('(').next()?.split(':').next()?;
     if code.len() == 8 { of_queue_code(i64::from_str_radix(code, 16).ok()?) } else { None }
 }
@@ -67,4 +71,35 @@ pub(in crate::backend) fn failed(
     message: impl Into<String>,
 ) -> Error {
     Error::Device { device: DEVICE.to_owned(), what: what.into(), fault, message: message.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_are_recognized_by_the_text_alone() {
+        for (text, fault) in [
+            (
+                "Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)",
+                Some(DeviceFault::Timeout),
+            ),
+            ("Internal Error (0000000e:Internal Error)", Some(DeviceFault::Timeout)),
+            (
+                "Caused GPU Hang Error (00000003:kIOGPUCommandBufferCallbackErrorHang)",
+                Some(DeviceFault::Timeout),
+            ),
+            (
+                "Discarded (victim of GPU error/recovery) (00000005:kIOGPUCommandBufferCallbackErrorInnocentVictim)",
+                Some(DeviceFault::Discarded),
+            ),
+            ("Caused GPU Address Fault Error (0000000b:kIOGPUCommandBufferCallbackErrorPageFault)", None),
+            ("Internal Error", None),
+            ("(0000000e", Some(DeviceFault::Timeout)),
+            ("Internal Error (zzzzzzzz:)", None),
+            ("", None),
+        ] {
+            assert_eq!(of_queue_text(text), fault, "{text}");
+        }
+    }
 }

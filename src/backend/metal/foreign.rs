@@ -131,37 +131,66 @@ unsafe impl Send for ForeignLaunch {}
 // SAFETY: as above; nothing is changed through a shared reference.
 unsafe impl Sync for ForeignLaunch {}
 
+/// A dispatch whose arguments are found, for candle's encoder.
+pub(in crate::backend) struct BoundLaunch<'a> {
+    launch: &'a ForeignLaunch,
+    arguments: Vec<Found<'a>>,
+}
+
+enum Found<'a> {
+    Input(&'a Buffer, usize),
+    Output(&'a Buffer, usize),
+    Bytes(&'a [u8]),
+    Nothing,
+}
+
 impl ForeignLaunch {
-    /// Encodes it. `given` are buffers of inputs and outputs with the byte at which each begins. candle's encoder places
-    /// barriers by what is bound as input and as output.
-    pub(in crate::backend) fn encode(
-        &self,
-        encoder: &ComputeCommandEncoder,
-        given: &[(&Buffer, usize)],
-        scratch: Option<&Buffer>,
-    ) {
-        encoder.set_compute_pipeline_state(&self.pipeline);
-        for (index, argument) in self.arguments.iter().enumerate() {
-            match argument {
+    /// Finds its arguments. `given` are buffers of inputs and outputs with the byte at which each begins.
+    ///
+    /// # Errors
+    /// The launch has an argument that is not among them, which is a bug of this crate.
+    pub(in crate::backend) fn bind<'a>(
+        &'a self,
+        given: &[(&'a Buffer, usize)],
+        scratch: Option<&'a Buffer>,
+    ) -> Result<BoundLaunch<'a>> {
+        let find = |argument: &'a Argument| {
+            Some(match argument {
                 Argument::Buffer { place, offset, written } => {
                     let (buffer, start) = match place {
-                        Place::Scratch => (scratch.expect("a plan with scratch is given some"), 0),
-                        Place::Given(index) => given[*index],
+                        Place::Scratch => (scratch?, 0),
+                        Place::Given(index) => *given.get(*index)?,
                         Place::Own(buffer) => (buffer, 0),
                     };
-                    if *written {
-                        encoder.set_output_buffer(index, Some(buffer), start + offset);
-                    } else {
-                        encoder.set_input_buffer(index, Some(buffer), start + offset);
-                    }
+                    let at = start + offset;
+                    if *written { Found::Output(buffer, at) } else { Found::Input(buffer, at) }
                 }
-                Argument::Bytes(bytes) => {
-                    encoder.set_bytes_directly(index, bytes.len(), bytes.as_ptr().cast());
-                }
-                Argument::Nothing => {}
+                Argument::Bytes(bytes) => Found::Bytes(bytes),
+                Argument::Nothing => Found::Nothing,
+            })
+        };
+        let arguments = self.arguments.iter().map(find).collect::<Option<_>>();
+        let arguments = arguments.ok_or_else(|| {
+            let message = "an argument of a kernel is not among the tensors; please report this";
+            crate::Error::invalid("candle's encoder", message)
+        })?;
+        Ok(BoundLaunch { launch: self, arguments })
+    }
+}
+
+impl BoundLaunch<'_> {
+    /// Encodes it, without a panic. candle's encoder places barriers by what is bound as input and as output.
+    pub(in crate::backend) fn encode(&self, encoder: &ComputeCommandEncoder) {
+        encoder.set_compute_pipeline_state(&self.launch.pipeline);
+        for (index, argument) in self.arguments.iter().enumerate() {
+            match *argument {
+                Found::Input(buffer, at) => encoder.set_input_buffer(index, Some(buffer), at),
+                Found::Output(buffer, at) => encoder.set_output_buffer(index, Some(buffer), at),
+                Found::Bytes(bytes) => encoder.set_bytes_directly(index, bytes.len(), bytes.as_ptr().cast()),
+                Found::Nothing => {}
             }
         }
         let size = |[width, height, depth]: [usize; 3]| MTLSize { width, height, depth };
-        encoder.dispatch_thread_groups(size(self.groups), size(self.threads));
+        encoder.dispatch_thread_groups(size(self.launch.groups), size(self.launch.threads));
     }
 }

@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 
 use super::pipeline::Source;
-use super::site::{IN_REGISTERS, Site, Tensor, row_threads, small};
+use super::site::{Site, Tensor, small};
 use crate::Result;
 use crate::graph::Operand;
 use crate::ops::{LayerNorm, LayerNormGrad};
@@ -51,12 +51,11 @@ pub(super) fn compile(op: &LayerNorm, site: &mut Site<'_>) -> Result<()> {
     let b = if op.bias { site.inputs[2].clone() } else { w.clone() };
     site.expect(&b, w.dtype)?;
     let n = x.last();
-    let form = if n <= IN_REGISTERS { "row" } else { "long" };
-    let launch = site.kernel(SOURCE, &format!("layer_norm_{form}_{}_{}", x.type_name(), w.type_name()))?;
-    let launch = launch.read(&x).read(&w).read(&b).write(&y);
+    let types = format!("{}_{}", x.type_name(), w.type_name());
+    let launch = site.row_kernel(SOURCE, "layer_norm", &types, n)?.read(&x).read(&w).read(&b).write(&y);
     let x_stride = small(x.row_stride());
     let sizes = Sizes { n: small(n), x_stride, bias: u32::from(op.bias), eps: op.eps.0 };
-    site.push(launch.constants(&sizes), [x.rows(), 1, 1], [row_threads(n), 1, 1]);
+    site.push_rows(launch.constants(&sizes), x.rows(), n);
     Ok(())
 }
 
@@ -77,7 +76,7 @@ pub(super) fn compile_grad(op: &LayerNormGrad, site: &mut Site<'_>) -> Result<()
     let launch = launch.write_or(dx.as_ref(), &x.first()).write_bytes(&scratch, 8 * rows);
     let store_dx = u32::from(dx.is_some());
     let sizes = GradSizes { n: small(n), dy_stride, x_stride, store_dx, eps: op.eps.0 };
-    site.push(launch.constants(&sizes), [rows, 1, 1], [row_threads(n), 1, 1]);
+    site.push_rows(launch.constants(&sizes), rows, n);
     if dw.is_some() || db.is_some() {
         let launch = site.kernel(SOURCE, &format!("layer_norm_weight_{}", x.type_name()))?;
         let launch = launch.read(&dy).read(&x).read_bytes(&scratch, 8 * rows);

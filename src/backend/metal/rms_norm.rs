@@ -3,7 +3,7 @@
 use bytemuck::NoUninit;
 
 use super::pipeline::Source;
-use super::site::{IN_REGISTERS, Site, Tensor, row_threads, small};
+use super::site::{Site, Tensor, small};
 use crate::Result;
 use crate::graph::Operand;
 use crate::ops::{RmsNorm, RmsNormGrad};
@@ -57,9 +57,8 @@ pub(super) fn compile(op: &RmsNorm, site: &mut Site<'_>) -> Result<()> {
     let r = if op.residual { site.inputs[1].clone() } else { x.clone() };
     let w = site.inputs[1 + usize::from(op.residual)].clone();
     let n = x.last();
-    let form = if n <= IN_REGISTERS { "row" } else { "long" };
-    let kernel = format!("rms_norm_{form}_{}_{}", x.type_name(), w.type_name());
-    let launch = site.kernel(SOURCE, &kernel)?.read(&x).read(&r).read(&w);
+    let types = format!("{}_{}", x.type_name(), w.type_name());
+    let launch = site.row_kernel(SOURCE, "rms_norm", &types, n)?.read(&x).read(&r).read(&w);
     let launch = launch.write_or(y.as_ref(), &x.first()).write_or(s.as_ref(), &x.first());
     let sizes = Sizes {
         n: small(n),
@@ -70,7 +69,7 @@ pub(super) fn compile(op: &RmsNorm, site: &mut Site<'_>) -> Result<()> {
         store_s: u32::from(s.is_some()),
         eps: op.eps.0,
     };
-    site.push(launch.constants(&sizes), [x.rows(), 1, 1], [row_threads(n), 1, 1]);
+    site.push_rows(launch.constants(&sizes), x.rows(), n);
     Ok(())
 }
 
@@ -101,7 +100,7 @@ pub(super) fn compile_grad(op: &RmsNormGrad, site: &mut Site<'_>) -> Result<()> 
             store_ds: u32::from(ds.is_some()),
             eps: op.eps.0,
         };
-        site.push(launch.constants(&sizes), [rows, 1, 1], [row_threads(n), 1, 1]);
+        site.push_rows(launch.constants(&sizes), rows, n);
         Ok(())
     };
     if let Some(dw) = &dw {

@@ -91,10 +91,10 @@ pub(super) fn small(size: usize) -> u32 {
 }
 
 /// The longest row that a threadgroup holds in registers: 1024 threads of 4 elements.
-pub(super) const IN_REGISTERS: usize = 4096;
+const IN_REGISTERS: usize = 4096;
 
 /// Threads for a row of `n` elements, 4 each: whole SIMD groups, at most 1024.
-pub(super) fn row_threads(n: usize) -> usize {
+fn row_threads(n: usize) -> usize {
     n.div_ceil(4).next_multiple_of(32).clamp(32, 1024)
 }
 
@@ -253,6 +253,18 @@ impl Site<'_> {
         let Builder { op, pipeline, bindings, touches } = builder;
         let launch = Launch { op, pipeline, bindings, groups, threads, barrier: false };
         self.items.push(super::executor::Item::launch(launch, touches));
+    }
+
+    /// Begins the launch of a kernel that gives a threadgroup to each row of `n` elements: the form that holds the row in
+    /// registers or, for longer rows and where its pipeline allows too few threads, the form that steps through the row.
+    pub(super) fn row_kernel(&self, source: Source, name: &str, types: &str, n: usize) -> Result<Builder> {
+        if n <= IN_REGISTERS {
+            let launch = self.kernel(source, &format!("{name}_row_{types}"))?;
+            if launch.pipeline.most_threads() >= row_threads(n) {
+                return Ok(launch);
+            }
+        }
+        self.kernel(source, &format!("{name}_long_{types}"))
     }
 
     /// Adds a launch of a threadgroup per row, whose threads step through the row's `n` elements: as many threads as

@@ -5,7 +5,7 @@ use bytemuck::NoUninit;
 use super::pipeline::Source;
 #[cfg(mps)]
 use super::site::Tensor;
-use super::site::{IN_REGISTERS, Site, row_threads, small};
+use super::site::{Site, small};
 use crate::Result;
 use crate::ops::split;
 
@@ -46,9 +46,8 @@ pub(super) fn compile(axis: usize, log: bool, site: &mut Site<'_>) -> Result<()>
         }
         let n = x.last();
         let sizes = Sizes { n: small(n), x_stride: small(x.row_stride()), y_stride: 0, logarithm };
-        let form = if n <= IN_REGISTERS { "row" } else { "long" };
-        let launch = site.kernel(SOURCE, &format!("softmax_{form}_{dtype}"))?;
-        site.push(launch.read(&x).write(&y).constants(&sizes), [x.rows(), 1, 1], [row_threads(n), 1, 1]);
+        let launch = site.row_kernel(SOURCE, "softmax", dtype, n)?;
+        site.push_rows(launch.read(&x).write(&y).constants(&sizes), x.rows(), n);
         return Ok(());
     }
     let sizes = Axis { slices: small(outer * inner), axis: small(len), inner: small(inner), logarithm };
@@ -78,7 +77,7 @@ pub(super) fn compile_grad(axis: usize, log: bool, site: &mut Site<'_>) -> Resul
         let launch = site.kernel(SOURCE, &format!("softmax_grad_row_{dtype}"))?;
         let launch = launch.read(&dy).read(&y).write(&dx);
         let launch = launch.constants(&Sizes { n: small(n), x_stride, y_stride, logarithm });
-        site.push(launch, [dy.rows(), 1, 1], [row_threads(n), 1, 1]);
+        site.push_rows(launch, dy.rows(), n);
         return Ok(());
     }
     let sizes = Axis { slices: small(outer * inner), axis: small(len), inner: small(inner), logarithm };

@@ -82,10 +82,10 @@ impl MatrixLayout {
         (steps + (self.rows - 1) * self.row + self.columns) * self.dtype.size()
     }
 
-    /// Bytes that the framework may count: whole rows, also the last one's gap.
-    pub(in crate::backend) fn counted_bytes(&self) -> usize {
-        let steps = if self.batch == 1 { 0 } else { (self.batch - 1) * self.step };
-        (steps + self.rows * self.row) * self.dtype.size()
+    /// Bytes that the framework may count: whole matrices of whole rows.
+    pub(super) fn counted_bytes(&self) -> usize {
+        let matrix = if self.batch == 1 { self.rows * self.row } else { self.step };
+        self.batch * matrix * self.dtype.size()
     }
 
     /// Refuses a place in which it does not lie.

@@ -120,9 +120,14 @@ pub fn product(shape: &ProductShape, generation: u32) -> Result<(), Refusal> {
 }
 
 /// Whether MPSNDArrayMatrixMultiplication may take a product of bf16 matrices on a system of this major version.
-/// `transposed`: one of them is stored transposed. More than one matrix is refused: arrays of three axes give results
-/// that differ from run to run on M5 (pytorch 180776, 181466).
-pub fn array_product(shape: &ProductShape, transposed: bool, system: usize) -> Result<(), Refusal> {
+/// `transposed`: one of them is stored transposed. `addend`: a third matrix is added. More than one matrix is refused:
+/// arrays of three axes give results that differ from run to run on M5 (pytorch 180776, 181466).
+pub fn array_product(
+    shape: &ProductShape,
+    transposed: bool,
+    addend: bool,
+    system: usize,
+) -> Result<(), Refusal> {
     if [shape.left, shape.right, shape.result] != [DType::BF16; 3] {
         return Err(Refusal::DType);
     }
@@ -131,6 +136,9 @@ pub fn array_product(shape: &ProductShape, transposed: bool, system: usize) -> R
     }
     if transposed && system >= 27 {
         return Err(Refusal::Transposed);
+    }
+    if addend {
+        return Err(Refusal::Addend);
     }
     if shape.batch > 1 {
         return Err(Refusal::Batch);
@@ -223,14 +231,15 @@ mod tests {
             batch,
             ..shape(8, 8, 8)
         };
-        assert_eq!(array_product(&bf16(1), true, 15), Ok(()));
-        assert_eq!(array_product(&bf16(1), true, 26), Ok(()));
-        assert_eq!(array_product(&bf16(1), true, 27), Err(Refusal::Transposed));
-        assert_eq!(array_product(&bf16(1), false, 27), Ok(()));
-        assert_eq!(array_product(&bf16(1), false, 14), Err(Refusal::System));
-        assert_eq!(array_product(&bf16(2), false, 15), Err(Refusal::Batch));
-        assert_eq!(array_product(&shape(8, 8, 8), false, 15), Err(Refusal::DType));
-        assert_eq!(array_product(&ProductShape { k: 0, ..bf16(1) }, false, 15), Err(Refusal::Empty));
+        assert_eq!(array_product(&bf16(1), true, false, 15), Ok(()));
+        assert_eq!(array_product(&bf16(1), true, false, 26), Ok(()));
+        assert_eq!(array_product(&bf16(1), false, true, 26), Err(Refusal::Addend));
+        assert_eq!(array_product(&bf16(1), true, false, 27), Err(Refusal::Transposed));
+        assert_eq!(array_product(&bf16(1), false, false, 27), Ok(()));
+        assert_eq!(array_product(&bf16(1), false, false, 14), Err(Refusal::System));
+        assert_eq!(array_product(&bf16(2), false, false, 15), Err(Refusal::Batch));
+        assert_eq!(array_product(&shape(8, 8, 8), false, false, 15), Err(Refusal::DType));
+        assert_eq!(array_product(&ProductShape { k: 0, ..bf16(1) }, false, false, 15), Err(Refusal::Empty));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Matrices of a plan: where they lie among the Metal backend's buffers.
 
+use objc2_metal::MTLBuffer as _;
+
 use super::ffi::{Array, Matrix, MatrixLayout};
 use crate::Result;
-use crate::backend::metal::buffer::Raw;
+use crate::backend::metal::buffer::{ROW_GAP, Raw};
 use crate::backend::metal::launch::{Address, Span};
 use crate::tensor::DType;
 
@@ -30,6 +32,18 @@ impl Operand {
         row: usize,
     ) -> Self {
         Self { address, layout: MatrixLayout { dtype, rows, columns, row, batch: 1, step: 0 } }
+    }
+
+    /// Whether the framework takes it where it is. Of columns within wider rows it may count the last row whole, so the
+    /// gap after the last element must exist too: in the buffer, or in what the arena keeps behind its last tensor.
+    pub(super) fn fits(&self) -> bool {
+        let within = || match &self.address {
+            Address::Fixed(raw, start) => start + self.layout.counted_bytes() <= raw.length(),
+            Address::Arena(_) | Address::Given(..) => {
+                self.layout.counted_bytes().saturating_sub(self.layout.bytes()) <= ROW_GAP
+            }
+        };
+        self.layout.fits() && within()
     }
 
     /// Some of its rows, or of its columns.

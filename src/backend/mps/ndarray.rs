@@ -46,10 +46,8 @@ pub(super) fn product(
         k: inner(sides),
         batch: left.batch.max(right.batch).max(result.batch),
     };
-    if factors.1 != 0.0 {
-        return Err(Refusal::Addend);
-    }
-    guard::array_product(&shape, transpose_left || transpose_right, gpu.system)?;
+    let (transposed, addend) = (transpose_left || transpose_right, factors.1 != 0.0);
+    guard::array_product(&shape, transposed, addend, gpu.system)?;
     // Rows with gaps between them would need strides that the class takes from macOS 15.4 on only.
     if [left, right, result].iter().any(|operand| operand.row != operand.columns) {
         return Err(Refusal::Layout);

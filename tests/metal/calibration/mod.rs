@@ -52,7 +52,7 @@ fn name() -> String {
         return "software".to_owned();
     }
     let facts = metal_facts::read().unwrap();
-    let (major, minor) = facts.system;
+    let (major, minor, _) = facts.system;
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     format!("{}-macos-{major}-{minor}", facts.name.chars().map(plain).collect::<String>())
 }

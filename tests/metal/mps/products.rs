@@ -229,11 +229,12 @@ fn bf16_products_go_to_arrays() {
     }
 }
 
+/// With three arrays and one row the framework leaves the addend out on some systems.
 #[test]
-fn a_bf16_addend_is_the_third_array() {
+fn a_bf16_addend_stays_with_kernels_of_ours() {
     let _alone = crate::alone();
     let r = &mut Random::new(24);
-    let [a, b, c] = [[6, 5], [5, 4], [6, 4]].map(|shape| r.tensor(shape).cast(DType::BF16));
+    let [a, b, c] = [[1, 5], [5, 4], [1, 4]].map(|shape| r.tensor(shape).cast(DType::BF16));
     let graph = Graph::new();
     let [a_, b_, c_] = [&a, &b, &c].map(|tensor| graph.constant(tensor.clone()));
     let addend = c_.affine(1.0, 0.0).unwrap();
@@ -243,7 +244,7 @@ fn a_bf16_addend_is_the_third_array() {
     softmetal::counters::take();
     let found = shaders().eval(&y).unwrap().remove(0);
     #[cfg(softmetal)]
-    assert!(softmetal::counters::take().commands.keys().any(|name| name.contains("NDArray")));
+    assert!(!softmetal::counters::take().commands.keys().any(|name| name.contains("NDArray")));
     let product = (candle(&a).matmul(&candle(&b)).unwrap() * 2.0).unwrap();
     let expected = (product + (candle(&c) * 3.0).unwrap()).unwrap();
     close(&floats(&found), &numbers(&expected), 4e-3);

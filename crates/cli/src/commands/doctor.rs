@@ -139,7 +139,7 @@ fn unfit_gpu(facts: &Facts) -> Option<Value> {
 
 /// What there is to say of a GPU.
 fn gpu(facts: &Facts) -> Value {
-    let (major, minor) = facts.system;
+    let (major, minor, patch) = facts.system;
     let gates: Vec<Value> = facts
         .gates()
         .into_iter()
@@ -154,7 +154,7 @@ fn gpu(facts: &Facts) -> Value {
         "working_set": facts.working_set,
         "largest_buffer": facts.largest_buffer,
         "threadgroup_memory": facts.threadgroup_memory,
-        "macos": format!("{major}.{minor}"),
+        "macos": format!("{major}.{minor}.{patch}"),
         "gates": gates,
         "paths": if facts.mps { json!(["metal", "mps"]) } else { json!(["metal"]) },
         "preference": std::env::var("METAL_CANDLE_BACKEND").unwrap_or_else(|_| "auto".into()),
@@ -169,7 +169,7 @@ fn gpu_lines(device: &Value) -> Vec<String> {
     let bytes = |key: &str| size(device[key].as_u64().unwrap_or(0));
     let chip = match device["chip"].as_str() {
         Some(chip) => format!("estimates as for {chip}"),
-        None => "not in the table of chips, taken for an M1".to_owned(),
+        None => "not in the table of chips, estimates as for the nearest".to_owned(),
     };
     let memory = if device["unified_memory"] == true { "shared with the processor" } else { "its own" };
     let mut lines = vec![
@@ -281,9 +281,11 @@ mod tests {
         let lines = gpu_lines(&gpu(&facts));
         assert_eq!(lines[0], "device   metal: Apple M3 Max, families Apple9 Metal3; estimates as for M3 Max");
         assert!(lines[2].starts_with("         macOS 14.5.0; paths metal mps; "), "{}", lines[2]);
-        assert!(lines[4].ends_with("yes (macOS 14 or later)"), "{}", lines[4]);
-        assert!(lines[5].ends_with("no (macOS 15 or later)"), "{}", lines[5]);
+        assert!(lines[3].ends_with("no (macOS 15 or later)"), "{}", lines[3]);
+        assert_eq!(lines.len(), 4);
         let unknown = Facts { chip_is_known: false, ..facts };
-        assert!(gpu_lines(&gpu(&unknown))[0].ends_with("not in the table of chips, taken for an M1"));
+        assert!(
+            gpu_lines(&gpu(&unknown))[0].ends_with("not in the table of chips, estimates as for the nearest")
+        );
     }
 }

@@ -1,7 +1,8 @@
 // What all kernel files share: element types and reductions over a threadgroup of whole SIMD groups (32 lanes).
 //
 // The dialect: explicit [[buffer(n)]] arguments, one constant struct of scalars after them, threadgroup arrays at the
-// top of a kernel, loads of elements one by one, sums in float.
+// top of a kernel, loads of elements one by one, sums in float. Apple's GPUs flush subnormal floats to zero, so results below
+// 2^-126 are 0 where the CPU has digits.
 
 #include <metal_stdlib>
 using namespace metal;
@@ -30,7 +31,8 @@ inline float group_sum(float x, threadgroup float* shared, uint lane, uint group
     return simd_sum(lane < groups ? shared[lane] : 0.0f);
 }
 
-// The greatest over the threadgroup, in every thread.
+// The greatest over the threadgroup, in every thread. What simd_max returns for NaN is not specified, so no caller depends on
+// it.
 inline float group_max(float x, threadgroup float* shared, uint lane, uint group, uint groups) {
     x = simd_max(x);
     if (groups == 1) {

@@ -1,7 +1,9 @@
 // One element of each row, drawn by its probability: one threadgroup a row. After philox.metal.
 //
 // What is kept is found by halving: the least logit that is still kept, as an integer of the same order, bit by bit, with
-// one look of the threadgroup at the row for each. Then every thread scores its elements by Gumbel's trick.
+// one look of the threadgroup at the row for each. Then every thread scores its elements by Gumbel's trick. exp and log are
+// the build's default variants, whose last digits are not the CPU's: where two scores or a threshold differ by less, another
+// token than the CPU's may be drawn.
 
 #define NONE 0xffffffffu
 
