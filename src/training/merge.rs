@@ -278,8 +278,7 @@ fn verify(files: &ModelFiles, adapter: &Adapter, folder: &Path, dtype: DType) ->
     let size = square(&mut expected.iter().map(|x| f64::from(*x)));
     let error = if difference == 0.0 { 0.0 } else { (difference / size.max(f64::MIN_POSITIVE)).sqrt() };
     let limit = limit(dtype, files.config.layers);
-    // NaN is no agreement.
-    if !(error <= limit) {
+    if error.is_nan() || error > limit {
         let message = format!(
             "gives other logits than base and adapter: their relative error is {error:.2e}, and {dtype} explains at most \
              {limit:.0e}; store the model as f32"

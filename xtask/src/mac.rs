@@ -128,7 +128,7 @@ fn collect(folder: &Path) -> Result<(), String> {
 /// Finds the path that `metal-candle pull --json` printed.
 fn model_path(log: &str) -> Option<String> {
     let objects = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    objects.filter_map(|object| object["path"].as_str().map(str::to_owned)).last()
+    objects.filter_map(|object| object["path"].as_str().map(str::to_owned)).next_back()
 }
 
 /// Runs one step, with everything it prints in `<step>.log`. Tests and benchmarks find the default model by `model`.

@@ -140,7 +140,7 @@ pub(crate) fn has_quantization(file: &str, wanted: &str) -> bool {
         let after = stem[at + found.len()..].chars().next();
         before.is_none_or(|c| "-./_".contains(c))
             && after.is_none_or(|c| "-./".contains(c))
-            && !(stem[..at].ends_with("UD-") && !wanted.starts_with("UD-"))
+            && (wanted.starts_with("UD-") || !stem[..at].ends_with("UD-"))
     })
 }
 

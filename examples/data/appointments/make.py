@@ -12,90 +12,71 @@ import random
 SEED = 20261127
 ROWS = {"train": 800, "valid": 40, "test": 60}
 
+# The first word of a name, a reason or a street is one that common tokenizers keep whole both with and without a space
+# before it. Copying it into quotes then takes one token, which a small model learns in minutes; spelling is another task.
 FIRST_NAMES = {
-    "train": """Ada Adele Ahmed Aisha Alan Alfred Alice Amina Amir Amy Andre Andrew Angela Anna Anton Arjun Arthur Astrid
-        Audrey Ayesha Barbara Basil Beatrice Ben Bertha Bianca Boyd Brenda Brian Bridget Bruno Camila Carl Carmen Cecilia
-        Chandler Charles Chen Chloe Claire Clara Clement Craig Curtis Daisy Daniel Daria David Deborah Deepa Derek Diego
-        Dorothy Douglas Eduardo Edwin Eleanor Elena Elias Elif Emil Emma Eric Erik Ernest Esther Ethan Eugene Eva Evelyn
-        Farid Fatima Felix Fergus Fiona Florence Francis Frank Freya Gavin George Gerald Gilbert Grace Greta Hana Hannah
-        Harold Harriet Hassan Hector Helen Henry Herbert Hiro Hugo Ian Ibrahim Ines Ingrid Irene Isaac Ivan Ivy Jack Jamal
-        James Jane Jasmine Javier Jean Jin Joan Joel John Jonas Jorge Josephine Julia Kamal Karen Karim Katya Keiko Kevin
-        Kofi Lars Laura Lawrence Layla Leo Lena Leonard Lin Linda Louis Lucas Lucia Luis Magnus Malcolm Margaret Maria Mark
-        Marta Martin Matilda Maya Mei Michael Miguel Mila Mildred Mohamed Monica Nadia Naomi Nathan Nigel Nina Noah Nora
-        Olga Oliver Olivia Omar Oscar Pablo Pamela Paul Pavel Pedro Penelope Peter Petra Philip Priya Rachel Rafael Raj
-        Ralph Rania Ravi Raymond Rebecca Rita Robert Roland Rosa Rupert Ruth Samir Samuel Sanjay Sara Sebastian Sheila
-        Sofia Stefan Stella Sven Sylvia Tariq Teresa Theodore Thomas Tobias Tomas Ursula Valerie Vera Victor Vincent
-        Vivian Warren Wei Wesley Wilfred William Winston Yara Yusuf Zara Zoe""",
-    "valid": "Albert Bella Cyrus Dalia Edgar Flora Gustav Heidi Igor Judith Kurt Lydia Mateo Noor Otto Pilar",
-    "test": """Agnes Boris Corinne Dennis Edith Fabian Gloria Hamid Isabel Jerome Kirsten Lorenzo Mabel Nikolai Odette
-        Patrick Quentin Regina Simon Tamara Ulrich Viola Walter Xenia""",
+    "train": """Adam Alexander Alice Andrew Anna Arthur Ben Bill Carl Charles Chris Daniel David Edward Elizabeth Frank
+        Fred George Grant Henry Jack James Jane Jean Jim John Joseph Kim Lee Leon Lily Louis Luke Maria Mark Martin Mary
+        Matthew Michael Neil Paul Peter Phil Richard Robert Sam Samuel Sarah Stephen Thomas Tim Victor William""",
+    "valid": "Anne Bob Donald Greg Jacob Josh Max Ray Rose Tom",
+    "test": "Alex Ann Christian Dan Emily Jackson Jamie Jeff Ken Lewis Madison Marie Matt Nick Scott Simon Taylor Virginia",
 }
 FAMILY_NAMES = {
-    "train": """Abbott Adler Aldridge Almeida Andersen Ashworth Baker Banerjee Barnes Bauer Becker Bennett Berg Bianchi
-        Blackwood Boyle Brandt Brooks Buchanan Campbell Cartwright Castillo Chang Churchill Clarke Cohen Costa Crawford
-        Cruz Das Delgado Diaz Donovan Dubois Duncan Ellsworth Eriksen Evans Farouk Fernandez Fischer Fitzgerald Fleming
-        Fontaine Foster Fraser Gallagher Garcia Gibson Gomez Greenwood Gupta Haddad Hansen Harper Hawthorne Hoffman Huang
-        Hughes Iyer Jackson Jansen Jensen Kapoor Keller Khan Kim Klein Kovacs Kumar Lambert Larsen Lee Lewis Lindgren Lopez
-        Lund MacDonald Malik Marino Maxwell Mendes Meyer Middleton Mills Montgomery Moore Moreau Morgan Murphy Nakamura
-        Nguyen Nielsen Novak Okafor Olsen Ortiz Osman Palmer Patel Pemberton Pereira Petrov Pham Popov Ramos Reyes Ricci
-        Richardson Rivera Rossi Russo Saito Santos Sato Schmidt Shah Sheridan Silva Singh Stein Sullivan Suzuki Tanaka
-        Templeton Torres Turner Vargas Vogel Wagner Walsh Wang Weber Wellington White Winter Wolf Wright Yamada Yilmaz
-        Young Zhang Zimmer""",
-    "valid": "Aoki Bishop Calder Dvorak Egan Forsyth Greco Holm Ibarra Jokinen Koenig Lindqvist Mercer Nolan",
-    "test": """Archer Bellini Chandra Dawson Engel Figueroa Goldberg Hartley Ivanov Joshi Kendrick Laurent Medina Norris
-        Okoye Prescott Quigley Romano Sawyer Thornton Underwood Vasquez Whitaker Zielinski""",
+    "train": """Adams Allen Anderson Armstrong Bailey Baker Barnes Bell Bennett Black Boyd Bradley Brooks Brown Bryant Burke
+        Burns Butler Campbell Carpenter Carter Chapman Clark Cole Coleman Collins Cook Cooper Cox Crawford Davis Dixon
+        Duncan Edwards Elliott Ellis Evans Ferguson Fisher Ford Foster Freeman Garcia Gibson Gordon Graham Gray Green
+        Griffin Hall Hamilton Harris Harrison Hart Henderson Holmes Howard Hughes Hunter Jenkins Johnson Jones Kelly Kennedy
+        King Knight Lawrence Lopez Marshall Martinez Miller Mitchell Moore Morgan Morris Murphy Murray Nelson Owens Palmer
+        Parker Patterson Perry Peterson Phillips Porter Powell Price""",
+    "valid": "Reed Reynolds Rice Richards Rivera Roberts Robinson Rogers",
+    "test": """Ross Russell Sanders Shaw Simpson Smith Spencer Stevens Stewart Sullivan Thompson Torres Tucker Turner Wagner
+        Walker Wallace Watson Webb Wells Williams Wilson Wright Young""",
 }
-# A reason is one of a topic's words before one of its nouns, or a word of the list "whole".
+# A reason is one of these words before one of those nouns.
 REASONS = {
     "train": {
-        "lesson class workshop": """piano driving violin guitar French dance cooking chess swimming yoga sewing painting
-            Italian trumpet juggling calligraphy fencing climbing beekeeping ballet karate ukulele knitting tennis rowing
-            accordion judo skating surfing origami photography woodworking Japanese""",
-        "review meeting update": """budget project contract safety insurance design salary sales planning product marketing
-            quarterly supplier customer network inventory recruiting legal energy warehouse export training""",
-        "repair inspection check": """roof boiler bike laptop tire oven elevator window camera phone chimney fridge garage
-            heater generator fence dishwasher alarm watch tractor scooter pump""",
-        "exam scan test": "eye blood knee skin hearing lung hip back foot shoulder kidney wrist balance memory jaw",
-        "whole": """dentist appointment|haircut|vaccination|job interview|house viewing|furniture delivery|museum tour|board
-            meeting|birthday lunch|farewell dinner|book club|dog grooming|passport renewal|thesis defense|audition|wedding
-            rehearsal|tax consultation|coffee tasting|parent evening|blood donation|cat checkup|business breakfast|fire
-            drill|poetry reading|apartment handover|car wash|visa interview|choir practice|physiotherapy|sound check""",
+        "lesson class workshop exam course": """driving French Italian Japanese rowing reading writing history language law math
+            music science ski speech stage voice film web data""",
+        "review meeting update report briefing": """budget project contract safety design product customer network inventory legal
+            energy training quality team market school security staff supply""",
+        "repair inspection check cleaning delivery": """car window camera phone generator watch table wall water gas oil pool
+            house door fire solar""",
+        "scan test visit": "eye blood skin lung hip back foot balance memory hand head neck bone stress",
+        "party tour show": "family museum book dog tree video summer river star wine wood",
     },
     "valid": {
-        "tutorial": "pottery drum Arabic robotics",
-        "talk": "mortgage pricing merger",
-        "scan": "heart liver",
-        "whole": "suit fitting|flu shot|cake order|key handover",
+        "tutorial": "Arabic radio",
+        "talk": "loan price trade",
+        "examination": "heart liver",
+        "festival": "song color",
     },
     "test": {
-        "session": "singing archery Spanish karaoke",
-        "briefing": "pension press election",
-        "service": "engine printer bathroom",
-        "examination": "ankle allergy",
-        "whole": "massage|root canal|dress fitting|wine auction|career coaching|family reunion",
+        "session": "Spanish photo running sleep",
+        "consultation": "tax housing fashion travel",
+        "service": "engine printer vehicle",
+        "treatment": "hair",
+        "event": "press business winter social health",
     },
 }
 STREETS = {
-    "train": """Elm Oak Harbor Mill Station King Park River Church Market Hill Garden Bridge School Lake Cedar Willow Sunset
-        Pine Chestnut Victoria Maple Castle Forest Spring Meadow Orchard Railway Windmill Cherry Walnut Amber Granite Coral
-        Wellington Lincoln Jefferson Columbus Mozart Newton Darwin Pearl Silver Falcon Eagle Heron Swallow Badger Clover
-        Lavender Rosemary Thistle Saddler Weaver Cooper Fisher Potter Carpenter Lantern Compass Anchor""",
-    "valid": "Birch Foundry Dock Raven Saffron",
-    "test": "Juniper Abbey Canal Tulip Quarry Kestrel Lombard Barley",
+    "train": """Apple Bank Bay Bell Blue Church City East Farm Field Forest Gate Gold Grand Green Hill Home King Lake Light Long
+        Main Market Mill Moon North Ocean Old Park Prince Queen River Rock Royal School Sea Silver Sky South Spring Station
+        Stone Summer Union West White Wood""",
+    "valid": "Black Cloud Red Sand Sun",
+    "test": "Edge Golden Lincoln Newton Rain Salt Snow Star Tree Water Wild Wind Winter",
 }
 STREET_KINDS = {"train": "Street|Avenue|Lane|Road|Court|Square|Way", "valid": "Alley|Path", "test": "Row|Drive"}
 VENUES = {
     "train": (
-        """Blue Green Golden Silver Red White Old New Northside Eastside Central Lakeside Riverside Sunrise Corner Hilltop
-        Royal Little Grand Crystal Paper Stone Iron Wooden Happy Quiet Lucky Electric Maritime Botanic Imperial Midnight
-        Summer Winter Marble Bamboo Magnolia Sycamore Phoenix Dolphin Panda Tiger""",
-        """Cafe|Clinic|Library|Hotel|Bakery|Gym|Garage|Bank|Theater|Pharmacy|Restaurant|Museum|Salon|Gallery|Hospital|Inn|Pub
-        |Office|Warehouse|Bookshop|Tea House|Town Hall|Sports Club|Community Hall|Department Store""",
+        """Blue Green Golden Silver Red White Old New Northern Eastern Central Lake River Corner Royal Little Grand
+        Crystal Paper Stone Iron Happy Quiet Electric Maritime Imperial Summer Winter Phoenix Tiger""",
+        """Cafe|Clinic|Library|Hotel|Bakery|Gym|Garage|Bank|Theater|Pharmacy|Restaurant|Museum|Gallery|Hospital|Inn|Pub|Office
+        |Warehouse|Bookshop|Town Hall|Sports Club|Community Hall|Department Store""",
     ),
-    "valid": ("Crescent Ivy Quayside Beacon Opal", "Studio|Lodge|Annex|Arcade"),
-    "test": ("Copper Fairview Lighthouse Linden Velvet Harvest Orchid Saturn", "Kettle|Center|Pavilion|Terrace|Tavern"),
+    "valid": ("Diamond Harbor Valley Orange", "Studio|Lodge"),
+    "test": ("Copper Lighthouse Harvest Saturn Mountain Castle Ocean", "Center|Terrace|House|Palace"),
 }
-ROOMS = {"train": "Room|Lab|Building|Floor|Gate", "valid": "Booth", "test": "Hall|Suite"}
+ROOMS = {"train": "Room|Lab|Building|Gate", "valid": "Box", "test": "Hall|Unit"}
 DAYS = """Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday|tomorrow|January 5|February 14|March 3|April 22|May 9|
     June 30|July 17|August 2|September 11|October 26|November 8|December 19"""
 TIMES = """8:00|8:30|9:00|9:15|9:45|10:00|10:30|11:00|11:20|11:45|12:30|13:00|13:15|14:00|14:30|14:50|15:00|15:45|16:00|16:10|
@@ -191,8 +172,6 @@ def words(text, separator=None):
 
 def reason(split, source):
     nouns = source.choice(list(REASONS[split]))
-    if nouns == "whole":
-        return source.choice(words(REASONS[split][nouns], "|"))
     return source.choice(words(REASONS[split][nouns])) + " " + source.choice(words(nouns))
 
 

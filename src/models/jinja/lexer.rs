@@ -213,10 +213,8 @@ impl<'s> Lexer<'s> {
                     "(" => open.push(")"),
                     "[" => open.push("]"),
                     "{" => open.push("}"),
-                    close @ (")" | "]" | "}") => {
-                        if open.pop() != Some(close) {
-                            return self.fail(format!("unexpected {close:?}"));
-                        }
+                    close @ (")" | "]" | "}") if open.pop() != Some(close) => {
+                        return self.fail(format!("unexpected {close:?}"));
                     }
                     _ => {}
                 }

@@ -468,7 +468,7 @@ fn predicate(text: &str, name: &str) -> Result<Option<bool>> {
             let accepts = |c: char| is_decimal(c) || (name == "isalnum" && is_letter(c));
             if name != "isalnum" && text.chars().any(is_letter) {
                 // Ideographs for numbers are letters.
-                if text.chars().any(|c| !c.is_ascii()) && name == "isnumeric" {
+                if !text.is_ascii() && name == "isnumeric" {
                     return Err(TemplateError::new("isnumeric() of other scripts is not supported"));
                 }
                 return Ok(Some(false));

@@ -43,7 +43,7 @@ fn builtin_type(kernel: &Kernel, argument: &Argument, builtin: Builtin, findings
     } else {
         "uint or ushort"
     };
-    if !width(ty).is_some_and(|n| n <= builtin.components()) {
+    if width(ty).is_none_or(|n| n > builtin.components()) {
         let reason = format!("type `{ty}` is not valid for `{name}` [[{attribute}]]: use {allowed}");
         findings.push(about(kernel, line, "builtin-type", reason));
     }

@@ -58,9 +58,9 @@ pub const NEWER: &[(&str, u32)] = &[
 
 pub(super) fn check(source: &Source<'_>, version: u32, findings: &mut Vec<Finding>) {
     let tokens = source.tokens();
-    for index in 0..tokens.len() {
+    for (index, token) in tokens.iter().enumerate() {
         let (word, before) = (source.at(index), source.at(index.wrapping_sub(1)));
-        match tokens[index].kind {
+        match token.kind {
             TokenKind::Word => {
                 if matches!(before, "." | "->") {
                     continue;
