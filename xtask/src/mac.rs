@@ -206,6 +206,8 @@ fn execute(line: &Line, log: &Path, limit: Duration) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn words(text: &str) -> Vec<String> {
