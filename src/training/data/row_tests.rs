@@ -171,7 +171,7 @@ mod files {
 
     fn texts(rows: &[Row]) -> Vec<&str> {
         let text = |row| match row {
-            &Record::Text(ref text) => text.as_str(),
+            Record::Text(text) => text.as_str(),
             other => panic!("{other:?}"),
         };
         rows.iter().map(|row| text(&row.record)).collect()
