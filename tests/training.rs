@@ -333,7 +333,10 @@ fn ranks_targets_and_empty_data_are_refused_with_advice() {
     assert!(refused(LoraConfig { rank: 0, ..lora() }, &data).contains("LoRA rank: is 0"));
     let unknown = Targets::List(vec!["query".into()]);
     let error = refused(LoraConfig { targets: unknown, ..lora() }, &data);
-    assert!(error.contains("'query' is no linear layer of this model; there are q_proj, k_proj"), "{error}");
+    assert!(
+        error.contains("'query' is no linear layer of this model; there are embed_tokens, q_proj, k_proj"),
+        "{error}"
+    );
     assert!(refused(lora(), &[]).contains("training data: is empty"));
 }
 

@@ -16,7 +16,7 @@ use crate::settings::{TrainFlags, words};
     version,
     about = "Fine-tunes language models by LoRA and runs them, on the machine at hand",
     after_help = "Examples:\n  metal-candle train\n  metal-candle train --data my-folder --model Qwen/Qwen3-0.6B\n  \
-                  metal-candle generate --adapter adapters/shell --prompt \"Show the ten largest files here.\"\n\n\
+                  metal-candle generate --adapter adapters/appointments --prompt \"Lunch meeting with Anna on Friday at 12:30, Blue Cafe.\"\n\n\
                   Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 bad input, 4 nothing reached, 130 interrupted.",
     propagate_version = true,
     args_override_self = true
@@ -45,18 +45,20 @@ pub(crate) enum Command {
     Train(Box<TrainArgs>),
     /// Answer one prompt.
     #[command(after_help = "Examples:\n  metal-candle generate --prompt \"Why is the sky blue?\"\n  \
-                      metal-candle generate --adapter adapters/shell --prompt \"Find files larger than 1 GB.\"\n  \
+                      metal-candle generate --adapter adapters/appointments --prompt \"Lunch meeting with Anna on Friday at 12:30, Blue Cafe.\"\n  \
                       echo \"Once upon a time\" | metal-candle generate --raw --temperature 0.8")]
     Generate(GenerateArgs),
     /// Talk with a model.
     #[command(
-        after_help = "Example:\n  metal-candle chat --adapter adapters/shell\n\nIn the chat, /reset forgets the \
+        after_help = "Example:\n  metal-candle chat --adapter adapters/appointments\n\nIn the chat, /reset forgets the \
                       conversation and /quit ends it; Ctrl-C stops an answer."
     )]
     Chat(ChatArgs),
     /// Measure loss and perplexity on data.
-    #[command(after_help = "Examples:\n  metal-candle eval --data valid.jsonl --adapter adapters/shell\n  \
-                      metal-candle eval --data book.txt --json\n  metal-candle eval --data a.jsonl --logits a.safetensors")]
+    #[command(
+        after_help = "Examples:\n  metal-candle eval --data valid.jsonl --adapter adapters/appointments\n  \
+                      metal-candle eval --data book.txt --json\n  metal-candle eval --data a.jsonl --logits a.safetensors"
+    )]
     Eval(EvalArgs),
     /// Show rows as they are trained: tokens, loss mask, and what is left out.
     #[command(after_help = "Examples:\n  metal-candle data --data train.jsonl --model smollm2-135m\n  \
@@ -64,7 +66,7 @@ pub(crate) enum Command {
                       Without --model the rows are shown as they are read.")]
     Data(DataArgs),
     /// Add an adapter to its base model.
-    #[command(after_help = "Example:\n  metal-candle merge --adapter adapters/shell --out merged")]
+    #[command(after_help = "Example:\n  metal-candle merge --adapter adapters/appointments --out merged")]
     Merge(MergeArgs),
     /// Answer a prompt, or talk with a model, as `ollama run` does.
     #[command(after_help = "Examples:\n  metal-candle run smollm2-135m \"Why is the sky blue?\"\n  \

@@ -200,7 +200,8 @@ fn csv_values(path: &Path, text: &str) -> Result<Vec<(Place, Value)>> {
     let delimiter = [b',', b';', b'\t'].into_iter().rev().max_by_key(|&d| count(d)).unwrap_or(b',');
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(text.as_bytes());
     let refused = |error: &csv::Error| {
-        let line = error.position().map_or(1, csv::Position::line);
+        let start = record_start(text, error.position());
+        let line = 1 + text[..start].matches('\n').count();
         let message = match error.kind() {
             csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
                 format!(
@@ -219,15 +220,26 @@ fn csv_values(path: &Path, text: &str) -> Result<Vec<(Place, Value)>> {
         }
     }
     let mut values = Vec::new();
+    let (mut line, mut counted) = (1, 0);
     for record in reader.records() {
         let record = record.map_err(|error| refused(&error))?;
-        let line = record.position().map_or(1, csv::Position::line) as usize;
+        let start = record_start(text, record.position());
+        line += text[counted..start].matches('\n').count();
+        counted = start;
         // An empty cell is an absent value: CSV cannot tell the two apart.
         let cells = names.iter().zip(record.iter()).filter(|(_, cell)| !cell.is_empty());
         let row = cells.map(|(name, cell)| ((*name).to_owned(), cell.into())).collect();
         values.push((Place::Line(line), Value::Object(row)));
     }
     Ok(values)
+}
+
+/// Byte at which a record begins. The reader's position is where it went on reading, before line ends that belong to
+/// the record before and before empty lines.
+fn record_start(text: &str, position: Option<&csv::Position>) -> usize {
+    let from = position.map_or(0, |position| position.byte() as usize).min(text.len());
+    let rest = &text[from..];
+    text.len() - rest.trim_start_matches(['\r', '\n']).len()
 }
 
 #[cfg(feature = "parquet")]

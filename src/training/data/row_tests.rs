@@ -170,11 +170,13 @@ mod files {
     }
 
     fn texts(rows: &[Row]) -> Vec<&str> {
-        let text = |row| match row {
-            Record::Text(text) => text.as_str(),
-            other => panic!("{other:?}"),
-        };
-        rows.iter().map(|row| text(&row.record)).collect()
+        fn text(row: &Row) -> &str {
+            match &row.record {
+                Record::Text(text) => text,
+                other => panic!("{other:?}"),
+            }
+        }
+        rows.iter().map(text).collect()
     }
 
     #[test]
