@@ -186,7 +186,9 @@ def main():
     index = arguments.templates / "index.json"
     entries = {entry["name"]: entry for entry in json.loads(index.read_text())} if index.exists() else {}
     table, details, templates = collections.Counter(), [], collections.Counter()
-    for path in sorted(arguments.templates.glob(f"*{arguments.filter}*.jinja")):
+    for path in sorted(arguments.templates.glob("*.jinja")):
+        if arguments.filter not in path.name:
+            continue
         template = Template(path, entries.get(path.stem, {}))
         kind = "with generation blocks" if template.tagged else "without generation blocks"
         templates[kind] += 1

@@ -13,8 +13,11 @@ fn main() -> Result<()> {
 }
 
 pub(crate) fn run(_arguments: &[String], out: &mut dyn Write) -> Result<()> {
-    // The GPU where this build of candle has one, else the CPU.
-    let device = Device::metal_if_available(0)?;
+    // The GPU if the library supports it; candle's own constructor panics on older systems.
+    let device = match metal_candle::backend::Device::metal() {
+        Ok(_) => Device::new_metal(0)?,
+        Err(_) => Device::Cpu,
+    };
     // Numbers from -1 to 1 that look random.
     let numbers = |seed: f64, rows: usize, columns: usize| {
         let count = Tensor::arange(0.0, (rows * columns) as f32, &device)?;

@@ -169,6 +169,11 @@ impl ChatTemplate {
         templates.into_iter().flatten().any(|template| template.has_generation_blocks())
     }
 
+    /// Returns `true` if the template that renders a chat, with tools or without, marks the assistant's words.
+    pub fn marks_answers(&self, tools: bool) -> bool {
+        self.tool_use.as_ref().filter(|_| tools).unwrap_or(&self.template).has_generation_blocks()
+    }
+
     /// [`ChatTemplate::render`] with further variables, which replace the defaults of the same name.
     pub fn render_with(
         &self,

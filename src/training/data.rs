@@ -176,7 +176,7 @@ impl Encoder for ModelFiles {
     fn render_marked(&self, messages: &[Value], tools: Option<&Value>) -> Result<Option<MarkedText>> {
         let Some(template) = &self.chat_template else { return Ok(None) };
         let rendered = template.render_marked(messages, tools, false, &serde_json::Map::new())?;
-        let generation = template.has_generation_blocks().then_some(rendered.generation);
+        let generation = template.marks_answers(tools.is_some()).then_some(rendered.generation);
         Ok(Some(MarkedText { text: rendered.text, generation }))
     }
 

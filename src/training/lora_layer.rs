@@ -68,8 +68,9 @@ impl LoRALayer {
         Ok(Self { lora_a: var(a)?, lora_b: var(b)?, scale })
     }
 
-    /// The update alone: `scale·(x·aᵀ)·bᵀ` for x `[…, in]`. Both products, and those of their gradients, go through
-    /// [`CustomMetalOps::fast_matmul`]: Metal Performance Shaders where the features and METAL_CANDLE_BACKEND say so.
+    /// The update alone: `scale·(x·aᵀ)·bᵀ` for x `[…, in]`. Both products go through
+    /// [`CustomMetalOps::fast_matmul`], which chooses Metal Performance Shaders where the features and METAL_CANDLE_BACKEND say
+    /// so; the gradients of a product go the way it went.
     pub fn forward(&self, input: &Tensor) -> candle_core::Result<Tensor> {
         let hidden = input.fast_matmul(&self.lora_a.t()?)?;
         hidden.fast_matmul(&self.lora_b.t()?)? * f64::from(self.scale)

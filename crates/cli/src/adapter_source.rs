@@ -33,6 +33,12 @@ impl Chosen {
         Ok(Self { adapter: Adapter::load(&folder)?, name, folder })
     }
 
+    /// Returns true if the adapter was read from this folder.
+    pub(crate) fn is_in(&self, out: &Path) -> bool {
+        let whole = |path: &Path| std::fs::canonicalize(path).ok();
+        whole(&self.folder).is_some_and(|folder| whole(out) == Some(folder))
+    }
+
     /// The adapter's own base model: what its run was started with if it was trained here, or else what its configuration
     /// names.
     fn base(&self) -> Result<String, Failure> {

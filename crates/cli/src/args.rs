@@ -97,7 +97,10 @@ pub(crate) enum Command {
     )]
     Tune(TuneArgs),
     /// Render chat templates: one JSON request a line on the standard input, one JSON answer a line.
-    #[command(hide = true)]
+    #[command(
+        hide = true,
+        after_help = "Example:\n  echo '{\"template\": \"{{ messages[0].content }}\", \"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}' | metal-candle template"
+    )]
     Template,
 }
 
@@ -221,7 +224,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, short)]
     pub(crate) prompt: Option<String>,
     /// Continue the prompt as it is, without the chat template.
-    #[arg(long, conflicts_with = "system")]
+    #[arg(long, conflicts_with_all = ["system", "template_var"])]
     pub(crate) raw: bool,
     /// Print one JSON object with text, tokens and times.
     #[arg(long)]
@@ -305,6 +308,9 @@ pub(crate) struct DataArgs {
     /// Names that the data has for our columns, e.g. prompt=question,completion=answer.
     #[arg(long)]
     pub(crate) columns: Option<String>,
+    /// Variable of the chat template, as NAME=VALUE with a JSON value; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) template_var: Vec<String>,
     /// Number of rows to show.
     #[arg(long, short = 'n', default_value_t = 3)]
     pub(crate) rows: usize,

@@ -1,7 +1,6 @@
 //! Exact answers: how many answers of a data set the model gives as they are written there.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 
 use metal_candle::inference::{Finish, GenerateOptions, Generator};
 use metal_candle::models::AdapterParameters;
@@ -37,9 +36,7 @@ impl ExactAnswers {
         let mut generator = Generator::new(&loaded.decoder, adapter)?;
         let mut exact = examples.len() - inexact.len();
         for index in inexact {
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
+            session.check_interrupt("counting exact answers")?;
             exact += usize::from(same_text(loaded, &mut generator, &examples[index])?);
         }
         Ok(Self { exact, examples: examples.len() })

@@ -15,6 +15,9 @@ pub(crate) enum Mode {
     Overwrite,
 }
 
+/// Name of mlx-lm's adapter file. Its folder shares the name of the configuration with ours.
+const MLX_ADAPTER: &str = "adapters.safetensors";
+
 /// What a run writes, beside its checkpoints.
 const FILES: [&str; 6] =
     ["adapter_model.safetensors", "adapter_config.json", "metrics.jsonl", "loss.svg", "loss.png", "run.toml"];
@@ -50,6 +53,12 @@ pub(crate) fn claim(out: &Path, mode: Mode) -> Result<RunFolder, Failure> {
                 "go on with it by --resume, replace it by --overwrite, or choose another folder with --out",
             ))
         }
+        (Mode::New | Mode::Overwrite, None) if out.join(MLX_ADAPTER).exists() => Err(Failure::input(
+            format!(
+                "{shown}: contains an adapter of mlx-lm ({MLX_ADAPTER}), whose configuration would be lost"
+            ),
+            "choose another folder with --out",
+        )),
         (Mode::New, None) if out.join(FILES[0]).exists() => Err(Failure::input(
             format!("{shown}: contains an adapter already"),
             "replace it by --overwrite, or choose another folder with --out",

@@ -1,5 +1,6 @@
 //! `--template-var NAME=VALUE`: variables of the chat template.
 
+use metal_candle::models::parse_json;
 use serde_json::{Map, Value};
 
 use crate::failure::Failure;
@@ -22,7 +23,7 @@ pub(crate) fn parse(texts: &[String]) -> Result<Map<String, Value>, Failure> {
             "True" => Value::Bool(true),
             "False" => Value::Bool(false),
             "None" => Value::Null,
-            value => serde_json::from_str(value).unwrap_or_else(|_| value.into()),
+            value => parse_json(value).unwrap_or_else(|_| value.into()),
         };
         variables.insert(name.to_owned(), value);
     }

@@ -183,13 +183,13 @@ fn bad_data_is_named_by_file_and_line() {
     let good = "{\"text\": \"a b c\"}\n";
     std::fs::write(data.join("train.jsonl"), format!("{}{{\"text\": \n{good}", good.repeat(16))).unwrap();
     let (code, message) = bench.refused(&["train", "--model", "model", "--data", "broken", "--out", "o"]);
-    assert!(code == 3 && message.contains("train.jsonl (line 17): is no JSON object"), "{message}");
+    assert!(code == 3 && message.contains("train.jsonl (line 17): is not valid JSON"), "{message}");
     assert!(!bench.path("o").exists(), "nothing is written for a run that cannot start");
     std::fs::write(data.join("train.jsonl"), "").unwrap();
     let (code, message) = bench.refused(&["train", "--model", "model", "--data", "broken"]);
-    assert!(code == 3 && message.contains("holds no examples"), "{message}");
+    assert!(code == 3 && message.contains("contains no rows"), "{message}");
     let (code, message) = bench.refused(&["train", "--model", "model", "--data", "nowhere"]);
-    assert!(code == 3 && message.contains("nowhere: no such folder of data"), "{message}");
+    assert!(code == 3 && message.contains("nowhere: dataset not found"), "{message}");
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn bad_values_are_refused_with_advice() {
         (vec!["--learning-rate", "0"], "learning rate: is 0"),
         (vec!["--layers", "9"], "layer 9 does not exist"),
         (vec!["--batch-size", "0"], "batch size: is 0"),
-        (vec!["--max-length", "1"], "sequence length: is 1"),
+        (vec!["--max-length", "1"], "maximum length: is 1"),
     ] {
         let mut arguments = vec!["train", "--model", "model", "--data", "data", "--out", "o"];
         arguments.extend(&more);

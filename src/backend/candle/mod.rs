@@ -164,6 +164,10 @@ fn level_of(set: Option<&str>) -> crate::Result<Option<Preference>> {
 
 /// candle's own product, with a right side `[k, n]` shared by a batch.
 fn portable_matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    // candle multiplies equal dtypes only.
+    if a.dtype() != b.dtype() {
+        return a.matmul_fused(b);
+    }
     if b.rank() != 2 || a.rank() <= 2 {
         return a.matmul(b);
     }

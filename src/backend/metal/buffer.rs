@@ -82,7 +82,7 @@ impl Arena {
     /// Grows the arena to at least `bytes`.
     pub(super) fn reserve(&self, gpu: &Gpu, bytes: usize) -> Result<()> {
         let mut state = self.lock();
-        if state.memory.as_ref().is_none_or(|memory| memory.length() < bytes) {
+        if state.memory.as_ref().is_none_or(|memory| memory.length() < bytes + ROW_GAP) {
             // The old one goes first, so that both never exist together.
             state.memory = None;
             state.memory = Some(new_buffer(gpu, bytes + ROW_GAP, "intermediate results")?);

@@ -462,10 +462,9 @@ impl TopK {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, softmetal))]
 mod tests {
     use objc2_metal::MTLResourceOptions;
-    #[cfg(softmetal)]
     use softmetal as _;
 
     use super::*;

@@ -87,16 +87,22 @@ pub(in crate::backend) fn product(
     if !alike || ![&left, &right, result].iter().all(|operand| operand.fits()) {
         return Err(Refusal::Layout);
     }
-    let parts = (0..shape.k).step_by(part).map(|first| {
-        let length = part.min(shape.k - first);
-        let beta = if first == 0 { factors.1 } else { 1.0 };
-        let sizes = [shape.m, shape.n, length];
-        Part {
-            key: ProductKey::new((transpose_left, transpose_right), sizes, (factors.0, beta)),
-            left: left.part(transpose_left, first, length),
-            right: right.part(!transpose_right, first, length),
-        }
-    });
+    let parts: Vec<Part> = (0..shape.k)
+        .step_by(part)
+        .map(|first| {
+            let length = part.min(shape.k - first);
+            let beta = if first == 0 { factors.1 } else { 1.0 };
+            let sizes = [shape.m, shape.n, length];
+            Part {
+                key: ProductKey::new((transpose_left, transpose_right), sizes, (factors.0, beta)),
+                left: left.part(transpose_left, first, length),
+                right: right.part(!transpose_right, first, length),
+            }
+        })
+        .collect();
+    if !parts.iter().all(|part| part.left.fits() && part.right.fits()) {
+        return Err(Refusal::Layout);
+    }
     let touches = touches(sides, result, factors.1);
-    Ok(Item::shaders(op, Box::new(Product { parts: parts.collect(), result: result.clone() }), touches))
+    Ok(Item::shaders(op, Box::new(Product { parts, result: result.clone() }), touches))
 }

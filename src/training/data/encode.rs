@@ -134,7 +134,8 @@ impl<'a> RowEncoder<'a> {
     fn plain(&self, text: &str, from: usize) -> Result<Example> {
         let span = Span { bytes: from..text.len(), whole_first_token: from == 0 };
         let mut example = self.tokens(text, &[span], true)?;
-        if let Some(eos) = self.encoder.eos().filter(|eos| example.tokens.last() != Some(eos)) {
+        let ended = example.tokens.last().is_some_and(|&id| self.encoder.is_eos(id));
+        if let Some(eos) = self.encoder.eos().filter(|_| !ended) {
             example.tokens.push(eos);
             example.supervised.push(true);
         }
@@ -215,7 +216,7 @@ impl<'a> RowEncoder<'a> {
             return Ok(0);
         }
         let mut front = self.encoder.encode(&text[..place], special)?;
-        if special && self.encoder.eos().is_some() && front.last() == self.encoder.eos().as_ref() {
+        if special && front.last().is_some_and(|&id| self.encoder.is_eos(id)) {
             front.pop();
         }
         let common = tokens.iter().zip(&front).take_while(|(a, b)| a == b).count();

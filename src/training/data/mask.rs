@@ -353,9 +353,9 @@ impl<'a> Masker<'a> {
     /// A place in a text, or the beginning of the special token that it is inside of.
     fn outside_tokens(&self, text: &str, place: usize) -> usize {
         let around = |token: &EndToken| {
-            let from =
-                text[..place].char_indices().rev().find(|(at, _)| text[*at..].starts_with(&token.text))?.0;
-            (from + token.text.len() > place).then_some(from)
+            let near = text[..place].char_indices().rev().map(|(at, _)| at);
+            near.take_while(|at| place - at < token.text.len())
+                .find(|at| text[*at..].starts_with(&token.text))
         };
         self.special.iter().filter_map(around).min().unwrap_or(place)
     }

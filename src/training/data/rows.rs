@@ -21,6 +21,11 @@ pub(super) fn record(value: Value) -> Found<Record> {
                     preferred answer as prompt and completion, or as messages"
             .into());
     }
+    if has("completion") && row.get("label").is_some_and(Value::is_boolean) {
+        return Err("is a rated answer ('label'), which trains by KTO and is not supported; keep the good answers, without \
+                    'label'"
+            .into());
+    }
     if has("prompt") && has("completion") {
         return completion(&row);
     }

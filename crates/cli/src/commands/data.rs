@@ -14,6 +14,7 @@ use crate::data_source::{self, Options};
 use crate::fetch;
 use crate::session::{Session, print_line};
 use crate::settings::train_on;
+use crate::template_vars;
 
 /// Characters of a row that are shown without `--json`; what is between its two ends is left out.
 const SHOWN: usize = 4000;
@@ -31,7 +32,10 @@ pub(crate) fn run(args: &DataArgs, session: &Session) -> anyhow::Result<()> {
     let files = match &args.model {
         Some(model) => {
             let path = fetch::resolve(model, fetch::Options::default(), session)?.path;
-            Some(ModelFiles::open(&path)?)
+            let mut files = ModelFiles::open(&path)?;
+            let variables = template_vars::parse(&args.template_var)?;
+            files.chat_template = files.chat_template.map(|template| template.with_variables(variables));
+            Some(files)
         }
         None => None,
     };

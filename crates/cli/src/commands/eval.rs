@@ -12,6 +12,7 @@ use crate::args::EvalArgs;
 use crate::commands::data::summary;
 use crate::data_source::{self, Options};
 use crate::exact::ExactAnswers;
+use crate::failure::Failure;
 use crate::model::Loaded;
 use crate::session::{Session, print_line};
 use crate::settings::train_on;
@@ -25,6 +26,10 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
         true => Some(read_text(path)?),
         false => None,
     };
+    if text.is_some() && (args.split.is_some() || args.columns.is_some()) {
+        let cause = format!("{}: is a text file, and --split and --columns are for rows", args.data);
+        return Err(Failure::usage(cause, "leave them out").into());
+    }
     let rows = match text {
         Some(_) => Vec::new(),
         None => data_source::open_for_evaluation(&args.data, &options, session)?,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use metal_candle::inference::{GenerateOptions, Generator};
 use metal_candle::models::AdapterParameters;
 use metal_candle::training::batches::BatchOptions;
-use metal_candle::training::data::examples;
+use metal_candle::training::data::{RowEncoder, examples};
 use metal_candle::training::{
     DataSet, Estimate, Event, Example, Record, Row, RunFolder, Summary, TrainOn, TrainOptions, Trainer,
     metrics,
@@ -49,6 +49,8 @@ struct Data {
 /// A run as it is asked for, checked as far as that goes without the model.
 struct Request {
     flags: TrainFlags,
+    /// The flags before epochs became steps, if epochs decide. Rows can become several sequences or none.
+    by_epochs: Option<TrainFlags>,
     data: Data,
     /// The adapter that training starts from.
     start: Option<Chosen>,
@@ -58,7 +60,7 @@ struct Request {
 
 pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let mut request = Request::of(args, session)?;
-    let options = request.flags.options(args.resume)?;
+    let mut options = request.flags.options(args.resume)?;
     let dtype = settings::dtype(request.flags.dtype.as_deref().unwrap_or("f32"))?;
     let threads = request.flags.threads.unwrap_or(0);
     let device = settings::device(request.flags.device.as_deref().unwrap_or("auto"), threads)?;
@@ -69,6 +71,11 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let loaded = Loaded::open(&model, dtype, &device, session)?.with_template_variables(variables);
     request.flags = request.flags.with_layers(loaded.files.config.layers)?;
     let (train, valid) = request.encode(&loaded, &options, session)?;
+    if let Some(flags) = request.by_epochs.take().filter(|_| train.len() != request.data.set.train.len()) {
+        request.flags = flags.with_steps(train.len())?.with_layers(loaded.files.config.layers)?;
+        options = request.flags.options(args.resume)?;
+    }
+    let options = options;
     let Request { flags, data, start, out, .. } = &request;
     let base = loaded.files.base_model.clone().or_else(|| Some(model.clone()));
     let mut trainer = match start {
@@ -91,6 +98,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let held_out = if args.no_samples { Vec::new() } else { request.held_out(&loaded, &options)? };
     let exact_before = exact(&loaded, None, &held_out, &options, session)?;
     let before = answers(&loaded, None, prompts)?;
+    session.check_interrupt("preparing the run")?;
     begin(folder, &request, &mut trainer)?;
     let profiling = Profiling::begin(&args.profiling, &device);
     let summary = train_run(&mut trainer, options.steps, session)?;
@@ -102,7 +110,11 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
         return Err(interrupted(&summary, out).into());
     }
     let trained = loaded.adapter(out)?;
-    let exact_after = exact(&loaded, Some(&trained), &held_out, &options, session)?;
+    let exact_after = match exact(&loaded, Some(&trained), &held_out, &options, session) {
+        // The adapter is saved; only the comparison was stopped.
+        Err(_) if session.interrupt.requested() => None,
+        other => other?,
+    };
     let exact = exact_before.zip(exact_after);
     if args.json {
         return print_line(&result(&summary, out, &reports, exact.as_ref()).to_string());
@@ -147,13 +159,22 @@ impl Request {
         if flags.iters.is_some() && flags.accumulation.is_some_and(|count| count > 1) {
             session.note("note: iters counts batches; a step is made of 'accumulation' of them");
         }
-        let flags = TrainFlags { out: Some(out.clone()), ..flags }.with_steps(data.set.train.len())?;
+        let flags = TrainFlags { out: Some(out.clone()), ..flags };
+        let by_epochs = (flags.steps.is_none() && flags.iters.is_none()).then(|| flags.clone());
+        let flags = flags.with_steps(data.set.train.len())?;
         let mode = match (args.resume, args.overwrite) {
             (true, _) => Mode::Resume,
             (false, true) => Mode::Overwrite,
             (false, false) => Mode::New,
         };
-        Ok(Self { flags, data, start, out, mode })
+        if mode != Mode::Resume && start.as_ref().is_some_and(|chosen| chosen.is_in(&out)) {
+            return Err(Failure::input(
+                format!("{}: contains the adapter that training starts from", out.display()),
+                "choose another folder with --out",
+            )
+            .into());
+        }
+        Ok(Self { flags, by_epochs, data, start, out, mode })
     }
 
     /// The examples for training and validation.
@@ -273,7 +294,12 @@ impl Data {
         if self.held_out.is_empty() || train_on != TrainOn::Completion {
             return Ok(Vec::new());
         }
-        let mut made = examples(&self.held_out, &loaded.files, train_on, length + 1)?.examples;
+        // Rows without an answer are no reason to refuse a run.
+        let encoder = RowEncoder::new(&loaded.files, train_on, length + 1)?;
+        let mut made = Vec::new();
+        for row in &self.held_out {
+            made.extend(encoder.encode(row)?.samples);
+        }
         made.retain(|example| example.tokens.len() <= length);
         Ok(made)
     }
