@@ -246,8 +246,14 @@ fn record_start(text: &str, position: Option<&csv::Position>) -> usize {
 fn parquet(path: &Path) -> Result<Vec<(Place, Value)>> {
     use parquet::file::reader::{FileReader, SerializedFileReader};
 
+    // Zstandard and Brotli need C code, or much more code, for a rare case.
     let refused = |error: parquet::errors::ParquetError| {
-        Error::file(path, format!("is not a Parquet file that can be read: {error}"))
+        let error = error.to_string();
+        let advice = match error.contains("Disabled feature") {
+            true => "; write it again with Snappy, gzip or LZ4 compression",
+            false => "",
+        };
+        Error::file(path, format!("is not a Parquet file that can be read: {error}{advice}"))
     };
     let file = std::fs::File::open(path).map_err(|source| Error::io(path, "read", source))?;
     let reader = SerializedFileReader::new(file).map_err(refused)?;
