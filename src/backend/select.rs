@@ -134,6 +134,9 @@ pub struct Choices {
     /// The folder in which compiled kernels are kept between runs, a file for each GPU and version of the system; `None`
     /// keeps none.
     pub kernels: Option<PathBuf>,
+    /// Maximum estimated milliseconds of a launch that can be split [default: 12.5]. The display's watchdog stops command
+    /// buffers that hold the GPU too long, and a launch is the smallest command buffer.
+    pub launch_milliseconds: Option<f64>,
 }
 
 impl From<Preference> for Choices {

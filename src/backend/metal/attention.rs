@@ -50,7 +50,7 @@ pub(super) fn strides(layout: &Layout) -> [u32; 3] {
 
 /// Ranges of blocks, first and count, over which an attention step is spread so that no launch takes too long.
 pub(super) fn block_ranges(site: &Site<'_>, blocks: usize) -> impl Iterator<Item = (u32, usize)> + use<> {
-    let share = blocks.div_ceil(attention_launches(site.gpu.chip, site.step, blocks)).max(1);
+    let share = blocks.div_ceil(attention_launches(site.gpu, site.step, blocks)).max(1);
     (0..blocks).step_by(share).map(move |first| (small(first), share.min(blocks - first)))
 }
 

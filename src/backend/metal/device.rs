@@ -71,7 +71,7 @@ impl Gpu {
                 choices
             } else {
                 tracing::debug!(gpu = name, "Metal Performance Shaders do not support this GPU");
-                Choices { kernels: choices.kernels, ..Choices::from(Preference::Metal) }
+                Choices { preference: Preference::Metal, table: None, ..choices }
             };
             Ok(Self {
                 chip: Chip::of_device(&name, &system::architecture(&device)),

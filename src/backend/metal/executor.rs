@@ -313,7 +313,7 @@ fn efficiency(step: &Step) -> f64 {
 
 /// Number of launches over which the blocks of an attention step are spread, so that none of them alone exceeds a
 /// quarter of what a command buffer may take: halving command buffers cannot split a launch.
-pub(super) fn attention_launches(chip: Chip, step: &Step, blocks: usize) -> usize {
+pub(super) fn attention_launches(gpu: &Gpu, step: &Step, blocks: usize) -> usize {
     // The estimate counts visible keys, and the last queries of a causal step see twice as many as the average one.
     let causal = match &step.op {
         Op::Attention(op) => op.causal,
@@ -321,7 +321,8 @@ pub(super) fn attention_launches(chip: Chip, step: &Step, blocks: usize) -> usiz
         _ => false,
     };
     let skew = if causal { 2.0 } else { 1.0 };
-    let wanted = skew * milliseconds(chip, step) / (MILLISECONDS / 4.0);
+    let limit = gpu.choices.launch_milliseconds.unwrap_or(MILLISECONDS / 4.0);
+    let wanted = skew * milliseconds(gpu.chip, step) / limit;
     (wanted.ceil() as usize).clamp(1, blocks.max(1))
 }
 
