@@ -154,7 +154,8 @@ impl Choices {
     pub fn from_env() -> Result<Self> {
         let path = |name| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
         let table = path("METAL_CANDLE_TABLE").map(|path| Table::load(&path)).transpose()?;
-        Ok(Self { preference: Preference::from_env()?, table, kernels: path("METAL_CANDLE_KERNELS") })
+        let kernels = path("METAL_CANDLE_KERNELS");
+        Ok(Self { preference: Preference::from_env()?, table, kernels, ..Self::default() })
     }
 
     /// What remains of them on a device: another device's table is left out.
