@@ -14,7 +14,7 @@ pub(super) mod device;
 pub(super) mod executor;
 pub(super) mod fault;
 pub(super) mod foreign;
-pub mod kernel_files;
+pub(super) mod kernel_files;
 pub(super) mod launch;
 mod pipeline;
 mod site;
