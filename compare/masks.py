@@ -191,12 +191,13 @@ def wrong_without_marks(template, messages, tools, parts):
             if "get_weather" not in body and template.render(messages[: index + 1], tools) and "get_weather" in template.render([*messages[:index], message], None):
                 return f"the call is not in {part!r}"
         elif body != content:
-            # What a template writes with an answer, such as an empty thought, is in its own rendering, after what that has
-            # in common with the prompt.
+            # What a template writes with an answer, such as a thought, is in its own rendering: after the header of an
+            # answer without a thought, or after what the rendering has in common with the prompt.
             whole = template.render(messages[: index + 1], tools) or ""
             prompt = template.render(messages[:index], tools, True) or ""
-            written = whole[len(os.path.commonprefix([whole, prompt])):].strip()
-            if not (body.endswith(content) and written.startswith(body)):
+            header = (template.render([*messages[:index], assistant(ANSWER)], tools) or "").rpartition(ANSWER)[0]
+            starts = {len(os.path.commonprefix([whole, prompt])), *([len(header)] if header and whole.startswith(header) else [])}
+            if not (body.endswith(content) and any(whole[start:].strip().startswith(body) for start in starts)):
                 return f"the answer is {content!r}, we train {part!r}"
         if reasoning and reasoning not in body and reasoning in (template.render(messages[: index + 1], tools) or ""):
             return f"the reasoning {reasoning!r} is not in {part!r}"
