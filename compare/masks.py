@@ -6,7 +6,8 @@ DIR holds one `NAME.jinja` per template and, optionally, `index.json`: a list of
 put beside a tokenizer with one token per byte, so that masks of tokens are masks of text. For templates with
 {% generation %} blocks the trained text must be what transformers' return_assistant_tokens_mask marks. For the others
 it must be each answer, with the token that ends its turn: the special token that Jinja2 writes after the answer both
-before a question and before another answer, or the end-of-text token if there is none. Exits with 1 if a mask differs.
+before a question and before another answer, or the end-of-text token if there is none. A chat is rightly refused where
+the template leaves out an answer's text, or a tool call without text. Exits with 1 if a mask differs.
 """
 
 import argparse
@@ -21,8 +22,10 @@ import tempfile
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-SPECIAL = re.compile(r"<\|[^|<>\n{}]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|<[a-zA-Z_]{1,40}>|</s>|\[/?[A-Z_]{2,24}\]|<\|[A-Z_]+\|>")
+SPECIAL = re.compile(r"<\|[^|<>\n{}]{1,40}\|>|\[\|[a-z_]{1,24}\|\]|<[a-z_]{1,24}\|>|<\|[a-z_]{1,24}>|<｜[^｜<>\n]{1,40}｜>|<[a-zA-Z_]{1,40}>|</s>|\[/?[A-Z_]{2,24}\]|<\|[A-Z_]+\|>")
 TAGGED = re.compile(r"{%-?\s*generation\s*-?%}")
+ENDS = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "<|return|>", "[|endofturn|]", "<turn|>",
+        "<end_of_utterance>"}
 ANSWER, QUESTION = "SentinelOfAnAnswer", "SentinelOfAQuestion"
 
 
@@ -68,6 +71,10 @@ class Template:
         self.name, self.source = path.stem, path.read_text(encoding="utf-8")
         self.bos, self.eos = entry.get("bos") or "<s>", entry.get("eos") or "</s>"
         self.tagged = bool(TAGGED.search(self.source))
+        # The end-of-text token in index.json can be a guess. A model whose template ends turns with a literal token has that one.
+        literal = [token for token in ENDS if token in self.source]
+        if "eos_token" not in self.source and self.eos not in self.source and len(literal) == 1:
+            self.eos = literal[0]
         self.special = sorted({self.bos, self.eos, *SPECIAL.findall(self.source)}, key=len, reverse=True)
 
     def render(self, messages, tools=None, prompt=False, marks=False):
@@ -91,7 +98,7 @@ class Template:
         question = after([assistant(ANSWER), user(QUESTION)], False).partition(QUESTION)[0]
         answer = after([assistant(ANSWER)], True)
         last = after([assistant(ANSWER)], False)
-        ends = {self.eos, "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "<|return|>"}
+        ends = {self.eos, *ENDS}
         if self.first_special(last) in ends:
             return self.first_special(last)
         shared = self.first_special(os.path.commonprefix([question, answer]))
@@ -125,6 +132,7 @@ def model_folder(folder, template, base):
         "bos_token": template.bos, "eos_token": template.eos, "chat_template": template.source}))
     config = json.loads((folder / "config.json").read_text())
     config["max_position_embeddings"] = 1 << 20
+    config["bos_token_id"], config["eos_token_id"] = vocab[template.bos], vocab[template.eos]
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -134,9 +142,25 @@ def ours(binary, folder, messages, tools):
     data.write_text(json.dumps({"messages": messages, "tools": tools}))
     done = subprocess.run([binary, "data", "--data", data, "--model", folder, "--json", "--max-length", str(1 << 19)], capture_output=True, text=True)
     if done.returncode:
-        return None, done.stderr.strip()
+        return None, done.stderr[max(done.stderr.find("error:"), 0):].strip()
     row = json.loads(done.stdout.splitlines()[-1])["rows"][0]
     return [part["text"] for sample in row["samples"] for part in sample["parts"] if part["trained"]], None
+
+
+def left_out(template, messages, tools):
+    """Whether the template leaves out the text of answers, or a call without text, so that a refusal is right."""
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        if message.get("tool_calls"):
+            silent = {key: value for key, value in message.items() if key != "tool_calls"}
+            if not message["content"] and template.render(messages[: index + 1], tools) == template.render([*messages[:index], silent], tools):
+                return True
+        else:
+            text = template.render([*messages[:index], assistant(ANSWER)], tools)
+            if text is not None and ANSWER not in text:
+                return True
+    return False
 
 
 def wrong_with_marks(template, messages, tools, parts):
@@ -150,6 +174,10 @@ def wrong_with_marks(template, messages, tools, parts):
 def wrong_without_marks(template, messages, tools, parts):
     """Checks that the parts are the answers with their end tokens. Returns None if so, or what differs."""
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if len(parts) < len(answers):
+        # Answers with nothing between them are one part, because the template leaves out what is between them.
+        end = re.escape(template.end_token(messages[: answers[0]], tools))
+        parts = [piece for part in parts for piece in re.split(f"(?<={end})", part) if piece]
     if len(parts) != len(answers):
         return f"{len(answers)} answers, but {len(parts)} trained parts: {parts}"
     for index, part in zip(answers, parts):
@@ -163,11 +191,16 @@ def wrong_without_marks(template, messages, tools, parts):
             if "get_weather" not in body and template.render(messages[: index + 1], tools) and "get_weather" in template.render([*messages[:index], message], None):
                 return f"the call is not in {part!r}"
         elif body != content:
-            # What a template writes with an answer, such as an empty thought, is in its own rendering, after the prompt.
+            # What a template writes with an answer, such as a thought, is in its own rendering: after the header of an
+            # answer without a thought, or after what the rendering has in common with the prompt.
             whole = template.render(messages[: index + 1], tools) or ""
             prompt = template.render(messages[:index], tools, True) or ""
-            if not (body.endswith(content) and whole.startswith(prompt) and whole[len(prompt):].strip().startswith(body)):
+            header = (template.render([*messages[:index], assistant(ANSWER)], tools) or "").rpartition(ANSWER)[0]
+            starts = {len(os.path.commonprefix([whole, prompt])), *([len(header)] if header and whole.startswith(header) else [])}
+            if not (body.endswith(content) and any(whole[start:].strip().startswith(body) for start in starts)):
                 return f"the answer is {content!r}, we train {part!r}"
+        if reasoning and reasoning not in body and reasoning in (template.render(messages[: index + 1], tools) or ""):
+            return f"the reasoning {reasoning!r} is not in {part!r}"
         if not message.get("tool_calls") and end != template.end_token(messages[:index], tools):
             return f"{template.end_token(messages[:index], tools)!r} ends the turn, we train {part!r}"
         if any(other["content"] and other["content"] in part and other["content"] not in content + (reasoning or "") for other in messages if other["role"] != "assistant"):
@@ -180,6 +213,7 @@ def main():
     parser.add_argument("--templates", type=pathlib.Path, required=True, help="folder with NAME.jinja files")
     parser.add_argument("--binary", default="target/release/metal-candle", help="our command-line tool")
     parser.add_argument("--show", type=int, default=10, help="number of differences to print")
+    parser.add_argument("--all", action="store_true", help="print every difference")
     parser.add_argument("--filter", default="", help="only templates whose name contains this")
     arguments = parser.parse_args()
     base = pathlib.Path(__file__).parent.parent / "tests/golden/llama"
@@ -200,7 +234,9 @@ def main():
                     table[kind, "refused by Jinja2"] += 1
                     continue
                 parts, error = ours(arguments.binary, model, messages, tools)
-                if error:
+                if left_out(template, messages, tools):
+                    outcome, what = ("rightly refused", None) if error else ("different", f"nothing is left of an answer, we train {parts}")
+                elif error:
                     outcome, what = "refused by us", error
                 else:
                     check = wrong_with_marks if template.tagged else wrong_without_marks
@@ -209,11 +245,11 @@ def main():
                 table[kind, outcome] += 1
                 if what:
                     details.append(f"{template.name}: {name}: {outcome}: {what}")
-    outcomes = ["right", "different", "refused by us", "refused by Jinja2"]
+    outcomes = ["right", "rightly refused", "different", "refused by us", "refused by Jinja2"]
     print(f"{'templates':28}{'count':>7}" + "".join(f"{outcome:>19}" for outcome in outcomes))
     for kind in sorted(templates):
         print(f"{kind:28}{templates[kind]:>7}" + "".join(f"{table[kind, outcome]:>19}" for outcome in outcomes))
-    for line in details[: arguments.show]:
+    for line in details[: None if arguments.all else arguments.show]:
         print(line)
     sys.exit(1 if details else 0)
 

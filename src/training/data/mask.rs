@@ -112,12 +112,43 @@ impl<'a> Masker<'a> {
         if trained.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        if let Some(blocks) = marked.generation {
-            return self.by_blocks(marked.text, blocks, &messages, &trained).map(Some);
-        }
         let chat = Chat { messages: &messages, tools, whole: &marked.text };
+        for &index in &trained {
+            if let Some(what) = self.left_out(&chat, index) {
+                let message = format!(
+                    "has {what} that the chat template leaves out, so the model would learn to answer nothing; use a \
+                     chat template that writes it, or leave the row out"
+                );
+                return Err(Error::invalid(format!("message {} (assistant)", index + 1), message));
+            }
+        }
+        if let Some(blocks) = marked.generation {
+            return self.by_blocks(chat.whole.to_owned(), blocks, &messages, &trained).map(Some);
+        }
         let turns = trained.iter().map(|&index| self.turn(&chat, index)).collect::<Result<Vec<_>>>()?;
         Ok(Some(join(turns)))
+    }
+
+    /// What the template leaves out of an answer, so that nothing is left of it: its text, as templates of vision models
+    /// do that read content only as a list of parts, or a tool call without text.
+    fn left_out(&self, chat: &Chat<'_>, index: usize) -> Option<&'static str> {
+        let message = &chat.messages[index];
+        let has_text = message["content"].as_str().is_some_and(|text| !text.trim().is_empty());
+        let has_calls = message["tool_calls"].as_array().is_some_and(|calls| !calls.is_empty());
+        let render = |message| self.render(&chat.up_to(index, &[message]), chat.tools, false);
+        match (has_text, has_calls) {
+            // An ending is known only where the sentinel is written.
+            (true, false) if self.ending(chat, index).is_none() => {
+                render(answer(ANSWER)).filter(|text| !text.contains(ANSWER)).map(|_| "text")
+            }
+            (false, true) => {
+                let mut silent = message.clone();
+                silent.as_object_mut()?.shift_remove("tool_calls");
+                let text = render(message.clone())?;
+                (render(silent)? == text).then_some("a tool call")
+            }
+            _ => None,
+        }
     }
 
     /// The ranges of the template's own marks.
@@ -212,7 +243,9 @@ impl<'a> Masker<'a> {
         if let Some(before) = self.before_answer(chat, index).filter(|before| text.starts_with(before)) {
             return Some((before.len(), true));
         }
-        if let Some(found) = self.with_sentinel(chat, index).filter(|(before, _)| text.starts_with(before)) {
+        if let Some(found) =
+            self.with_sentinel(chat, index, text).filter(|(before, _)| text.starts_with(before))
+        {
             return Some((found.0.len(), true));
         }
         // The generation prompt and the answer part ways somewhere in the header.
@@ -228,13 +261,21 @@ impl<'a> Masker<'a> {
         text.rsplit_once(ANSWER).map(|(before, _)| before.to_owned())
     }
 
-    /// What is around an answer's content in the whole conversation, found by a sentinel in its place.
-    fn with_sentinel(&self, chat: &Chat<'_>, index: usize) -> Option<(String, String)> {
+    /// What is around an answer and its reasoning in a text, which is that of the whole conversation or of the messages
+    /// up to the answer, found by sentinels in their place.
+    fn with_sentinel(&self, chat: &Chat<'_>, index: usize, text: &str) -> Option<(String, String)> {
         chat.messages[index]["content"].as_str()?;
-        let mut changed = chat.messages.to_vec();
-        changed[index]["content"] = ANSWER.into();
+        let messages = if text == chat.whole { chat.messages } else { &chat.messages[..=index] };
+        let mut changed = messages.to_vec();
+        for key in ["content", "reasoning", "reasoning_content", "thinking"] {
+            if changed[index][key].is_string() {
+                changed[index][key] = ANSWER.into();
+            }
+        }
         let text = self.render(&changed, chat.tools, false)?;
-        text.split_once(ANSWER).map(|(before, after)| (before.to_owned(), after.to_owned()))
+        let (before, _) = text.split_once(ANSWER)?;
+        let (_, after) = text.rsplit_once(ANSWER)?;
+        Some((before.to_owned(), after.to_owned()))
     }
 
     /// The end of an answer that does not end as a plain one does, such as a call of a tool.
@@ -246,7 +287,7 @@ impl<'a> Masker<'a> {
         start: usize,
     ) -> Option<(usize, Option<EndToken>)> {
         if index + 1 < chat.messages.len() && text == chat.whole {
-            let (_, after) = self.with_sentinel(chat, index)?;
+            let (_, after) = self.with_sentinel(chat, index, text)?;
             let answer_end = text.len().checked_sub(after.len()).filter(|&end| end >= start)?;
             let (at, token) = self.first_special(&text[answer_end..])?;
             return (self.encoder.is_eos(token.id) && text.ends_with(&after))

@@ -123,6 +123,58 @@ fn answers_and_their_end_tokens_are_trained() {
 }
 
 #[test]
+fn an_answer_whose_text_the_template_leaves_out_is_refused() {
+    let parts = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content %}\
+                 {% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}\
+                 {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let marked = parts.replace("{% for part in", "{% generation %}{% for part in");
+    let marked = marked.replace("<|im_end|>\n{% endfor %}", "<|im_end|>{% endgeneration %}\n{% endfor %}");
+    for template in [parts, &marked, "{% set tools = messages %}"] {
+        for texts in [&FOUR[..2], &FOUR] {
+            let encoder = Bytes::new(template);
+            let rows = RowEncoder::new(&encoder, TrainOn::Completion, 100).unwrap();
+            let error = rows.encode(&turns(texts)).unwrap_err().to_string();
+            assert!(
+                error.contains("message 2 (assistant): has text that the chat template leaves out"),
+                "{error}"
+            );
+        }
+    }
+    // An empty answer loses nothing.
+    assert_eq!(masks(parts, &turns(&["hi", ""])), ["<|im_end|>"]);
+}
+
+#[test]
+fn a_tool_call_without_text_that_the_template_leaves_out_is_refused() {
+    let calls = json!([{"type": "function", "function": {"name": "now", "arguments": {}}}]);
+    let call = |content: &str| {
+        let message = json!({"role": "assistant", "content": content, "tool_calls": calls});
+        chat(json!([{"role": "user", "content": "hi"}, message]), None)
+    };
+    let encoder = Bytes::new(CHATML);
+    let rows = RowEncoder::new(&encoder, TrainOn::Completion, 100).unwrap();
+    let error = rows.encode(&call("")).unwrap_err().to_string();
+    assert!(
+        error.contains("message 2 (assistant): has a tool call that the chat template leaves out"),
+        "{error}"
+    );
+    assert_eq!(masks(CHATML, &call("a moment")), ["a moment<|im_end|>"]);
+}
+
+#[test]
+fn reasoning_is_trained_where_the_prompt_opens_it_otherwise_than_the_answer() {
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n\
+                    {{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}\
+                    {% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n{% endif %}";
+    let thought = |text: &str| json!({"role": "assistant", "content": text, "reasoning_content": "so"});
+    let user = json!({"role": "user", "content": "hi"});
+    let one = chat(json!([user, thought("yo")]), None);
+    assert_eq!(masks(template, &one), ["so\n</think>\n\nyo<|im_end|>"]);
+    let two = chat(json!([user, thought("yo"), user, thought("ya")]), None);
+    assert_eq!(masks(template, &two), ["so\n</think>\n\nyo<|im_end|>", "so\n</think>\n\nya<|im_end|>"]);
+}
+
+#[test]
 fn the_next_header_is_not_trained_where_a_template_always_writes_one() {
     let always = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
                   <|im_start|>assistant\n";
