@@ -33,7 +33,7 @@ mod object;
 mod pipeline;
 mod translate;
 
-pub use dialect::{Requirements, check_rules, check_layouts, StructLayout};
+pub use dialect::{Requirements, StructLayout, check_layouts, check_rules};
 pub use error::CompileError;
 pub use fault::Fault;
 pub use library::{CompileOptions, Library};

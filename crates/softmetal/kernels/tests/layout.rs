@@ -5,7 +5,7 @@
 mod harness;
 mod sources;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use harness::{candle_folder, options};
 use softmetal_kernels::{CompileOptions, StructLayout, check_layouts};
@@ -117,15 +117,22 @@ fn layout(
     (offsets, end.next_multiple_of(alignment), alignment)
 }
 
+/// Value of a constant that one of the backend's files declares.
+fn constant(name: &str) -> usize {
+    let declaration = format!("const {name}: usize = ");
+    let files = std::fs::read_dir(backend()).unwrap().flatten().map(|entry| entry.path());
+    let texts = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let values: BTreeSet<usize> = texts
+        .filter_map(|path| read(&path).split_once(&declaration)?.1.split_once(';')?.0.parse().ok())
+        .collect();
+    assert_eq!(values.len(), 1, "values of {name}");
+    values.into_iter().next().unwrap()
+}
+
 fn size_of_type(ty: &str, structs: &BTreeMap<(String, String), Vec<(String, String)>>) -> (usize, usize) {
     if let Some((element, count)) = ty.strip_prefix('[').and_then(|t| t.strip_suffix(']')?.split_once("; ")) {
         let (size, align) = size_of_type(element, structs);
-        // The constants of `lora.rs` and `strided.rs`.
-        let count = match count {
-            "SLOTS" => 4,
-            "AXES" => 6,
-            count => count.parse().unwrap_or_else(|_| panic!("the length {count} is not known")),
-        };
+        let count = count.parse().unwrap_or_else(|_| constant(count));
         return (size * count, align);
     }
     match ty {
@@ -140,11 +147,24 @@ fn size_of_type(ty: &str, structs: &BTreeMap<(String, String), Vec<(String, Stri
     }
 }
 
+/// The fields with each array as its elements: `q: [u32; 3]` is `q_batch`, `q_token` and `q_head` in a kernel.
+fn flattened(fields: &[(String, String)]) -> Vec<(String, String)> {
+    let elements = |(name, ty): &(String, String)| {
+        let array = ty.strip_prefix('[').and_then(|ty| ty.strip_suffix(']')?.split_once("; "));
+        match array.and_then(|(element, count)| Some((element, count.parse::<usize>().ok()?))) {
+            Some((element, count)) => vec![(name.clone(), element.to_owned()); count],
+            None => vec![(name.clone(), ty.clone())],
+        }
+    };
+    fields.iter().flat_map(elements).collect()
+}
+
 /// What Rust lays out, under the names of the kernel's struct.
 fn expected(fields: &[(String, String)], text: &str, metal: &str) -> StructLayout {
     let structs = rust_structs();
-    let (offsets, size, _) = layout(fields, &structs);
     let mut names = metal_fields(text, metal);
+    let fields = if names.len() > fields.len() { &flattened(fields) } else { fields };
+    let (offsets, size, _) = layout(fields, &structs);
     // Padding at the end of a Rust struct has no name in a kernel.
     let unnamed = fields.iter().rev().take_while(|(name, _)| name == "padding").count();
     assert_eq!(names.len() + unnamed, fields.len(), "fields of {metal}: {names:?} and {fields:?}");

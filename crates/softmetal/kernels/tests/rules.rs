@@ -463,7 +463,8 @@ fn faults_in_the_bodies_of_our_templates() {
     let text = |name: &str| &sources.iter().find(|source| source.name == name).expect("a source").text;
     let softmax = text("softmax");
     let body = softmax.find("\n    threadgroup float ").expect("threadgroup memory");
-    let planted = format!("{}\n    device float* wrong = (thread float*)0; {}", &softmax[..body], &softmax[body..]);
+    let planted =
+        format!("{}\n    device float* wrong = (thread float*)0; {}", &softmax[..body], &softmax[body..]);
     let found = check("softmax.metal", &planted, strict());
     assert!(found.iter().any(|finding| finding.rule == "address-space"), "{found:?}");
 }
