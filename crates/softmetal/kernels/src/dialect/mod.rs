@@ -158,10 +158,10 @@ fn read_report(report: &str, text: &str) -> Vec<Finding> {
             Some(("note", _, message)) => {
                 let of = message.strip_prefix("in instantiation of function template specialization ");
                 let of = of.and_then(|of| of.split('\'').nth(1));
-                if let (Some(of), Some(last)) = (of, findings.last_mut()) {
-                    if !last.reason.contains("in `") {
-                        let _ = write!(last.reason, ", in `{of}`");
-                    }
+                if let (Some(of), Some(last)) = (of, findings.last_mut())
+                    && !last.reason.contains("in `")
+                {
+                    let _ = write!(last.reason, ", in `{of}`");
                 }
             }
             Some((_, _, message)) if clang_only(message) => understood = true,
