@@ -16,7 +16,7 @@ use crate::settings::{TrainFlags, words};
     version,
     about = "Fine-tunes language models by LoRA and runs them, on the machine at hand",
     after_help = "Examples:\n  metal-candle train\n  metal-candle train --data my-folder --model Qwen/Qwen3-0.6B\n  \
-                  metal-candle generate --adapter adapters/appointments --prompt \"Lunch meeting with Anna on Friday at 12:30, Blue Cafe.\"\n\n\
+                  metal-candle generate --adapter adapters/appointments --prompt \"Dinner with Peter Fox at the Golden Hotel, Saturday, 7 pm.\"\n\n\
                   Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 bad input, 4 nothing reached, 130 interrupted.",
     propagate_version = true,
     args_override_self = true
@@ -45,7 +45,7 @@ pub(crate) enum Command {
     Train(Box<TrainArgs>),
     /// Answer one prompt.
     #[command(after_help = "Examples:\n  metal-candle generate --prompt \"Why is the sky blue?\"\n  \
-                      metal-candle generate --adapter adapters/appointments --prompt \"Lunch meeting with Anna on Friday at 12:30, Blue Cafe.\"\n  \
+                      metal-candle generate --adapter adapters/appointments --prompt \"Dinner with Peter Fox at the Golden Hotel, Saturday, 7 pm.\"\n  \
                       echo \"Once upon a time\" | metal-candle generate --raw --temperature 0.8")]
     Generate(GenerateArgs),
     /// Talk with a model.
