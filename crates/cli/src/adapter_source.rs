@@ -1,4 +1,4 @@
-//! What `--adapter` means: a folder, or a repository of the hub; and the base model that belongs to it.
+//! Adapters that `--adapter` names, in a folder or a repository of the hub, and their base models.
 
 use std::path::{Path, PathBuf};
 

@@ -16,7 +16,7 @@ use crate::aliases;
 use crate::failure::{Failure, nearest};
 use crate::settings::TrainFlags;
 
-/// What a file says.
+/// Settings of a configuration file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Config {
     pub(crate) flags: TrainFlags,
@@ -34,7 +34,7 @@ struct Reader<'a> {
     notes: Vec<String>,
 }
 
-/// Why a key cannot be used, and what to do.
+/// Reason why a key cannot be used, and advice.
 type Refusal = (String, String);
 
 /// Reads a configuration file.
@@ -209,7 +209,7 @@ impl Reader<'_> {
     }
 }
 
-/// What a key of another tool amounts to.
+/// Meaning of another tool's key.
 #[derive(Debug, Default)]
 struct Found {
     settings: Vec<(&'static str, Value)>,

@@ -181,7 +181,7 @@ fn of_record(record: &Record) -> Value {
     }
 }
 
-/// How trained text is marked.
+/// Marks around trained text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Style {
     Color,

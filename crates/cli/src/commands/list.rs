@@ -9,7 +9,7 @@ use crate::cache::{self, Cached};
 use crate::progress::size;
 use crate::session::print_line;
 
-/// Where `train` puts adapters unless told otherwise.
+/// Default parent folder of the adapters that `train` writes.
 const ADAPTERS: &str = "adapters";
 
 /// An adapter's folder.
