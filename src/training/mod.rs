@@ -27,7 +27,7 @@ mod trainer;
 pub use adapter::{Adapter, AdapterModule, BaseCopy};
 pub use data::{Columns, DataSet, Encoder, Example, Examples, Record, Row, TrainOn};
 pub use evaluate::{Evaluation, evaluate, windows, write_logits};
-pub use exact::inexact_answers;
+pub use exact::{Miss, inexact_answers};
 pub use lora::{LoraConfig, LoraModule, Targets};
 pub use lora_layer::LoRALayer;
 pub use merge::{MergeReport, merge};
