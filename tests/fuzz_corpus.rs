@@ -1,6 +1,8 @@
 //! Runs the fuzz targets over the committed corpus: seeds, and every input that was a finding once.
 
+// The targets are public in the crate of the fuzzer.
 #[path = "../fuzz/src/targets.rs"]
+#[expect(unreachable_pub)]
 mod targets;
 
 use std::path::Path;
