@@ -133,7 +133,8 @@ fn deep_trees_are_refused_and_deep_values_end() {
     let (open, close) = ("(".repeat(100_000), ")".repeat(100_000));
     refused(&format!("{{% set {open}a{close} = 1 %}}"), nested);
     refused(&"{% if 1 %}".repeat(100_000), nested);
-    for link in [" + 1", " or 1", " and 1", "|abs", ".a", "[0]", "()", " ** 1", " if 1", " is odd()", " * 1"] {
+    for link in [" + 1", " or 1", " and 1", "|abs", ".a", "[0]", "()", " ** 1", " if 1", " is odd()", " * 1"]
+    {
         refused(&format!("{{{{ 1{} }}}}", link.repeat(100_000)), "a tag has more than 1000");
     }
     let deep = "nested in one another more than 256";
