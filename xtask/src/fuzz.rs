@@ -115,8 +115,11 @@ fn run_target(binaries: &Path, name: &'static str, time: Duration) -> Result<Out
     while start.elapsed() < time && outcome.findings.len() < MAX_FINDINGS {
         let left = (time - start.elapsed()).as_secs().max(1);
         let output = File::create(&log).map_err(|e| format!("{}: cannot create: {e}", log.display()))?;
+        let dictionary = root().join(format!("fuzz/dictionaries/{name}.dict"));
+        let dictionary = dictionary.is_file().then(|| format!("-dict={}", dictionary.display()));
         let status = Command::new(binaries.join(name))
             .args([&work, &corpus])
+            .args(dictionary)
             .args([MEMORY, TIMEOUT, MAX_LENGTH, "-print_final_stats=1", &format!("-max_total_time={left}")])
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
             .stdout(Stdio::null())
