@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use serde_json::{Map, Value as Json};
 
@@ -33,6 +34,8 @@ pub struct ChatTemplate {
     tokens: Vec<(&'static str, String)>,
     /// Default variables, which those of a call replace.
     variables: Map<String, Json>,
+    /// Flag that ends a rendering.
+    stop: Option<Arc<AtomicBool>>,
 }
 
 /// Reads JSON as [`ChatTemplate`] renders it: an integer beyond 64 bits keeps all of its digits.
@@ -137,7 +140,8 @@ impl ChatTemplate {
         let tool_use = named.iter().find(|(name, _)| name == TOOL_USE);
         let tool_use = tool_use.map(|(_, source)| compile(source)).transpose()?;
         let (template, source) = (compile(source)?, source.clone());
-        Ok(Self { template, tool_use, path: path.to_owned(), source, tokens, variables: Map::new() })
+        let (path, variables) = (path.to_owned(), Map::new());
+        Ok(Self { template, tool_use, path, source, tokens, variables, stop: None })
     }
 
     /// The template's text.
@@ -160,6 +164,15 @@ impl ChatTemplate {
     /// Sets default variables for every rendering, such as `enable_thinking` of Qwen3.
     pub fn with_variables(mut self, variables: Map<String, Json>) -> Self {
         self.variables = variables;
+        self
+    }
+
+    /// Sets a flag that ends renderings: one that runs when the flag is set returns an error soon after.
+    ///
+    /// A rendering ends by itself too, after a bounded number of steps and within bounded memory; the flag lets a
+    /// program obey its user at once.
+    pub fn with_stop(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = Some(stop);
         self
     }
 
@@ -232,7 +245,7 @@ impl ChatTemplate {
         ];
         let variables: Vec<(&str, Json)> =
             [("documents", Json::Null)].into_iter().chain(tokens).chain(further).chain(fixed).collect();
-        template.render(&variables, marks).map_err(|TemplateError { message, line }| {
+        template.render(&variables, marks, self.stop.clone()).map_err(|TemplateError { message, line }| {
             Error::file_at(&self.path, format!("chat template, line {}", line.unwrap_or(1)), message)
         })
     }

@@ -17,6 +17,8 @@ mod jinja;
 mod messages;
 mod special_tokens;
 mod tokenizer;
+mod tokenizer_file;
+mod unwind;
 mod weights;
 
 pub use chat_template::{ChatTemplate, Message, Rendered, parse_json};

@@ -86,7 +86,7 @@ impl SpecialTokens {
         let existing = tokenizer.get_added_tokens_decoder();
         let is_special = |id: u32| existing.get(&id).is_some_and(|token| token.special);
         // The id that the tokenizer gives to the next token that is not in its vocabulary.
-        let after_added = existing.keys().max().map_or(0, |last| last + 1);
+        let after_added = existing.keys().max().map_or(0, |last| last.saturating_add(1));
         let mut next = after_added.max(tokenizer.get_vocab_size(false) as u32);
         let mut new = Vec::new();
         for (id, token) in self.added_tokens(&special)? {
@@ -101,7 +101,7 @@ impl SpecialTokens {
                 );
                 continue;
             }
-            next += u32::from(known.is_none());
+            next = next.saturating_add(u32::from(known.is_none()));
             if !existing.contains_key(&id) || token.special && !is_special(id) {
                 new.push(token);
             }

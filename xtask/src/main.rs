@@ -1,6 +1,7 @@
 //! Tasks of the repository: `cargo xtask test` is the one command that says whether everything is right.
 
 mod apple_check;
+mod fuzz;
 mod mac;
 mod softmetal;
 #[cfg(test)]
@@ -16,6 +17,8 @@ const HELP: &str = "cargo xtask test     format, lints, documents, all tests; th
                                      with --calibrate [SUITE] candle's own Metal tests\n\
                     cargo xtask apple-check  everything compiled, linted, documented and linked for macOS, on Debian\n\
                     cargo xtask mac [--list] [--only STEP,STEP]  on a Mac: kernels, tests, leaks and measurements, with a report to send\n\
+                    cargo xtask fuzz MINUTES [--only TARGET,TARGET] [--minimize]  what reads files against mutated inputs, so many\n\
+                                     minutes in all; --minimize replaces the committed corpus by a small one\n\
                     cargo xtask compare  metal-candle bench ops, train and generate beside the peers that are installed\n\
                                      (compare/requirements.txt, and cargo install --path compare/candle)";
 
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         "apple-check" => apple_check::apple_check(),
         "mac" => return mac::mac(&std::env::args().skip(2).collect::<Vec<_>>()),
         "compare" => compare(),
+        "fuzz" => fuzz::fuzz(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => {
             eprintln!("{HELP}");
             return ExitCode::from(2);

@@ -30,7 +30,9 @@ impl Loaded {
         session: &Session,
     ) -> anyhow::Result<Self> {
         let path = fetch::resolve(model, fetch::Options::default(), session)?.path;
-        let files = ModelFiles::open(&path)?;
+        let mut files = ModelFiles::open(&path)?;
+        files.chat_template =
+            files.chat_template.map(|template| template.with_stop(session.interrupt.flag()));
         let meter = RefCell::new(session.progress.count("loading the model", 100));
         let progress = |share: f64| meter.borrow_mut().set((share * 100.0) as u64);
         let decoder = Decoder::load(files.config.clone(), &files.weights, device, dtype, &progress)?;

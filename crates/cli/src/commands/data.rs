@@ -34,7 +34,9 @@ pub(crate) fn run(args: &DataArgs, session: &Session) -> anyhow::Result<()> {
             let path = fetch::resolve(model, fetch::Options::default(), session)?.path;
             let mut files = ModelFiles::open(&path)?;
             let variables = template_vars::parse(&args.template_var)?;
-            files.chat_template = files.chat_template.map(|template| template.with_variables(variables));
+            files.chat_template = files
+                .chat_template
+                .map(|template| template.with_variables(variables).with_stop(session.interrupt.flag()));
             Some(files)
         }
         None => None,

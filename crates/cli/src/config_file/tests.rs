@@ -261,3 +261,74 @@ fn an_empty_or_marked_file_is_read() {
     let folder = tempfile::tempdir().unwrap();
     assert!(read(folder.path()).unwrap_err().cause.ends_with("is a folder, not a configuration file"));
 }
+
+/// Settings come from other people's repositories, too. Whatever the text, it is read or refused.
+#[test]
+fn mutated_settings_are_read_or_refused() {
+    const WORDS: [&str; 24] = [
+        "-1",
+        "0",
+        "1e999",
+        "nan",
+        ".inf",
+        "99999999999999999999",
+        "null",
+        "~",
+        "true",
+        "[]",
+        "{}",
+        "\"\"",
+        "[[",
+        "{a: ",
+        "&a",
+        "*a",
+        "<<",
+        "!!binary",
+        "\n- ",
+        "\n  ",
+        ": ",
+        "= ",
+        "é\u{0}",
+        "lora_parameters",
+    ];
+    const TOML: &str = "model = \"a/b\"\nrank = 16\nalpha = 32.0\ntargets = [\"q_proj\"]\nlearning-rate = 1e-4\nsteps = 10\n\
+                        [lora_parameters]\nrank = 8\n";
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap_or(0) % below
+    };
+    for round in 0..4000 {
+        let (ending, seed) = [("yaml", MLX), ("toml", TOML), ("json", MLX)][round % 3];
+        let mut text = seed.to_owned();
+        for _ in 0..=random(4) {
+            let mut place = || {
+                let at = random(text.len() + 1);
+                (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+            };
+            let (a, b) = (place(), place());
+            let (start, end) = (a.min(b), a.max(b));
+            match random(4) {
+                0 => text.insert_str(start, WORDS[random(WORDS.len())]),
+                1 => {
+                    let cut = (start..=end.min(start + 9)).rev().find(|at| text.is_char_boundary(*at));
+                    text.replace_range(start..cut.unwrap_or(start), "");
+                }
+                2 => text.insert_str(start, &text[start..end].to_owned()),
+                _ => {
+                    let line = text[start..].find('\n').map_or(text.len(), |at| start + at);
+                    text.replace_range(start..line, WORDS[random(WORDS.len())]);
+                }
+            }
+        }
+        let start = std::time::Instant::now();
+        // A failure names the file, whose name is `run` with the ending.
+        if let Err(failure) = read_as(ending, &text) {
+            let shown = format!("{failure:?}");
+            assert!(shown.contains(&format!("run.{ending}")), "{shown}\n{text}");
+        }
+        assert!(start.elapsed().as_secs() < 10, "{text}");
+    }
+}
