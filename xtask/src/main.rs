@@ -2,6 +2,7 @@
 
 mod apple_check;
 mod mac;
+mod memory;
 mod softmetal;
 #[cfg(test)]
 mod workflow;
@@ -17,7 +18,8 @@ const HELP: &str = "cargo xtask test     format, lints, documents, all tests; th
                     cargo xtask apple-check  everything compiled, linted, documented and linked for macOS, on Debian\n\
                     cargo xtask mac [--list] [--only STEP,STEP]  on a Mac: kernels, tests, leaks and measurements, with a report to send\n\
                     cargo xtask compare  metal-candle bench ops, train and generate beside the peers that are installed\n\
-                                     (compare/requirements.txt, and cargo install --path compare/candle)";
+                                     (compare/requirements.txt, and cargo install --path compare/candle)\n\
+                    cargo xtask memory [--binary FILE]  the estimate of a run's memory beside its peak, in every dtype; Linux";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         "apple-check" => apple_check::apple_check(),
         "mac" => return mac::mac(&std::env::args().skip(2).collect::<Vec<_>>()),
         "compare" => compare(),
+        "memory" => memory::memory(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => {
             eprintln!("{HELP}");
             return ExitCode::from(2);
