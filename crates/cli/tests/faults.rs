@@ -171,19 +171,11 @@ fn a_model_that_changes_while_it_is_trained_ends_the_run_and_the_checkpoint_stay
 #[test]
 fn a_model_that_is_replaced_by_name_does_not_disturb_a_run() {
     let bench = Bench::new();
-    let child = started(&bench, &train("out", "200", &[]), "out");
+    let child = started(&bench, &train("out", "60", &[]), "out");
     std::fs::write(bench.path("model/new"), b"another model").unwrap();
     std::fs::rename(bench.path("model/new"), bench.path("model/model.safetensors")).unwrap();
     let (code, text) = ended(child);
     assert_eq!(code, 0, "{text}");
-}
-
-/// Deletes a folder while another process writes into it.
-fn delete(folder: &Path) {
-    let start = Instant::now();
-    while folder.exists() && start.elapsed() < Duration::from_secs(20) {
-        drop(std::fs::remove_dir_all(folder));
-    }
 }
 
 /// The run ended with "cannot read metrics.jsonl" after the last step, and the best adapter was nowhere.
@@ -191,7 +183,7 @@ fn delete(folder: &Path) {
 #[test]
 fn a_folder_that_is_deleted_during_a_run_is_made_again() {
     let bench = Bench::new();
-    let child = started(&bench, &train("out", "400", &["--eval-every", "100"]), "out");
+    let child = started(&bench, &train("out", "120", &["--eval-every", "40"]), "out");
     let aside = bench.path("aside");
     std::fs::rename(bench.path("out"), &aside).unwrap();
     let (code, text) = ended(child);
@@ -203,7 +195,7 @@ fn a_folder_that_is_deleted_during_a_run_is_made_again() {
     Adapter::load(&bench.path("out")).unwrap();
     assert!(bench.path("out/run.toml").exists());
     let again = bench.ok(&["train", "--config", "out/run.toml", "--resume", "--json", "--no-samples"]);
-    assert!(again.contains("\"steps\":400"), "{again}");
+    assert!(again.contains("\"steps\":120"), "{again}");
 }
 
 #[cfg(unix)]
@@ -239,13 +231,14 @@ fn a_run_that_does_not_fit_says_so_before_it_begins() {
     assert_eq!(code, 0, "{text}");
 }
 
-/// Losses far above the untrained model's ended with exit code 0 and an adapter that answers nothing.
+/// A loss of ln V, from logits that overflow, was the best so far where the untrained model was worse, and the run ended
+/// with exit code 0.
 #[test]
-fn a_learning_rate_that_destroys_the_model_is_told_and_fails() {
+fn settings_that_destroy_the_model_are_told_and_fail() {
     let bench = Bench::new();
-    let output = bench.run(&train("out", "400", &["--learning-rate", "10", "--max-grad-norm", "0"]));
+    let output = bench.run(&train("out", "400", &["--learning-rate", "10", "--alpha", "1000000"]));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("diverged") && text.contains("lower learning rate"), "{text}");
+    assert!(text.contains("training has diverged") && text.contains("lower learning rate"), "{text}");
     assert!(!text.contains("best so far"), "{text}");
 }
