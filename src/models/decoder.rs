@@ -6,6 +6,7 @@
 //! gate and up, so that the graph's rewrites can join their products. Families differ only by their
 //! [`ModelConfig`]: biases (Qwen2), norms of each query and key head (Qwen3), a sliding window (Mistral).
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,7 +16,7 @@ use crate::backend::Device;
 use crate::content_hash::ContentHash;
 use crate::graph::{Graph, LazyTensor};
 use crate::ops::{Attention, Real};
-use crate::tensor::{DType, HostTensor, Parameter, TensorSpec};
+use crate::tensor::{DType, HostTensor, MappedFile, Parameter, TensorSpec};
 
 /// Path of the embedding as a module.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens";
@@ -34,6 +35,8 @@ pub struct Decoder {
     norm: Parameter,
     head: Parameter,
     rope: Arc<Mutex<Option<RopeTables>>>,
+    /// Files whose bytes are used in place.
+    files: Vec<MappedFile>,
 }
 
 /// Cosines and sines of the rotary angles, each `[positions, head_dim / 2]`.
@@ -163,12 +166,19 @@ impl Decoder {
                 weights.load(name, shape, dtype).map(drop)
             }
         };
-        let vector = |name: &str, len: usize| -> Result<Parameter> {
-            device.parameter(name, &weights.load(name, &[len], DType::F32)?, false)
+        let files = RefCell::new(Vec::<MappedFile>::new());
+        let placed = |name: &str, shape: &[usize], dtype: DType| -> Result<Parameter> {
+            let tensor = weights.load(name, shape, dtype)?;
+            let mut files = files.borrow_mut();
+            if let Some(file) = tensor.mapped_file()
+                && files.iter().all(|known| known.path() != file.path())
+            {
+                files.push(file.clone());
+            }
+            device.parameter(name, &tensor, false)
         };
-        let matrix = |name: &str, rows: usize, columns: usize| -> Result<Parameter> {
-            device.parameter(name, &weights.load(name, &[rows, columns], dtype)?, false)
-        };
+        let vector = |name: &str, len: usize| placed(name, &[len], DType::F32);
+        let matrix = |name: &str, rows: usize, columns: usize| placed(name, &[rows, columns], dtype);
         let joined = |modules: &[(String, usize, bool)], columns: usize| -> Result<Joined> {
             for (path, rows, _) in modules {
                 check(&format!("{path}.weight"), &[*rows, columns])?;
@@ -231,7 +241,10 @@ impl Decoder {
             matrix("lm_head.weight", config.vocab, hidden)?
         };
         progress(1.0);
-        Ok(Self { device: device.clone(), embedding, layers, norm, head, rope: Arc::default(), config })
+        // What was copied out of a file that changed meanwhile is of two models.
+        weights.check()?;
+        let files = files.into_inner();
+        Ok(Self { device: device.clone(), embedding, layers, norm, head, rope: Arc::default(), files, config })
     }
 
     /// Rotary tables for at least so many positions. A configuration's context may be far longer than any sequence that
@@ -260,6 +273,12 @@ impl Decoder {
     /// The device.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Fails if a file whose bytes are used in place was changed since it was opened; see [`MappedFile::check`]. The
+    /// embedding, the head and the norms are used in place where the file stores them in the dtype of the model.
+    pub fn check_files(&self) -> Result<()> {
+        self.files.iter().try_for_each(MappedFile::check)
     }
 
     /// Bytes of all parameters.

@@ -145,6 +145,11 @@ impl Weights {
         })
     }
 
+    /// Fails if one of the files was changed since it was opened.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.files.iter().try_for_each(MappedFile::check)
+    }
+
     /// The folder or file.
     pub fn path(&self) -> &Path {
         &self.path

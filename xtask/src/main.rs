@@ -3,6 +3,7 @@
 mod apple_check;
 mod fuzz;
 mod mac;
+mod memory;
 mod softmetal;
 #[cfg(test)]
 mod workflow;
@@ -20,7 +21,8 @@ const HELP: &str = "cargo xtask test     format, lints, documents, all tests; th
                     cargo xtask fuzz MINUTES [--only TARGET,TARGET] [--minimize]  what reads files against mutated inputs, so many\n\
                                      minutes in all; --minimize replaces the committed corpus by a small one\n\
                     cargo xtask compare  metal-candle bench ops, train and generate beside the peers that are installed\n\
-                                     (compare/requirements.txt, and cargo install --path compare/candle)";
+                                     (compare/requirements.txt, and cargo install --path compare/candle)\n\
+                    cargo xtask memory [--binary FILE]  the estimate of a run's memory beside its peak, in every dtype; Linux";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         "mac" => return mac::mac(&std::env::args().skip(2).collect::<Vec<_>>()),
         "compare" => compare(),
         "fuzz" => fuzz::fuzz(&std::env::args().skip(2).collect::<Vec<_>>()),
+        "memory" => memory::memory(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => {
             eprintln!("{HELP}");
             return ExitCode::from(2);

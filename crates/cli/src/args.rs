@@ -156,6 +156,9 @@ pub(crate) struct TrainArgs {
     /// Leave out the answers before and after.
     #[arg(long)]
     pub(crate) no_samples: bool,
+    /// Begin even if the run will probably not fit into the memory of this machine.
+    #[arg(long)]
+    pub(crate) no_memory_check: bool,
     #[command(flatten)]
     pub(crate) profiling: ProfileArgs,
 }

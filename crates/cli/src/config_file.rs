@@ -97,7 +97,7 @@ impl Reader<'_> {
     /// Reads one key. A key without a value says nothing.
     fn entry(&mut self, key: &str, value: &Value, all: &Map<String, Value>) -> Result<(), Failure> {
         if value.is_null() {
-            return Ok(());
+            return self.check_finite(key);
         }
         let refused =
             |(cause, advice): Refusal| Failure::input(format!("{}: {cause}", self.place(key)), advice);
@@ -121,6 +121,21 @@ impl Reader<'_> {
         self.set(key, &setting, value.clone())
     }
 
+    /// Refuses nan and infinity, which TOML and YAML have and JSON has not: they arrive as no value at all.
+    fn check_finite(&self, key: &str) -> Result<(), Failure> {
+        let line = self.line_of(key).map(|(_, line)| line).unwrap_or_default();
+        let value = line.split_once([':', '=']).map_or("", |(_, value)| value).trim().to_ascii_lowercase();
+        let plain = value.trim_start_matches(['+', '-', '.', '"', '\'']);
+        if plain.starts_with("nan") || plain.starts_with("inf") {
+            let cause = format!("{}: is not a finite number", self.place(key));
+            return Err(Failure::input(
+                cause,
+                "write a number in digits, or leave the key out for its default",
+            ));
+        }
+        Ok(())
+    }
+
     fn take(&mut self, key: &str, found: Found) -> Result<(), Failure> {
         self.notes.extend(found.note.map(|note| format!("{}: {note}", self.place(key))));
         for (setting, value) in found.settings {
@@ -141,6 +156,10 @@ impl Reader<'_> {
             ));
         }
         let parsed = parsed(setting, &value).map_err(|message| self.refuse(key, &message, &value))?;
+        if let Some(number) = given_number(&value) {
+            crate::settings::ranges::check(setting, number)
+                .map_err(|(cause, advice)| Failure::input(format!("{}: {cause}", self.place(key)), advice))?;
+        }
         let parsed = parsed.in_our_words().map_err(|(_, message)| {
             let (cause, advice) = message.split_once("; ").unwrap_or((&message, "correct that value"));
             Failure::input(format!("{}: {cause}", self.place(key)), advice)
@@ -175,15 +194,20 @@ impl Reader<'_> {
 
     /// `file (line 3): 'key'`.
     fn place(&self, key: &str) -> String {
+        match self.line_of(key) {
+            Some((index, _)) => format!("{} (line {}): '{key}'", self.shown, index + 1),
+            None => format!("{}: '{key}'", self.shown),
+        }
+    }
+
+    /// The line that defines a key, with its index.
+    fn line_of(&self, key: &str) -> Option<(usize, &str)> {
         let defines = |line: &str| {
             let line = line.trim_start().trim_start_matches(['"', '\'', '{']).trim_start_matches('"');
             let rest = line.strip_prefix(key).map(|rest| rest.trim_start_matches(['"', '\'']).trim_start());
             rest.is_some_and(|rest| rest.starts_with([':', '=', '.']))
         };
-        match self.text.lines().position(defines) {
-            Some(index) => format!("{} (line {}): '{key}'", self.shown, index + 1),
-            None => format!("{}: '{key}'", self.shown),
-        }
+        self.text.lines().enumerate().find(|(_, line)| defines(line))
     }
 
     fn finish(mut self) -> Result<Config, Failure> {
@@ -260,6 +284,11 @@ fn parsed(setting: &str, value: &Value) -> Result<TrainFlags, String> {
         Some(Ok(flags)) => Ok(flags),
         _ => Err(first),
     }
+}
+
+/// The number that a value is, also one in text.
+fn given_number(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
 /// A number as JSON has it, whole if it is.

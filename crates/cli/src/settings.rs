@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::cache;
 use crate::failure::Failure;
 
+/// Most positions of a batch: kernels count them in 32 bits with a sign.
+const MAX_BATCH_TOKENS: usize = i32::MAX as usize;
+
 /// Every setting, as a flag and as a key of the configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -261,29 +264,16 @@ impl TrainFlags {
             self.steps = Some(batches.div_ceil(accumulation));
         }
         if self.steps.is_none() {
-            let epochs = self.epochs.unwrap_or(1.0);
-            if !(epochs > 0.0 && epochs.is_finite()) {
-                let cause = format!("epochs: {epochs} must be above 0");
-                return Err(Failure::input(cause, "for one pass use --epochs 1"));
-            }
-            let per_step = self.batch_size.unwrap_or(1).max(1) * accumulation;
-            self.steps = Some(((epochs * examples as f64 / per_step as f64).ceil() as usize).max(1));
+            let epochs = in_range("epochs", self.epochs.unwrap_or(1.0))?;
+            let per_step = self.batch_size.unwrap_or(1).max(1) as f64 * accumulation as f64;
+            self.steps = Some(((epochs * examples as f64 / per_step).ceil() as usize).max(1));
         }
         // The number of steps says all: a file with both would contradict itself after a change of one.
         self.epochs = None;
         let steps = self.steps.unwrap_or(1);
-        if steps == 0 {
-            return Err(Failure::input("steps: is 0", "use --steps 1 or more"));
-        }
+        in_range("steps", steps as f64)?;
         if let Some(ratio) = self.warmup_ratio.take() {
-            if !(0.0..=1.0).contains(&ratio) {
-                let cause = format!("warmup-ratio: is {ratio}, must be from 0 to 1");
-                return Err(Failure::input(
-                    cause,
-                    "use a share of the steps, for example --warmup-ratio 0.05",
-                ));
-            }
-            self.warmup = Some((ratio * steps as f64).ceil() as usize);
+            self.warmup = Some((in_range("warmup-ratio", ratio)? * steps as f64).ceil() as usize);
         }
         self.warmup = Some(self.warmup.unwrap_or(steps / 20));
         self.eval_every = Some(self.eval_every.unwrap_or(steps.div_ceil(4)));
@@ -337,13 +327,15 @@ impl TrainFlags {
             };
             list(text).iter().map(|text| item(text)).collect()
         };
-        let ranks = pairs("rank-pattern", &self.rank_pattern)?;
-        if let Some((name, rank)) = ranks.iter().find(|(_, rank)| rank.fract() != 0.0 || *rank < 1.0) {
-            return Err(Failure::input(
-                format!("rank-pattern: {name}={rank} is no rank"),
-                "use whole numbers from 1 on",
-            ));
-        }
+        let pattern = |key: &str, of: &str, text: &Option<String>| {
+            let pairs = pairs(key, text)?;
+            for (name, number) in &pairs {
+                ranges::check(of, *number)
+                    .map_err(|(cause, advice)| Failure::input(format!("{key}: {name}: {cause}"), advice))?;
+            }
+            Ok::<_, Failure>(pairs)
+        };
+        let ranks = pattern("rank-pattern", "rank", &self.rank_pattern)?;
         Ok(LoraConfig {
             rank: self.rank.unwrap_or(base.rank),
             alpha: self.alpha.unwrap_or(base.alpha),
@@ -358,10 +350,29 @@ impl TrainFlags {
             },
             exclude: list(&self.exclude),
             rank_pattern: ranks.into_iter().map(|(name, rank)| (name, rank as usize)).collect(),
-            alpha_pattern: pairs("alpha-pattern", &self.alpha_pattern)?,
+            alpha_pattern: pattern("alpha-pattern", "alpha", &self.alpha_pattern)?,
             layers: self.layers.as_deref().map(layers).transpose()?,
             seed: self.seed.unwrap_or(0),
         })
+    }
+
+    /// Checks numbers whose product has a limit of its own.
+    fn check_products(&self) -> Result<(), Failure> {
+        let (batch, length) = (self.batch_size.unwrap_or(8), self.max_length.unwrap_or(512));
+        if batch.checked_mul(length).is_none_or(|tokens| tokens > MAX_BATCH_TOKENS) {
+            let cause =
+                format!("batch-size × max-length: {batch} × {length} tokens are too many for a batch");
+            let advice =
+                format!("use at most {MAX_BATCH_TOKENS} in all: a smaller --batch-size or --max-length");
+            return Err(Failure::input(cause, advice));
+        }
+        // AdamW multiplies a weight by 1 − rate·decay: beyond 1 it changes its sign at every step.
+        let (rate, decay) = (self.learning_rate.unwrap_or(1e-3), f64::from(self.weight_decay.unwrap_or(0.0)));
+        if rate * decay > 1.0 {
+            let cause = format!("learning-rate × weight-decay: {rate} × {decay} is above 1");
+            return Err(Failure::input(cause, "use a smaller --weight-decay, usually 0 to 0.1"));
+        }
+        Ok(())
     }
 
     /// How to train; call [`TrainFlags::with_steps`] before.
@@ -384,17 +395,8 @@ impl TrainFlags {
             .validate()
             .map_err(|error| Failure::input(error.to_string(), "see `metal-candle train --help`"))?;
         let limit = self.max_grad_norm.unwrap_or(1.0);
-        if limit < 0.0 || limit.is_nan() {
-            return Err(Failure::input(
-                format!("max-grad-norm: {limit} must be 0 or more"),
-                "use 0 for no limit",
-            ));
-        }
         let decay = self.weight_decay.unwrap_or(0.0);
-        if !(decay >= 0.0 && decay.is_finite()) {
-            let cause = format!("weight-decay: {decay} must be 0 or more");
-            return Err(Failure::input(cause, "use 0 for none, usually at most 0.1"));
-        }
+        self.check_products()?;
         Ok(TrainOptions {
             steps,
             batch_size: self.batch_size.unwrap_or(8),
@@ -415,6 +417,14 @@ impl TrainFlags {
             checkpoint_layers: self.grad_checkpoint.unwrap_or(false),
             resume,
         })
+    }
+}
+
+/// A setting's number, or a failure that names its range.
+fn in_range(name: &str, number: f64) -> Result<f64, Failure> {
+    match ranges::check(name, number) {
+        Ok(()) => Ok(number),
+        Err((cause, advice)) => Err(Failure::input(format!("{name}: {cause}"), advice)),
     }
 }
 
@@ -496,6 +506,7 @@ fn layers(text: &str) -> Result<Vec<usize>, Failure> {
     Ok(layers)
 }
 
+pub(crate) mod ranges;
 pub(crate) mod words;
 
 #[cfg(test)]
