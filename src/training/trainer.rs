@@ -299,6 +299,7 @@ impl<'a> Trainer<'a> {
             let started = Instant::now();
             let done = match self.train_step(&mut epoch_batches) {
                 Err(error @ Error::NonFinite { .. }) => {
+                    metrics.sync()?;
                     self.save(observer)?;
                     return Err(error);
                 }
@@ -335,9 +336,11 @@ impl<'a> Trainer<'a> {
                 }
             }
             if due(step, self.options.save_every) && !last {
+                metrics.sync()?;
                 self.save(observer)?;
             }
         }
+        metrics.sync()?;
         self.save(observer)?;
         self.finish()?;
         summary.steps = self.state.step;
