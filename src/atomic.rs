@@ -1,52 +1,50 @@
 //! Files that are either the old one or the new one, whatever happens in between.
 
-use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+use crate::durable::{self, OutputFile, folder_of};
 use crate::{Error, Result};
+
+/// Beginning of the names of files and folders that are being written. What a killed process left under such a name
+/// may be removed.
+pub const WRITING: &str = ".writing-";
 
 /// Replaces a file: the bytes go to a temporary file in the same folder, to the disk, and then take the name. The
 /// folder is made if it is missing.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let attempt = || {
         let folder = folder_of(path);
-        std::fs::create_dir_all(folder)?;
-        let mut file = tempfile::Builder::new().prefix(".writing-").suffix(".tmp").tempfile_in(folder)?;
+        durable::create_dir_all(folder)?;
+        let (mut file, part) = durable::temporary_file(folder, WRITING)?.into_parts();
         file.write_all(bytes)?;
         // Dropped before the rename, the file would be deleted; dropped after it, there is nothing to delete.
-        let part = file.into_temp_path();
-        rename(&part, path)
+        finish(file, &part, path)
     };
     attempt().map_err(|source| Error::io(path, "write", source))
 }
 
 /// Gives a finished file of the same folder its name, after its bytes are on the disk.
 pub fn rename(part: &Path, path: &Path) -> std::io::Result<()> {
-    let file = File::options().write(true).open(part)?;
+    finish(OutputFile::open(part)?, part, path)
+}
+
+fn finish(file: OutputFile, part: &Path, path: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         // Temporary files are private; what is made of them is as readable as any other file.
-        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        file.file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
     }
-    file.sync_all()?;
+    file.sync()?;
     drop(file);
-    std::fs::rename(part, path)?;
+    durable::rename(part, path)?;
     sync_folder(folder_of(path))
 }
 
 /// Makes the names in a folder last.
 pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    // Only Unix can open a folder to sync it.
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
+    durable::sync_folder(folder)
 }
 
 #[cfg(test)]

@@ -55,6 +55,7 @@ pub mod atomic;
 pub mod backend;
 pub mod bench;
 mod content_hash;
+pub mod durable;
 pub mod error;
 pub mod graph;
 pub mod inference;

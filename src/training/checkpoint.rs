@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::adapter::{Adapter, CONFIG_FILE, TENSOR_FILE};
 use super::divergence::LossWatch;
 use super::tensors::{read_tensors, write_tensors};
-use crate::atomic;
+use crate::atomic::{self, WRITING};
+use crate::durable;
 use crate::tensor::HostTensor;
 use crate::{Error, Result};
 
@@ -145,10 +146,10 @@ pub fn save(
 ) -> Result<PathBuf> {
     let folder = out.join(FOLDER);
     let failed = |path: &Path, source| Error::io(path, "write", source);
-    std::fs::create_dir_all(&folder).map_err(|source| failed(&folder, source))?;
+    durable::create_dir_all(&folder).map_err(|source| failed(&folder, source))?;
     let path = folder.join(format!("step-{:06}", state.step));
     // Removed when it is dropped, unless it got its name.
-    let temporary = tempfile::Builder::new().prefix(".writing-").tempdir_in(&folder);
+    let temporary = durable::temporary_folder(&folder, WRITING);
     let temporary = temporary.map_err(|source| failed(&folder, source))?;
     let inside = temporary.path();
     adapter.save(inside)?;
@@ -161,13 +162,13 @@ pub fn save(
     atomic::write(&inside.join(MANIFEST), &text)?;
     // What is there already and the same stays, so that there is no moment without it.
     if complete(&path).is_none_or(|existing| existing != manifest) {
-        let replaced = tempfile::Builder::new().prefix(".writing-").tempdir_in(&folder);
+        let replaced = durable::temporary_folder(&folder, WRITING);
         let replaced = replaced.map_err(|source| failed(&folder, source))?;
         if path.exists() {
-            std::fs::rename(&path, replaced.path().join("replaced"))
+            durable::rename(&path, &replaced.path().join("replaced"))
                 .map_err(|source| failed(&path, source))?;
         }
-        std::fs::rename(inside, &path).map_err(|source| failed(&path, source))?;
+        durable::rename(inside, &path).map_err(|source| failed(&path, source))?;
         // What was renamed is no longer there to be removed.
         let _ = temporary.keep();
         atomic::sync_folder(&folder).map_err(|source| Error::io(&folder, "write", source))?;
@@ -180,7 +181,7 @@ pub fn save(
 /// same folder, and would take the place of newer ones.
 fn remove_later(out: &Path, step: usize) -> Result<()> {
     for (_, path) in candidates(out)?.into_iter().take_while(|(later, _)| *later > step) {
-        std::fs::remove_dir_all(&path).map_err(|source| Error::io(&path, "remove", source))?;
+        durable::remove_dir_all(&path).map_err(|source| Error::io(&path, "remove", source))?;
     }
     Ok(())
 }
@@ -249,14 +250,14 @@ pub fn load(path: &Path) -> Result<(Adapter, Vec<(String, HostTensor)>, TrainerS
 /// Removes all but the newest `keep` checkpoints, and what an interrupted run left half written.
 pub fn prune(out: &Path, keep: usize) -> Result<()> {
     let removed =
-        |path: &Path| std::fs::remove_dir_all(path).map_err(|source| Error::io(path, "remove", source));
+        |path: &Path| durable::remove_dir_all(path).map_err(|source| Error::io(path, "remove", source));
     for (_, path) in candidates(out)?.iter().skip(keep) {
         removed(path)?;
     }
     let folder = out.join(FOLDER);
     let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
     for entry in entries.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(".writing-") {
+        if entry.file_name().to_string_lossy().starts_with(WRITING) {
             removed(&entry.path())?;
         }
     }

@@ -9,6 +9,7 @@ use super::adapter::{Adapter, AdapterModule};
 use super::merge_companions as companions;
 use super::tensors::write_tensors;
 use crate::backend::Device;
+use crate::durable;
 use crate::graph::Graph;
 use crate::models::{AdapterParameters, Decoder, ModelConfig, ModelFiles, Weights};
 use crate::tensor::{DType, HostTensor, TensorSpec};
@@ -78,10 +79,8 @@ pub fn merge(
     check_out(files, out)?;
     adapter.check_copies(&files.weights)?;
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).map_err(|source| Error::io(parent, "create", source))?;
-    let unfinished = tempfile::Builder::new()
-        .prefix(".merging-")
-        .tempdir_in(parent)
+    durable::create_dir_all(parent).map_err(|source| Error::io(parent, "create", source))?;
+    let unfinished = durable::temporary_folder(parent, ".merging-")
         .map_err(|source| Error::io(parent, "write into", source))?;
     let untied = files.config.tie_embeddings
         && adapter.modules.iter().any(|module| module.path == HEAD || module.path == EMBEDDING);
@@ -94,11 +93,13 @@ pub fn merge(
     progress(0.7);
     report.logits_error = verify(files, adapter, unfinished.path(), dtype)?;
     if out.exists() {
-        std::fs::remove_dir(out).map_err(|source| Error::io(out, "replace", source))?;
+        durable::remove_dir(out).map_err(|source| Error::io(out, "replace", source))?;
     }
     let written = unfinished.keep();
     make_readable(&written);
-    std::fs::rename(&written, out).map_err(|source| Error::io(out, "create", source))?;
+    durable::rename(&written, out)
+        .and_then(|()| durable::sync_folder(parent))
+        .map_err(|source| Error::io(out, "create", source))?;
     progress(1.0);
     Ok(report)
 }

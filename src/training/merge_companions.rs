@@ -67,7 +67,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     let templates = from.join(TEMPLATES);
     if templates.is_dir() {
         let target = to.join(TEMPLATES);
-        std::fs::create_dir_all(&target).map_err(|error| Error::io(&target, "create", error))?;
+        crate::durable::create_dir_all(&target).map_err(|error| Error::io(&target, "create", error))?;
         let entries = std::fs::read_dir(&templates).map_err(|error| Error::io(&templates, "read", error))?;
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             if let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|e| e == "jinja")) {
@@ -194,7 +194,7 @@ fn write_tokenizer(files: &ModelFiles, gguf: &Gguf, out: &Path) -> Result<()> {
     {
         let Some(template) = gguf.text(key)? else { continue };
         let folder = out.join(TEMPLATES);
-        std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, "create", error))?;
+        crate::durable::create_dir_all(&folder).map_err(|error| Error::io(&folder, "create", error))?;
         atomic::write(&folder.join(format!("{name}.jinja")), template.as_bytes())?;
     }
     write_json(&out.join("tokenizer_config.json"), &settings)?;

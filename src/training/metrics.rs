@@ -1,12 +1,12 @@
 //! Reports of a run, one JSON object a line.
 
-use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
+use crate::durable::OutputFile;
 use crate::{Error, Result};
 
 /// What is known at a step.
@@ -40,7 +40,7 @@ pub struct Report {
 /// The file of reports.
 pub struct Metrics {
     path: PathBuf,
-    file: File,
+    file: OutputFile,
 }
 
 impl Metrics {
@@ -58,8 +58,7 @@ impl Metrics {
             }
         }
         atomic::write(path, kept.as_bytes())?;
-        let file =
-            OpenOptions::new().append(true).open(path).map_err(|source| Error::io(path, "write", source))?;
+        let file = OutputFile::append(path).map_err(|source| Error::io(path, "write", source))?;
         Ok(Self { path: path.to_owned(), file })
     }
 
@@ -69,6 +68,12 @@ impl Metrics {
             .map_err(|error| Error::file(&self.path, format!("a report has no JSON form: {error}")))?;
         line.push(b'\n');
         self.file.write_all(&line).map_err(|source| Error::io(&self.path, "write", source))
+    }
+
+    /// Syncs the reports to the disk. A checkpoint must not outlast the reports of its steps, which are not made again
+    /// by a resumed run.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync().map_err(|source| Error::io(&self.path, "write", source))
     }
 }
 

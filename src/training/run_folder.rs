@@ -3,6 +3,8 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use crate::atomic::WRITING;
+use crate::durable::{self, OutputFile};
 use crate::{Error, Result};
 
 const LOCK: &str = ".lock";
@@ -54,7 +56,7 @@ impl RunFolder {
             .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
             .collect();
         for folder in missing.into_iter().rev() {
-            match std::fs::create_dir(folder) {
+            match durable::create_dir(folder) {
                 Ok(()) => self.created.push(folder.to_owned()),
                 // Another process was faster.
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -68,9 +70,14 @@ impl RunFolder {
         let path = self.path.join(LOCK);
         let failed = |source| Error::io(&self.path, "write", source);
         loop {
-            let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+            let file = OutputFile::append(&path).map_err(failed)?.into_file();
             match file.try_lock() {
-                Ok(()) => {}
+                Ok(()) => {
+                    // This process is the only one that writes here; a killed one may have left an unfinished file.
+                    if same_file(&file, &path) {
+                        durable::sweep(&self.path, &[WRITING]).map_err(failed)?;
+                    }
+                }
                 Err(TryLockError::WouldBlock) => {
                     let message = "another run is writing into this folder; wait until it ends, or choose another folder";
                     return Err(Error::file(&self.path, message));
@@ -93,13 +100,13 @@ impl Drop for RunFolder {
         // A file of the same name in a folder that was deleted and made again is another run's.
         if self.is_held() {
             // Removed while it is locked, so that nobody holds the file that is removed.
-            drop(std::fs::remove_file(self.path.join(LOCK)));
+            drop(durable::remove_file(&self.path.join(LOCK)));
         }
         self.lock = None;
         if !self.kept {
             for folder in self.created.iter().rev() {
                 // A folder that is no longer empty belongs to somebody else, too.
-                if std::fs::remove_dir(folder).is_err() {
+                if durable::remove_dir(folder).is_err() {
                     break;
                 }
             }

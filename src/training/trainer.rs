@@ -630,6 +630,7 @@ impl<'a> Trainer<'a> {
     fn save(&mut self, metrics: &mut Metrics, observer: &mut dyn FnMut(&Event)) -> Result<()> {
         self.model.check_files()?;
         self.restore_folder(metrics, observer)?;
+        metrics.sync()?;
         let adapter = self.adapter_now()?;
         let path = checkpoint::save(&self.out, &adapter, &self.optimizer.state()?, &self.state)?;
         checkpoint::prune(&self.out, self.options.keep_checkpoints.max(1))?;

@@ -6,12 +6,21 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use metal_candle::atomic::WRITING;
+use metal_candle::durable::{self, OutputFile};
+
 use crate::failure::{Code, Failure};
 use crate::record::Record;
 use crate::session::Session;
 
 /// What `tune` measured, in the cache folder.
 pub(crate) const TABLE: &str = "tune.json";
+
+/// Beginnings of the names of files and folders from the Python package that are not finished.
+pub(crate) const PART: &str = ".part-";
+pub(crate) const PIP: &str = ".pip-";
+/// What a killed process may have left in a folder. A download of the hub has another name, since it is continued.
+pub(crate) const UNFINISHED: [&str; 3] = [WRITING, PART, PIP];
 
 /// The cache folder.
 pub(crate) fn root() -> Result<PathBuf, Failure> {
@@ -43,7 +52,7 @@ pub(crate) fn flag(name: &str) -> bool {
 
 /// Creates a folder of the cache.
 pub(crate) fn create(folder: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(folder).map_err(|e| {
+    durable::create_dir_all(folder).map_err(|e| {
         Failure::new(
             Code::Input,
             format!("{}: cannot create the cache folder: {e}", folder.display()),
@@ -64,10 +73,14 @@ pub(crate) fn lock(folder: &Path, session: &Session) -> Result<File, Failure> {
             "set METAL_CANDLE_CACHE to a folder that may be written",
         )
     };
-    let file = File::options().create(true).append(true).open(&path).map_err(refuse)?;
+    let file = OutputFile::append(&path).map_err(refuse)?.into_file();
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => {
+                // What cannot be removed only takes space.
+                drop(durable::sweep(folder, &UNFINISHED));
+                return Ok(file);
+            }
             Err(TryLockError::WouldBlock) => {
                 session.once("waiting for another metal-candle that is fetching this model");
                 std::thread::sleep(std::time::Duration::from_millis(200));

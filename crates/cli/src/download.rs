@@ -6,12 +6,14 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use metal_candle::durable::OutputFile;
+
 use crate::failure::Failure;
 use crate::session::Session;
 
 /// A file that grows and is hashed as it grows.
 pub(crate) struct Sink<'a> {
-    file: File,
+    file: OutputFile,
     hash: Sha256,
     written: u64,
     session: &'a Session,
@@ -28,7 +30,7 @@ pub(crate) enum Stopped {
 impl<'a> Sink<'a> {
     /// A new file, or the continuation of `path` as an earlier run left it.
     pub(crate) fn open(path: &Path, session: &'a Session) -> std::io::Result<Self> {
-        let mut file = File::options().create(true).truncate(false).read(true).write(true).open(path)?;
+        let mut file = OutputFile::open(path)?;
         let mut hash = Sha256::new();
         let written = absorb(&mut file, &mut hash)?;
         Ok(Self { file, hash, written, session })
@@ -36,9 +38,7 @@ impl<'a> Sink<'a> {
 
     /// Forgets what is there.
     pub(crate) fn restart(&mut self) -> std::io::Result<()> {
-        use std::io::Seek;
-        self.file.set_len(0)?;
-        self.file.rewind()?;
+        self.file.truncate(0)?;
         self.hash = Sha256::new();
         self.written = 0;
         Ok(())
@@ -70,7 +70,7 @@ impl<'a> Sink<'a> {
 
     /// Syncs the file and tells its SHA-256.
     pub(crate) fn finish(self) -> std::io::Result<String> {
-        self.file.sync_all()?;
+        self.file.sync()?;
         Ok(hex(&self.hash.finalize()))
     }
 }
@@ -114,7 +114,7 @@ pub(crate) fn disk(what: &str, error: &std::io::Error) -> Failure {
 }
 
 /// Hashes all that is left of a file and counts it.
-fn absorb(file: &mut File, hash: &mut Sha256) -> std::io::Result<u64> {
+fn absorb(file: &mut impl Read, hash: &mut Sha256) -> std::io::Result<u64> {
     let mut block = vec![0; 1 << 16];
     let mut bytes = 0;
     loop {

