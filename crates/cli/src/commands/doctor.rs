@@ -6,7 +6,6 @@ use metal_candle::backend::metal_facts::{self, Facts};
 use serde_json::{Value, json};
 
 use crate::args::DoctorArgs;
-use crate::bench::fill;
 use crate::hub::{Hub, HubError};
 use crate::memory::Machine;
 use crate::model_source::{Origin, SHORT_NAMES};
@@ -116,7 +115,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
 
 /// Reports a GPU that the library does not support: a virtual one, or one that is older than Apple silicon.
 fn unfit_gpu(facts: &Facts) -> Option<Value> {
-    let reason = fill::unfit(facts)?;
+    let reason = facts.unsupported()?;
     Some(json!({
         "what": format!("a supported GPU: '{}' {reason}", facts.name),
         "advice": "use --device cpu here; the GPU needs Apple silicon, outside a virtual machine",
