@@ -9,6 +9,7 @@ mod chat_template;
 mod config;
 mod convert;
 mod decoder;
+mod exact_json;
 mod files;
 mod gguf;
 mod gguf_tokenizer;
@@ -19,7 +20,8 @@ mod special_tokens;
 mod tokenizer;
 mod weights;
 
-pub use chat_template::{ChatTemplate, Message, Rendered, parse_json};
+pub use chat_template::{ChatTemplate, Message, Rendered};
+pub use exact_json::{big_integer, parse_json, write_json};
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use files::ModelFiles;
 pub use gguf::Gguf;

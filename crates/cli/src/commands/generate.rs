@@ -88,7 +88,9 @@ pub(crate) fn tokens(
     messages.push(json!({"role": "user", "content": prompt}));
     let tokenizer = &loaded.files.tokenizer;
     Ok(match &loaded.files.chat_template {
-        Some(template) if !raw => tokenizer.encode(&template.render(&messages, None, true)?, false)?,
+        Some(template) if !raw => {
+            tokenizer.encode(&template.render(&template.readable(&messages), None, true)?, false)?
+        }
         template => {
             if system.is_some() {
                 let why =
