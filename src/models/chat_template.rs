@@ -127,7 +127,8 @@ impl ChatTemplate {
                 Error::file_at(path, place, format!("does not compile: {message}"))
             })
         };
-        let tool_use_source = named.iter().find(|(name, _)| name == TOOL_USE).map(|(_, source)| source.clone());
+        let tool_use_source =
+            named.iter().find(|(name, _)| name == TOOL_USE).map(|(_, source)| source.clone());
         let tool_use = tool_use_source.as_deref().map(compile).transpose()?;
         let (template, source) = (compile(source)?, source.clone());
         let (path, variables, roles_in_parts) = (path.to_owned(), Map::new(), OnceLock::new());
@@ -153,12 +154,15 @@ impl ChatTemplate {
     pub fn readable<'m>(&self, messages: &'m [Message]) -> Cow<'m, [Message]> {
         let roles = self.roles_in_parts.get_or_init(|| self.find_roles_in_parts());
         let is_dropped = |message: &Message| {
-            message["content"].is_string() && message["role"].as_str().is_some_and(|role| roles.contains(&role))
+            message["content"].is_string()
+                && message["role"].as_str().is_some_and(|role| roles.contains(&role))
         };
         if !messages.iter().any(is_dropped) {
             return Cow::Borrowed(messages);
         }
-        let adapted = messages.iter().map(|message| if is_dropped(message) { in_parts(message) } else { message.clone() });
+        let adapted = messages
+            .iter()
+            .map(|message| if is_dropped(message) { in_parts(message) } else { message.clone() });
         Cow::Owned(adapted.collect())
     }
 

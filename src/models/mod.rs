@@ -21,8 +21,8 @@ mod tokenizer;
 mod weights;
 
 pub use chat_template::{ChatTemplate, Message, Rendered};
-pub use exact_json::{big_integer, parse_json, write_json};
 pub use config::{Architecture, ModelConfig, RopeScaling};
+pub use exact_json::{big_integer, parse_json, write_json};
 pub use files::ModelFiles;
 pub use gguf::Gguf;
 pub use tokenizer::{DecodeStream, Tokenizer};

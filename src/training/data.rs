@@ -30,6 +30,8 @@ mod encode;
 mod files;
 mod json;
 mod mask;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod rows;
 mod text;
 

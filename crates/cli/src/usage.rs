@@ -41,7 +41,7 @@ fn read(words: Vec<OsString>) -> Result<Cli, clap::Error> {
     Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
 
-/// What a refusal of clap amounts to.
+/// Cause and advice for a refusal of clap.
 fn failure(error: &clap::Error, words: &[OsString]) -> Failure {
     let text = |kind: ContextKind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
@@ -194,7 +194,9 @@ fn wrong_value(flag: &str, value: &str, reason: &str) -> Failure {
     } else {
         format!("{flag}: {value} is not a whole number")
     };
-    Failure::input(cause, format!("use a whole number {range}"))
+    // transformers trains by epochs at -1.
+    let or = if name == "steps" { ", or leave it out to train by epochs" } else { "" };
+    Failure::input(cause, format!("use a whole number {range}{or}"))
 }
 
 /// `--seed` of `--seed <SEED>`.

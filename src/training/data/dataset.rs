@@ -41,12 +41,19 @@ impl DataSet {
     /// readable format, also in shards such as `train-00000-of-00002.parquet`, directly or in its folder `data`. Of a
     /// single file, some rows are used for validation as by [`DataSet::split_off_validation`].
     pub fn open(path: &Path, columns: &Columns) -> Result<Self> {
+        Self::open_with(path, columns, None)
+    }
+
+    /// Opens a folder or a file as [`DataSet::open`] does, and takes a chosen number of rows for validation.
+    pub fn open_with(path: &Path, columns: &Columns, validation: Option<ValidationSize>) -> Result<Self> {
         let (mut set, is_one_file) = Self::read(path, columns)?;
         if set.train.is_empty() {
             return Err(no_train(path, &data_files(path)?));
         }
-        if is_one_file {
-            set.split_off_validation();
+        match validation {
+            Some(size) => set.split_off(size)?,
+            None if is_one_file => set.split_off_validation(),
+            None => {}
         }
         Ok(set)
     }
@@ -111,9 +118,13 @@ impl DataSet {
         let refused = |message: String| Err(Error::invalid("validation size", message));
         let count = match size {
             ValidationSize::Rows(count) => count,
-            ValidationSize::Share(share) if (0.0..1.0).contains(&share) => (share * all as f64).ceil() as usize,
+            ValidationSize::Share(share) if (0.0..1.0).contains(&share) => {
+                (share * all as f64).ceil() as usize
+            }
             ValidationSize::Share(share) => {
-                return refused(format!("is {share}; it must be a share from 0 to below 1, or a number of rows"));
+                return refused(format!(
+                    "is {share}; it must be a share from 0 to below 1, or a number of rows"
+                ));
             }
         };
         if count > 0 && !self.valid.is_empty() {
@@ -123,7 +134,9 @@ impl DataSet {
             ));
         }
         if count >= all {
-            return refused(format!("takes {count} of the {all} rows, so that none is left to train; choose a smaller one"));
+            return refused(format!(
+                "takes {count} of the {all} rows, so that none is left to train; choose a smaller one"
+            ));
         }
         self.take_for_validation(count);
         Ok(())
@@ -146,7 +159,8 @@ impl DataSet {
 
 /// The files of train, valid and test in a folder.
 fn splits(folder: &Path, files: &[PathBuf]) -> Result<[Vec<PathBuf>; 3]> {
-    let [train, valid, test] = [&["train", "training"][..], &["valid", "validation", "val", "dev"], &["test"]];
+    let [train, valid, test] =
+        [&["train", "training"][..], &["valid", "validation", "val", "dev"], &["test"]];
     Ok([split_of(folder, files, train)?, split_of(folder, files, valid)?, split_of(folder, files, test)?])
 }
 
@@ -188,7 +202,7 @@ fn split_of(folder: &Path, files: &[PathBuf], names: &[&str]) -> Result<Vec<Path
     Ok(found)
 }
 
-/// The split that a file's name tells, and whether the file is a shard of it.
+/// The split of a file by its name, and whether the file is a shard of it.
 fn split_name(path: &Path) -> (String, bool) {
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
     match stem.split_once('-') {

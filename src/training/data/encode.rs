@@ -177,8 +177,13 @@ impl<'a> RowEncoder<'a> {
 
     /// Cuts sequences to the maximum length and leaves out those of which nothing is trained.
     fn finish(&self, made: Vec<Example>) -> EncodedRow {
-        let mut row =
-            EncodedRow { samples: Vec::new(), truncated: 0, left_out: None, ends_added: 0, calls_left_out: 0 };
+        let mut row = EncodedRow {
+            samples: Vec::new(),
+            truncated: 0,
+            left_out: None,
+            ends_added: 0,
+            calls_left_out: 0,
+        };
         let mut reason = LeftOut::NoAnswer;
         for mut example in made {
             if self.train_on == TrainOn::All {

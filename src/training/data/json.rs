@@ -9,7 +9,7 @@ use serde_json::{Map, Number, Value};
 use super::text::line_of;
 use crate::models::parse_json;
 
-/// What is wrong with a JSON text, and on which line of it.
+/// Mistake in a JSON text, and its line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wrong {
     /// Line, counted from 1.
@@ -205,13 +205,18 @@ mod tests {
     fn integers_keep_their_digits() {
         let digits = "9".repeat(400);
         for number in ["18446744073709551616", "-9223372036854775809", digits.as_str()] {
-            for text in [format!("{{\"a\": [{number}]}}"), format!("{{\"b\": \"{number}\", \"a\": [{number}]}}")] {
+            for text in
+                [format!("{{\"a\": [{number}]}}"), format!("{{\"b\": \"{number}\", \"a\": [{number}]}}")]
+            {
                 let value = parse(&text).unwrap();
                 assert_eq!(big_integer(&value["a"][0]), Some(number), "{text}");
                 assert_eq!(parse_list(&format!("[1, {text}]")).unwrap()[1].1, value);
             }
         }
-        assert_eq!(parse("[-0, 0, 9223372036854775807, -0.0, 1e3]").unwrap().to_string(), "[0,0,9223372036854775807,-0.0,1000.0]");
+        assert_eq!(
+            parse("[-0, 0, 9223372036854775807, -0.0, 1e3]").unwrap().to_string(),
+            "[0,0,9223372036854775807,-0.0,1000.0]"
+        );
         assert!(refused(r#"{"a": 18446744073709551616, "a": 1}"#).starts_with("the key 'a' appears twice"));
         assert!(refused("1e999").starts_with("number out of range"));
     }

@@ -45,8 +45,8 @@ pub(super) struct MaskedText {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) bytes: Range<usize>,
-    /// Whether a token that begins before the range and ends in it is trained. It is not where the range begins after
-    /// the generation prompt: a model that was given the prompt does not produce such a token.
+    /// Set if a token that begins before the range and ends in it is trained. It is not where the range begins after the
+    /// generation prompt: a model that was given the prompt does not produce such a token.
     pub(super) whole_first_token: bool,
 }
 
@@ -61,9 +61,9 @@ struct EndToken {
 pub(super) struct Masker<'a> {
     encoder: &'a dyn Encoder,
     special: Vec<EndToken>,
-    /// What follows answers, by whether there are tools and by the role of the message before.
+    /// Text after answers, by the presence of tools and the role of the message before.
     endings: RefCell<HashMap<(bool, String), Option<Ending>>>,
-    /// Whether calls of tools are written, by the same.
+    /// Set where calls of tools are written, by the same.
     writes_calls: RefCell<HashMap<(bool, String), bool>>,
 }
 
@@ -164,7 +164,8 @@ impl<'a> Masker<'a> {
     ) -> Result<Vec<MaskedText>> {
         let answers: Vec<usize> = (0..messages.len()).filter(|&index| is_answer(&messages[index])).collect();
         if trained.len() < answers.len() {
-            let untrained = answers.iter().find(|index| !trained.contains(index)).map_or(0, |index| index + 1);
+            let untrained =
+                answers.iter().find(|index| !trained.contains(index)).map_or(0, |index| index + 1);
             if blocks.len() != answers.len() {
                 let message = "is not to be trained, but the chat template does not mark each answer by one {% generation %} \
                                block, so the answer cannot be told apart";
@@ -221,7 +222,8 @@ impl Chat<'_> {
         index.and_then(|index| self.messages.get(index)?["role"].as_str()).unwrap_or_default()
     }
 
-    /// What a template's writing of a message can depend on: whether there are tools, and the role of the message before.
+    /// Context on which a template's writing of a message can depend: the presence of tools, and the role of the message
+    /// before.
     fn place(&self, index: usize) -> (bool, String) {
         (self.tools.is_some(), self.role(index.checked_sub(1)).to_owned())
     }
@@ -249,7 +251,9 @@ fn without_weights(messages: &[Value]) -> Result<(Vec<Value>, Vec<usize>)> {
     let mut cleaned = messages.to_vec();
     for (index, message) in cleaned.iter_mut().enumerate() {
         let Some(object) = message.as_object_mut() else { continue };
-        if rows::is_trained(object).map_err(|cause| Error::invalid(format!("message {}", index + 1), cause))? {
+        if rows::is_trained(object)
+            .map_err(|cause| Error::invalid(format!("message {}", index + 1), cause))?
+        {
             trained.push(index);
         }
         rows::WEIGHTS.into_iter().chain(["train_detail"]).for_each(|key| drop(object.shift_remove(key)));

@@ -148,18 +148,39 @@ fn a_prompt_of_messages_is_only_read() {
 fn weights_select_answers_and_all_else_is_refused() {
     let with = |role: &str, key: &str, value: Value| json!({"messages": [user("a"), {"role": role, "content": "b", key: value}]});
     for (key, value) in [
-        ("weight", json!(0)), ("weight", json!(1)), ("weight", json!(0.0)), ("train", json!(false)), ("train", json!(1)),
-        ("loss", json!(true)), ("train_detail", json!([])), ("train_detail", Value::Null), ("weight", Value::Null),
+        ("weight", json!(0)),
+        ("weight", json!(1)),
+        ("weight", json!(0.0)),
+        ("train", json!(false)),
+        ("train", json!(1)),
+        ("loss", json!(true)),
+        ("train_detail", json!([])),
+        ("train_detail", Value::Null),
+        ("weight", Value::Null),
     ] {
         chat_of(with("assistant", key, value));
     }
     for (role, key, value, expected) in [
-        ("assistant", "weight", json!(0.5), "message 2 has 'weight': 0.5; write 1 for an answer that is trained, 0 for one that is only read"),
+        (
+            "assistant",
+            "weight",
+            json!(0.5),
+            "message 2 has 'weight': 0.5; write 1 for an answer that is trained, 0 for one that is only read",
+        ),
         ("assistant", "weight", json!(-1), "message 2 has 'weight': -1; write"),
         ("assistant", "train", json!("no"), "message 2 has 'train': \"no\"; write"),
-        ("assistant", "train_detail", json!([{"begin_offset": 0, "end_offset": 1, "train": false}]),
-         "message 2 has 'train_detail', which trains parts of an answer"),
-        ("user", "train", json!(true), "message 2 has 'train': true, but only the assistant's messages are trained"),
+        (
+            "assistant",
+            "train_detail",
+            json!([{"begin_offset": 0, "end_offset": 1, "train": false}]),
+            "message 2 has 'train_detail', which trains parts of an answer",
+        ),
+        (
+            "user",
+            "train",
+            json!(true),
+            "message 2 has 'train': true, but only the assistant's messages are trained",
+        ),
     ] {
         let error = refused(with(role, key, value));
         assert!(error.starts_with(expected), "{error}");
@@ -183,7 +204,10 @@ fn numbers_of_any_length_are_numbers() {
         {"function": {"name": "f", "arguments": "{\"id\": 123456789012345678901234567890, \"zero\": -0}"}}]}]}"#;
     let (messages, _) = chat_of(value(row));
     let arguments = &messages[1]["tool_calls"][0]["function"]["arguments"];
-    assert_eq!(crate::models::write_json(arguments, false), r#"{"id":123456789012345678901234567890,"zero":0}"#);
+    assert_eq!(
+        crate::models::write_json(arguments, false),
+        r#"{"id":123456789012345678901234567890,"zero":0}"#
+    );
 }
 
 #[test]
@@ -370,13 +394,21 @@ mod files {
             (ValidationSize::Rows(39), 39),
         ] {
             let set = split(size).unwrap();
-            assert_eq!((set.train.len(), set.valid.len(), set.split_off), (40 - count, count, count), "{size:?}");
+            assert_eq!(
+                (set.train.len(), set.valid.len(), set.split_off),
+                (40 - count, count, count),
+                "{size:?}"
+            );
             assert!(set.valid.iter().all(|row| !set.train.contains(row)));
         }
         assert_eq!(texts(&split(ValidationSize::Rows(4)).unwrap().valid), ["5", "15", "25", "35"]);
         assert!(split(ValidationSize::Rows(40)).unwrap_err().contains("takes 40 of the 40 rows"));
         for share in [1.0, -0.1, f64::NAN] {
-            assert!(split(ValidationSize::Share(share)).unwrap_err().contains("must be a share from 0 to below 1"));
+            assert!(
+                split(ValidationSize::Share(share))
+                    .unwrap_err()
+                    .contains("must be a share from 0 to below 1")
+            );
         }
         std::fs::write(folder.path().join("valid.jsonl"), "{\"text\": \"v\"}\n").unwrap();
         assert!(split(ValidationSize::Rows(2)).unwrap_err().contains("has 1 rows for validation already"));

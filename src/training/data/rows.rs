@@ -239,7 +239,10 @@ pub(super) const WEIGHTS: [&str; 3] = ["weight", "train", "loss"];
 
 /// Returns whether a message is trained: one of the assistant's, unless a key says otherwise.
 pub(super) fn is_trained(message: &Map<String, Value>) -> Found<bool> {
-    if message.get("train_detail").is_some_and(|detail| !matches!(detail, Value::Null) && *detail != json!([])) {
+    if message
+        .get("train_detail")
+        .is_some_and(|detail| !matches!(detail, Value::Null) && *detail != json!([]))
+    {
         return Err("has 'train_detail', which trains parts of an answer and is not supported; leave the key out, or write \
                     the trained part as prompt and completion"
             .into());
@@ -252,7 +255,9 @@ pub(super) fn is_trained(message: &Map<String, Value>) -> Found<bool> {
             Some(Value::Number(number)) if number.as_f64() == Some(1.0) => true,
             Some(Value::Number(number)) if number.as_f64() == Some(0.0) => false,
             Some(other) => {
-                return Err(format!("has '{key}': {other}; write 1 for an answer that is trained, 0 for one that is only read"));
+                return Err(format!(
+                    "has '{key}': {other}; write 1 for an answer that is trained, 0 for one that is only read"
+                ));
             }
         };
         if chosen && message.get("role").is_none_or(|role| role != "assistant") {

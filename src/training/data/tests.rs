@@ -165,7 +165,10 @@ fn calls_of_tools_that_the_template_leaves_out_are_not_trained_and_counted() {
     let row = |content: &str| {
         let message = json!({"role": "assistant", "content": content, "tool_calls": calls});
         let user = json!({"role": "user", "content": "hi"});
-        chat(json!([user, message, {"role": "tool", "content": "5"}, {"role": "assistant", "content": "five"}]), None)
+        chat(
+            json!([user, message, {"role": "tool", "content": "5"}, {"role": "assistant", "content": "five"}]),
+            None,
+        )
     };
     for (content, expected) in [("", "five<|im_end|>"), ("a moment", "a moment<|im_end|>·five<|im_end|>")] {
         let found = encoded(CHATML, &row(content));
@@ -176,7 +179,10 @@ fn calls_of_tools_that_the_template_leaves_out_are_not_trained_and_counted() {
     let marked = "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}\
                   {% generation %}{{ m.content }}<|end|>{% endgeneration %}{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}";
     let found = encoded(marked, &row(""));
-    assert_eq!((found.samples.iter().map(trained).collect::<Vec<_>>(), found.calls_left_out), (vec!["five<|end|>".into()], 1));
+    assert_eq!(
+        (found.samples.iter().map(trained).collect::<Vec<_>>(), found.calls_left_out),
+        (vec!["five<|end|>".into()], 1)
+    );
     // Nothing is left to train.
     let message = json!({"role": "assistant", "content": "", "tool_calls": calls});
     let lone = chat(json!([{"role": "user", "content": "hi"}, message]), None);

@@ -1,7 +1,6 @@
 //! `metal-candle data`: rows as they are trained.
 
 use std::io::IsTerminal;
-use std::path::Path;
 
 use metal_candle::models::{ModelFiles, write_json};
 use metal_candle::training::data::{EncodedRow, Example, Examples, RowEncoder};
@@ -20,27 +19,22 @@ use crate::template_vars;
 const SHOWN: usize = 4000;
 
 pub(crate) fn run(args: &DataArgs, session: &Session) -> anyhow::Result<()> {
-    let train_on = train_on(&args.train_on)?;
+    let train_on = train_on(args.train_on.as_deref().unwrap_or("completion"))?;
     let options = Options::new(args.split.as_deref(), args.columns.as_deref())?;
-    let set = if Path::new(&args.data).is_file() {
-        let train = data::read_rows(Path::new(&args.data), &options.columns)?;
-        metal_candle::training::DataSet { train, ..Default::default() }
-    } else {
-        data_source::open(&args.data, &options, session)?.set
-    };
+    let options = Options { any_split: true, ..options };
+    let set = data_source::open(&args.data, &options, session)?.set;
     let splits = [("train", &set.train), ("valid", &set.valid), ("test", &set.test)];
     let files = match &args.model {
         Some(model) => {
             let path = fetch::resolve(model, fetch::Options::default(), session)?.path;
             let mut files = ModelFiles::open(&path)?;
-            let variables = template_vars::parse(&args.template_var)?;
-            files.chat_template = files.chat_template.map(|template| template.with_variables(variables));
+            template_vars::set(&mut files, template_vars::parse(&args.template_var)?, session)?;
             Some(files)
         }
         None => None,
     };
     let Some(files) = files else { return without_model(args, &splits, session) };
-    let length = args.max_length.min(files.config.context);
+    let length = args.max_length.unwrap_or(512).min(files.config.context);
     if args.json {
         return as_json(args, &splits, &files, train_on, length);
     }

@@ -124,7 +124,7 @@ fn summary(generation: &Generation, prompt_tokens: usize) -> Value {
     })
 }
 
-/// How fast it was.
+/// Rates of prefill and decoding.
 pub(crate) fn rates(generation: &Generation) -> String {
     let rate = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
     format!(

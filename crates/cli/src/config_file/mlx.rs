@@ -40,7 +40,72 @@ const ADAMW: [&str; 13] = [
     "paged_adamw",
 ];
 
-/// Whether a key is read here.
+/// Keys of mlx-lm that other tools and this one have, too.
+const SHARED: [&str; 15] = [
+    "model",
+    "data",
+    "train",
+    "test",
+    "seed",
+    "optimizer",
+    "batch-size",
+    "learning-rate",
+    "save-every",
+    "grad-checkpoint",
+    "max-seq-length",
+    "report-to",
+    "project-name",
+    "wandb",
+    "trust-remote-code",
+];
+
+/// Keys that only mlx-lm has, beside those of [`KEYS`].
+const OWN: [&str; 8] = [
+    "iters",
+    "num-layers",
+    "lora-layers",
+    "steps-per-report",
+    "steps-per-eval",
+    "adapter-path",
+    "grad-accumulation-steps",
+    "clear-cache-threshold",
+];
+
+/// Returns whether a file is mlx-lm's own: it has keys that only mlx-lm has, and no others but shared ones.
+pub(crate) fn is_own(all: &Map<String, Value>) -> bool {
+    let is_shared = |name: &String| SHARED.contains(&name.as_str());
+    let is_own = |name: &String| !is_shared(name) && (applies(name) || OWN.contains(&name.as_str()));
+    let names: Vec<String> = all.keys().map(|key| key.replace('_', "-")).collect();
+    names.iter().any(is_own) && names.iter().all(|name| is_own(name) || is_shared(name))
+}
+
+/// The defaults of mlx-lm that differ from those of this tool: the key and value in its words, and our setting.
+pub(crate) fn defaults(
+    all: &Map<String, Value>,
+    rank: Option<usize>,
+) -> Vec<(&'static str, &'static str, Value)> {
+    let mut found = vec![
+        ("mask_prompt: false", "train-on", "all".into()),
+        ("iters: 1000", "iters", 1000.into()),
+        ("batch_size: 4", "batch-size", 4.into()),
+        ("learning_rate: 1e-5", "learning-rate", 1e-5.into()),
+        ("a constant rate", "schedule", "constant".into()),
+        ("no warm-up", "warmup", 0.into()),
+        ("num_layers: 16", "num-layers", 16.into()),
+        ("scale: 20", "alpha", (20 * rank.unwrap_or(8)).into()),
+        ("max_seq_length: 2048", "max-length", 2048.into()),
+        ("no limit of gradients", "max-grad-norm", 0.into()),
+        ("steps_per_eval: 200", "eval-every", 200.into()),
+        ("steps_per_report: 10", "report-every", 10.into()),
+        ("save_every: 100", "save-every", 100.into()),
+    ];
+    if all.get("optimizer").map(plain).is_some_and(|name| name.eq_ignore_ascii_case("adamw")) {
+        found.push(("weight_decay: 0.01", "weight-decay", 0.01.into()));
+    }
+    found
+}
+
+/// Returns whether a key is read here.
 pub(crate) fn applies(name: &str) -> bool {
     KEYS.contains(&name) || name == "optim"
 }

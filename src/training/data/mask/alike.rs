@@ -20,10 +20,10 @@ const MIN_ANSWERS: usize = 8;
 /// Byte ranges of the content of messages in the text of their conversation; `None` for messages without text.
 type Places = Vec<Option<(usize, usize)>>;
 
-/// What the text between two messages can depend on: the roles before, of and after an answer, and the answer's keys.
+/// Context on which the text around an answer can depend: the roles before and after it, and its keys.
 type Kind = (String, String, Vec<String>);
 
-/// What a template writes between the content of two messages and the trained range between them.
+/// Text between the content of two messages and the trained range between them.
 #[derive(Debug, PartialEq, Eq)]
 struct Frame<'a> {
     /// Text from the content before to the trained range.
@@ -125,7 +125,7 @@ impl Masker<'_> {
         Ok(turns)
     }
 
-    /// What is around a turn in the whole text; `None` if the whole text does not contain the turn as it is.
+    /// The text around a turn; `None` if the text of the conversation does not contain the turn as it is.
     fn frame<'c>(
         &self,
         chat: &Chat<'c>,
@@ -133,7 +133,8 @@ impl Masker<'_> {
         (_, before, after): (usize, usize, usize),
     ) -> Option<Frame<'c>> {
         let start = turn.span.bytes.start;
-        if chat.whole.as_bytes().get(..turn.span.bytes.end) != turn.text.as_bytes().get(..turn.span.bytes.end) {
+        if chat.whole.as_bytes().get(..turn.span.bytes.end) != turn.text.as_bytes().get(..turn.span.bytes.end)
+        {
             return None;
         }
         let to = match &turn.end {

@@ -1,14 +1,14 @@
-//! What a chat template writes after an answer: the token that ends the turn, or nothing.
+//! The text that a chat template writes after an answer, with the token that ends the turn.
 
 use serde_json::{Value, json};
 
 use super::{ANSWER, Chat, EndToken, Masker, QUESTION, answer, common_prefix};
 
-/// What a template writes after an answer.
+/// Text that a template writes after an answer.
 #[derive(Debug, Clone)]
 pub(super) struct Ending {
     pub(super) tail: String,
-    /// Whether a generation prompt changes nothing: the template always or never writes one.
+    /// Set if a generation prompt changes nothing: the template always or never writes one.
     pub(super) ignores_prompt: bool,
     pub(super) end: End,
 }
@@ -24,7 +24,7 @@ pub(super) enum End {
 }
 
 impl Masker<'_> {
-    /// What the template writes after an answer at this place of a conversation.
+    /// The text that the template writes after an answer at this place of a conversation.
     pub(super) fn ending(&self, chat: &Chat<'_>, index: usize) -> Option<Ending> {
         let key = chat.place(index);
         if let Some(known) = self.endings.borrow().get(&key) {

@@ -1,7 +1,5 @@
 //! The place of each answer in the text of its conversation.
 
-use serde_json::Value;
-
 use super::endings::{End, Ending};
 use super::{ANSWER, Chat, EndToken, Masker, Span, answer, common_prefix};
 use crate::{Error, Result};
@@ -61,7 +59,7 @@ impl Masker<'_> {
         Some(Turn { span: Span { bytes: start..to, whole_first_token }, text, end })
     }
 
-    /// Where an answer begins, and whether a token across that place is the answer's.
+    /// The beginning of an answer, and whether a token across that place is the answer's.
     fn start(
         &self,
         chat: &Chat<'_>,
@@ -101,8 +99,8 @@ impl Masker<'_> {
         text.rsplit_once(ANSWER).map(|(before, _)| before.to_owned())
     }
 
-    /// What is around an answer and its reasoning in a text, which is that of the whole conversation or of the messages
-    /// up to the answer, found by sentinels in their place.
+    /// The text before and after an answer and its reasoning, found by sentinels in their place. The text is that of the
+    /// whole conversation or of the messages up to the answer.
     fn with_sentinel(&self, chat: &Chat<'_>, index: usize, text: &str) -> Option<(String, String)> {
         chat.messages[index]["content"].as_str()?;
         let messages = if text == chat.whole { chat.messages } else { &chat.messages[..=index] };
