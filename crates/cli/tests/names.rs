@@ -25,6 +25,7 @@ const REFUSED: &[Refused] = &[
     ("generate --prompt x --seed -1", 3, "--seed: -1 is out of range", "from 0"),
     ("generate --prompt x --max-tokens -1", 3, "--max-tokens: -1 is out of range", "from 1"),
     ("generate --prompt x --temp -1", 3, "temperature", ""),
+    ("generate --prompt x --stop=", 3, "stop: is an empty text", "leave it out"),
     // Words that are no number, no choice, no flag, no command.
     ("train --rank many", 2, "--rank: 'many' is not a number", ""),
     ("train --schedule cosin", 2, "--schedule: 'cosin' is unknown", "did you mean 'cosine'?"),
@@ -72,6 +73,18 @@ const REFUSED: &[Refused] = &[
     ("train --template-var a=1", 3, "--template-var has no effect here", "leave it out"),
     ("train --dry-run --profile", 2, "contradict each other", "give one of them"),
     ("train --dry-run --trace x.json", 2, "contradict each other", "give one of them"),
+    (
+        "bench train --model model --tokens 9",
+        2,
+        "--tokens has no effect here",
+        "`metal-candle bench generate` obeys it",
+    ),
+    (
+        "bench generate --model model --length 9",
+        2,
+        "--length has no effect here",
+        "`metal-candle bench train` obeys it",
+    ),
     ("pull model --force", 3, "model: lies on this machine", "--force"),
     ("pull model --from pip", 3, "model: lies on this machine", "--from"),
     (

@@ -395,54 +395,10 @@ fn errors_of_the_template_name_the_row() {
     assert!(error.starts_with("x.jsonl (line 7): ") && error.contains("no system here"), "{error}");
 }
 
-/// The masks of a conversation, of which the answers are found one by one.
-fn one_by_one(template: &str, messages: &Value) -> Vec<String> {
-    let all = messages.as_array().unwrap();
-    let is_answer = |index: &usize| all[*index]["role"] == "assistant";
-    let alone = |index: usize| {
-        let mut one = messages.clone();
-        for (other, message) in one.as_array_mut().unwrap().iter_mut().enumerate() {
-            if other != index && message["role"] == "assistant" {
-                message["weight"] = 0.into();
-            }
-        }
-        masks(template, &chat(one, None)).concat()
-    };
-    (0..all.len()).filter(is_answer).map(alone).collect()
-}
-
-#[test]
-fn long_conversations_are_masked_as_their_answers_are_alone() {
-    let between = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}\
-                   {% if not loop.last or add_generation_prompt %}<|im_end|>\n{% endif %}{% endfor %}\
-                   {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-    let no_end = "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n\n{% endfor %}\
-                  {% if add_generation_prompt %}### assistant:\n{% endif %}";
-    let llama = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]\
-                 {% else %} {{ m.content }} </s>{% endif %}{% endfor %}";
-    let mut messages = Vec::new();
-    for turn in 0..20 {
-        messages.push(json!({"role": "user", "content": format!(" question {turn}\n")}));
-        if turn % 4 == 3 {
-            let call = json!([{"type": "function", "function": {"name": "f", "arguments": {"a": turn}}}]);
-            messages.push(json!({"role": "assistant", "content": "", "tool_calls": call}));
-            messages.push(json!({"role": "tool", "content": format!("{turn}")}));
-        }
-        let reasoning = if turn % 5 == 0 { json!("hm") } else { Value::Null };
-        let text = if turn == 7 { "so".to_owned() } else { format!("answer {turn} ") };
-        messages.push(json!({"role": "assistant", "content": text, "reasoning_content": reasoning}));
-    }
-    let messages = Value::from(messages);
-    for template in [CHATML, between, no_end, llama, CALLS, THOUGHTS] {
-        let together = masks(template, &chat(messages.clone(), None));
-        let alone = one_by_one(template, &messages);
-        let written: Vec<String> = alone.into_iter().filter(|text| !text.is_empty()).collect();
-        assert_eq!(together.join("·").split('·').collect::<Vec<_>>(), written, "{template}");
-    }
-}
-
 #[test]
 fn special_tokens_inside_an_answer_do_not_move_its_mask() {
     let row = turns(&["<think>", "<|im_end|>yo</think>", "and <call>", "<call>so"]);
     assert_eq!(masks(CHATML, &row), ["<|im_end|>yo</think><|im_end|>·<call>so<|im_end|>"]);
 }
+
+mod long;

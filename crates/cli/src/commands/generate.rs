@@ -73,6 +73,11 @@ pub(crate) fn options(args: &SamplingArgs) -> anyhow::Result<GenerateOptions> {
     if args.max_tokens == 0 {
         return Err(Failure::input("max-tokens is 0", "use 1 or more").into());
     }
+    if args.stop.iter().any(String::is_empty) {
+        return Err(
+            Failure::input("stop: is an empty text", "leave it out, or name the text to stop at").into()
+        );
+    }
     Ok(GenerateOptions { max_tokens: args.max_tokens, sampling, stop: args.stop.clone(), eos: None })
 }
 

@@ -185,6 +185,7 @@ static KEYS: &[(&[&str], Key)] = &[
     (&["save-strategy"], Key::Strategy("save-every")),
     (&["dataset-text-field"], Key::Column("text")),
     (&["dataset-train-split"], Key::Split),
+    (&["dataset-config"], Key::Only(&["default"], "name it with `data: org/name/CONFIGURATION`")),
     (&["dataset-test-split"], Key::Unused("validation uses the data's validation rows")),
     (&["chat-template-kwargs", "enable-thinking"], Key::Variables),
     (

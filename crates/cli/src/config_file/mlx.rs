@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::keys::plain;
 use super::{Found, Refusal};
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 19] = [
     "train",
     "test",
     "test-batches",
@@ -21,6 +21,10 @@ const KEYS: [&str; 15] = [
     "resume-adapter-file",
     "mask-prompt",
     "config",
+    "chat-feature",
+    "prompt-feature",
+    "completion-feature",
+    "text-feature",
 ];
 
 /// Names of AdamW among the optimizers of other tools; those of few bits keep their state in f32 here.
@@ -139,10 +143,10 @@ pub(crate) fn read(name: &str, value: &Value, all: &Map<String, Value>) -> Resul
         "optimizer-config" => optimizer_config(value, all),
         "lora-parameters" => lora_parameters(value),
         "lr-schedule" => schedule(value, all),
-        "hf-dataset" => refuse(
-            "is not read".to_owned(),
-            "name the data set with `data: org/name`, or put its rows as JSON lines into a folder",
-        ),
+        "hf-dataset" => hub_data_set(value),
+        "chat-feature" | "prompt-feature" | "completion-feature" | "text-feature" => {
+            Ok(Found { settings: columns(all).into_iter().collect(), note: None })
+        }
         "resume-adapter-file" => Ok(Found::setting("adapter", folder_of(&text))),
         "mask-prompt" => match value {
             Value::Bool(true) => Ok(Found::setting("train-on", "completion")),
@@ -151,6 +155,50 @@ pub(crate) fn read(name: &str, value: &Value, all: &Map<String, Value>) -> Resul
         },
         _ => Ok(Found::note("is not used: one file is read")),
     }
+}
+
+/// Names of columns, as one setting.
+fn columns(entries: &Map<String, Value>) -> Option<(&'static str, Value)> {
+    let named = |ours: &str, key: &str| Some(format!("{ours}={}", entries.get(key)?.as_str()?));
+    let pair = match (named("prompt", "prompt_feature"), named("completion", "completion_feature")) {
+        (None, None) => None,
+        (prompt, completion) => Some(format!(
+            "{},{}",
+            prompt.unwrap_or_else(|| "prompt=prompt".to_owned()),
+            completion.unwrap_or_else(|| "completion=completion".to_owned())
+        )),
+    };
+    let columns =
+        pair.or_else(|| named("messages", "chat_feature")).or_else(|| named("text", "text_feature"))?;
+    Some(("columns", columns.into()))
+}
+
+/// A data set of the hub, with its split and columns.
+fn hub_data_set(value: &Value) -> Result<Found, Refusal> {
+    let advice =
+        || "name the data set with `data: org/name`, or put its rows as JSON lines into a folder".to_owned();
+    let Some(entries) = value.as_object() else {
+        return Err(("is not one data set with keys of its own".to_owned(), advice()));
+    };
+    let Some(path) = entries.get("path").and_then(Value::as_str) else {
+        return Err(("has no path".to_owned(), advice()));
+    };
+    let mut found = Found::setting("data", path);
+    found.settings.extend(columns(entries));
+    for (name, value) in entries.iter().filter(|(_, value)| !value.is_null()) {
+        match name.as_str() {
+            "path" | "chat_feature" | "prompt_feature" | "completion_feature" | "text_feature" => {}
+            "train_split" if value == "train" => {}
+            "train_split" if value.as_str().is_some_and(|split| !split.contains(['[', '+'])) => {
+                found.settings.push(("split", value.clone()));
+            }
+            "valid_split" | "test_split" => {
+                found.note = Some(format!("{name} is not used: the data set's validation and test rows are"));
+            }
+            _ => return Err((format!("'{name}: {}' below it is not supported", plain(value)), advice())),
+        }
+    }
+    Ok(found)
 }
 
 /// mlx-lm names the file of tensors, PEFT its folder.

@@ -130,6 +130,19 @@ fn what_a_file_of_mlx_lm_leaves_out_is_as_mlx_lm_has_it() {
     assert_eq!(masked.notes.len(), 1, "{:?}", masked.notes);
 }
 
+#[test]
+fn columns_and_splits_of_mlx_lm_are_ours() {
+    let of = |text: &str| {
+        let flags = yaml_of(text).flags;
+        (flags.data, flags.columns, flags.split)
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(of("prompt_feature: q\ncompletion_feature: a\n"), (None, some("prompt=q,completion=a"), None));
+    assert_eq!(of("completion_feature: a\n"), (None, some("prompt=prompt,completion=a"), None));
+    let hub = "hf_dataset:\n  path: org/set\n  train_split: train_sft\n  chat_feature: turns\n";
+    assert_eq!(of(hub), (some("org/set"), some("messages=turns"), some("train_sft")));
+}
+
 const AXOLOTL: &str = r#"
 base_model: org/base
 model_type: LlamaForCausalLM
@@ -391,7 +404,12 @@ fn what_cannot_be_done_is_refused_by_name_and_line() {
             "adamw.betas",
             "betas are 0.9 and 0.999",
         ),
-        ("hf_dataset: {path: x}", "'hf_dataset': is not read", "data: org/name"),
+        ("hf_dataset: [{path: x}]", "'hf_dataset': is not one data set", "data: org/name"),
+        (
+            "hf_dataset: {path: x, train_split: 'train[:10]'}",
+            "'train_split: train[:10]' below it",
+            "data: org/name",
+        ),
         ("datasets: [{path: a}, {path: b}]", "lists 2 data sets", "one folder"),
         ("peft_use_dora: true", "'peft_use_dora': true is not supported", "only LoRA is trained"),
         ("rl: dpo", "'rl': dpo is not supported", "supervised"),
