@@ -51,17 +51,14 @@ pub(crate) fn read(path: &Path) -> Result<Config, Failure> {
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let ending = path.extension().map(|e| e.to_ascii_lowercase()).unwrap_or_default();
-    let entries = if ending == "yaml" || ending == "yml" || ending == "json" {
-        yaml(&shown, text)?
-    } else {
-        toml(&shown, text)?
-    };
+    let is_yaml = ending == "yaml" || ending == "yml" || ending == "json";
+    let entries = if is_yaml { yaml(&shown, text)? } else { toml(&shown, text)? };
     let mut reader =
         Reader { shown, text, flags: TrainFlags::default(), sources: BTreeMap::new(), notes: Vec::new() };
     for (key, value) in &entries {
         reader.entry(key, value, &entries)?;
     }
-    if mlx::is_own(&entries) {
+    if is_yaml && mlx::is_own(&entries) {
         reader.defaults_of_mlx(&entries)?;
     }
     reader.finish()

@@ -53,7 +53,7 @@ pub(crate) struct Options {
 pub(crate) fn resolve(text: &str, options: Options, session: &Session) -> Result<Model, Failure> {
     match model_source::parse(text)? {
         Source::Local(_) if options.force || options.route != Route::Auto => Err(Failure::input(
-            format!("{text}: lies on this machine, so that nothing is fetched"),
+            format!("{text}: is a path on this machine, so nothing is fetched"),
             "leave out --force and --from, or pass a hub id such as org/name",
         )),
         Source::Local(path) => Ok(Model { path, fetched: false }),

