@@ -172,7 +172,7 @@ fn wrong_value(flag: &str, value: &str, reason: &str) -> Failure {
         return match numeric {
             true => Failure::usage(
                 format!("{flag}: '{value}' is not a number"),
-                format!("for example {flag} {}", 8),
+                format!("for example {flag} {}", example(name)),
             ),
             // The tool's own checks give cause and advice in one.
             false => {
@@ -197,6 +197,20 @@ fn wrong_value(flag: &str, value: &str, reason: &str) -> Failure {
     // transformers trains by epochs at -1.
     let or = if name == "steps" { ", or leave it out to train by epochs" } else { "" };
     Failure::input(cause, format!("use a whole number {range}{or}"))
+}
+
+/// A usual value of a flag that takes a number.
+fn example(name: &str) -> &'static str {
+    match name {
+        "learning-rate" => "1e-4",
+        "min-learning-rate" => "1e-5",
+        "dropout" | "warmup-ratio" | "min-p" | "valid-size" => "0.05",
+        "weight-decay" => "0.01",
+        "temperature" => "0.8",
+        "top-p" => "0.95",
+        "repetition-penalty" => "1.1",
+        _ => "8",
+    }
 }
 
 /// `--seed` of `--seed <SEED>`.
@@ -235,6 +249,12 @@ mod tests {
                 Code::Usage,
                 "--rank: 'x' is not a number",
                 "for example --rank 8",
+            ),
+            (
+                "metal-candle train --lr high",
+                Code::Usage,
+                "--learning-rate: 'high' is not a number",
+                "for example --learning-rate 1e-4",
             ),
             (
                 "metal-candle train --epochs 2 --steps 3",

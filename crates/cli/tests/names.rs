@@ -21,6 +21,8 @@ const REFUSED: &[Refused] = &[
     ("train --weight-decay -1", 3, "weight-decay: -1 must be 0 or more", "0 for none"),
     ("train --epochs -1", 3, "epochs: -1 must be above 0", "--epochs 1"),
     ("train --warmup-ratio 2", 3, "warmup-ratio: is 2, must be from 0 to 1", ""),
+    ("train --rank-pattern nosuch=4", 3, "rank pattern: 'nosuch' matches no adapted module", ""),
+    ("train --exclude q_prj", 3, "excluded modules: 'q_prj' is no linear layer", ""),
     ("train --num-layers 99", 3, "num-layers: is 99, but the model has 2 layers", "-1 for all"),
     ("generate --prompt x --seed -1", 3, "--seed: -1 is out of range", "from 0"),
     ("generate --prompt x --max-tokens -1", 3, "--max-tokens: -1 is out of range", "from 1"),

@@ -96,6 +96,10 @@ fn wrong(text: &str, error: &serde_json::Error) -> Wrong {
         word @ ("None" | "True" | "False") => {
             format!("{word} is Python, not JSON; write the file with json.dumps")
         }
+        _ if cause.starts_with("key must be a string") && line.contains('\'') => {
+            "a key must be in double quotes; a Python dictionary is not JSON, write the file with json.dumps"
+                .to_owned()
+        }
         _ if cause.contains("surrogate") || cause.contains("unexpected end of hex escape") => {
             "half a surrogate pair (\\ud800 to \\udfff) is not a character; remove it".to_owned()
         }
@@ -197,7 +201,8 @@ mod tests {
         assert!(refused(r#"{"a": "\udc00"}"#).starts_with("half a surrogate pair"));
         assert!(refused(r#"{"a": 1,}"#).starts_with("trailing comma"));
         assert!(refused(r#"{"a": {"b": 1, "b": 2}}"#).starts_with("the key 'b' appears twice"));
-        assert!(refused("{'a': 1}").starts_with("key must be a string"));
+        assert!(refused("{'a': 1}").starts_with("a key must be in double quotes; a Python dictionary"));
+        assert!(refused("{a: 1}").starts_with("key must be a string"));
         assert_eq!(parse(r#"{"a": ["\ud83d\ude00", 1.5, -2]}"#).unwrap(), json!({"a": ["😀", 1.5, -2]}));
     }
 

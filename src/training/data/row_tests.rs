@@ -118,6 +118,8 @@ fn share_gpt_rows_become_chats() {
     let tool = json!({"role": "tool", "content": "2"});
     assert_eq!(messages, json!([system, user("a"), call, tool, assistant("b")]));
     assert_eq!(tools, Some(json!([{"name": "f"}])));
+    let mixed = json!({"messages": [{"role": "human", "content": "a"}, {"role": "gpt", "content": "b"}]});
+    assert_eq!(chat_of(mixed).0, json!([user("a"), assistant("b")]));
     let error = refused(json!({"conversations": [{"from": "alien", "value": "a"}]}));
     assert!(error.starts_with("message 1 is from 'alien'"), "{error}");
     let error = refused(json!({"conversations": [{"from": "gpt", "value": null}]}));

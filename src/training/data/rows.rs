@@ -6,7 +6,8 @@ use super::{Record, json as strict};
 use crate::models::big_integer;
 
 const EXPECTED: &str = "expected {\"messages\": […]}, {\"prompt\": …, \"completion\": …}, {\"text\": …}, ShareGPT's \
-                        {\"conversations\": […]} or Alpaca's {\"instruction\": …, \"output\": …}; --columns renames others";
+                        {\"conversations\": […]} or Alpaca's {\"instruction\": …, \"output\": …}; other columns are \
+                        renamed as by --columns prompt=question,completion=answer";
 
 type Found<T> = Result<T, String>;
 
@@ -196,7 +197,17 @@ fn message_of(value: &Value) -> Found<Value> {
         share_gpt(&mut message)?;
     }
     match message.get("role") {
-        Some(Value::String(_)) => {}
+        Some(Value::String(role)) => {
+            // ShareGPT's names beside OpenAI's keys.
+            let ours = match role.as_str() {
+                "human" => Some("user"),
+                "gpt" | "chatgpt" | "bing" | "bard" | "bot" | "model" => Some("assistant"),
+                _ => None,
+            };
+            if let Some(ours) = ours {
+                message.insert("role".into(), ours.into());
+            }
+        }
         Some(other) => return Err(format!("has a 'role' that is {}", kind(other))),
         None => return Err("has no 'role'".into()),
     }
