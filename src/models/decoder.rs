@@ -244,7 +244,16 @@ impl Decoder {
         // What was copied out of a file that changed meanwhile is of two models.
         weights.check()?;
         let files = files.into_inner();
-        Ok(Self { device: device.clone(), embedding, layers, norm, head, rope: Arc::default(), files, config })
+        Ok(Self {
+            device: device.clone(),
+            embedding,
+            layers,
+            norm,
+            head,
+            rope: Arc::default(),
+            files,
+            config,
+        })
     }
 
     /// Rotary tables for at least so many positions. A configuration's context may be far longer than any sequence that

@@ -9,6 +9,7 @@ mod chat_template;
 mod config;
 mod convert;
 mod decoder;
+mod exact_json;
 mod files;
 mod gguf;
 mod gguf_tokenizer;
@@ -21,8 +22,9 @@ mod tokenizer_file;
 mod unwind;
 mod weights;
 
-pub use chat_template::{ChatTemplate, Message, Rendered, parse_json};
+pub use chat_template::{ChatTemplate, Message, Rendered};
 pub use config::{Architecture, ModelConfig, RopeScaling};
+pub use exact_json::{big_integer, parse_json, write_json};
 pub use files::ModelFiles;
 pub use gguf::Gguf;
 pub use tokenizer::{DecodeStream, Tokenizer};

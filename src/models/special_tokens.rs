@@ -22,7 +22,8 @@ const ADDED: &str = "added_tokens.json";
 const ROLES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 /// Keys under which further special tokens are listed.
-const FURTHER: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+const FURTHER: [&str; 3] =
+    ["additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens"];
 
 /// Tokenizer classes whose `add_bos_token` and `add_eos_token` replace the post-processor of `tokenizer.json`, each with
 /// the value of `add_bos_token` if only the other flag is given.
@@ -66,6 +67,17 @@ impl SpecialTokens {
     /// The token of a role, such as `bos_token`.
     pub(super) fn token(&self, role: &str) -> Option<String> {
         self.value(role).and_then(content).map(str::to_owned)
+    }
+
+    /// The tokens that have a role, and those to which a model gives a name of its own, such as `image_token`.
+    pub(super) fn named(&self) -> Vec<(String, String)> {
+        let mut named: Vec<(String, String)> =
+            ROLES.iter().filter_map(|role| Some(((*role).to_owned(), self.token(role)?))).collect();
+        for key in ["extra_special_tokens", "model_specific_special_tokens"] {
+            let own = self.value(key).and_then(Value::as_object).into_iter().flatten();
+            named.extend(own.filter_map(|(name, token)| Some((name.clone(), content(token)?.to_owned()))));
+        }
+        named
     }
 
     fn value(&self, key: &str) -> Option<&Value> {

@@ -29,7 +29,7 @@ struct Reader<'a> {
     shown: String,
     text: &'a str,
     flags: TrainFlags,
-    /// Which key of the file gave each setting, and what it gave.
+    /// Key of the file that gave each setting, and its value.
     sources: BTreeMap<String, (String, Value)>,
     notes: Vec<String>,
 }
@@ -51,15 +51,15 @@ pub(crate) fn read(path: &Path) -> Result<Config, Failure> {
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let ending = path.extension().map(|e| e.to_ascii_lowercase()).unwrap_or_default();
-    let entries = if ending == "yaml" || ending == "yml" || ending == "json" {
-        yaml(&shown, text)?
-    } else {
-        toml(&shown, text)?
-    };
+    let is_yaml = ending == "yaml" || ending == "yml" || ending == "json";
+    let entries = if is_yaml { yaml(&shown, text)? } else { toml(&shown, text)? };
     let mut reader =
         Reader { shown, text, flags: TrainFlags::default(), sources: BTreeMap::new(), notes: Vec::new() };
     for (key, value) in &entries {
         reader.entry(key, value, &entries)?;
+    }
+    if is_yaml && mlx::is_own(&entries) {
+        reader.defaults_of_mlx(&entries)?;
     }
     reader.finish()
 }
@@ -102,6 +102,10 @@ impl Reader<'_> {
         let refused =
             |(cause, advice): Refusal| Failure::input(format!("{}: {cause}", self.place(key)), advice);
         let name = key.replace('_', "-");
+        // The epochs decide, as without the key.
+        if name == "max-steps" && value.as_f64().is_some_and(|steps| steps <= 0.0) {
+            return Ok(());
+        }
         if mlx::applies(&name) {
             let found = mlx::read(&name, value, all).map_err(refused)?;
             return self.take(key, found);
@@ -131,6 +135,36 @@ impl Reader<'_> {
             return Err(Failure::input(
                 cause,
                 "write a number in digits, or leave the key out for its default",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Sets what a file of mlx-lm leaves out as mlx-lm does, and says so.
+    fn defaults_of_mlx(&mut self, all: &Map<String, Value>) -> Result<(), Failure> {
+        const SAME: [&[&str]; 3] =
+            [&["steps", "iters", "epochs"], &["layers", "num-layers"], &["warmup", "warmup-ratio"]];
+        let mut used = Vec::new();
+        for (words, setting, value) in mlx::defaults(all, self.flags.rank) {
+            let same = SAME.into_iter().find(|same| same.contains(&setting)).unwrap_or(&[]);
+            if self.sources.contains_key(setting) || same.iter().any(|name| self.sources.contains_key(*name))
+            {
+                continue;
+            }
+            self.set(words, setting, value)?;
+            used.push(words);
+        }
+        if !used.is_empty() {
+            self.notes.push(format!(
+                "{}: is a file of mlx-lm, so what it leaves out has mlx-lm's default values: {}",
+                self.shown,
+                used.join(", ")
+            ));
+        }
+        if used.contains(&"mask_prompt: false") {
+            self.notes.push(format!(
+                "{}: prompts are trained, too, as mlx-lm does; set mask_prompt to true to train the answers only",
+                self.shown
             ));
         }
         Ok(())

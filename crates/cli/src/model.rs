@@ -7,7 +7,6 @@ use metal_candle::backend::Device;
 use metal_candle::models::{AdapterParameters, Decoder, ModelFiles};
 use metal_candle::tensor::DType;
 use metal_candle::training::Adapter;
-use serde_json::{Map, Value};
 
 use crate::adapter_source::{self, Chosen};
 use crate::args::ModelArgs;
@@ -49,18 +48,12 @@ impl Loaded {
         let model = adapter_source::model(args.model.as_deref(), adapter.as_ref())?;
         let (dtype, device) = (settings::dtype(&args.dtype)?, settings::device(&args.device, args.threads)?);
         let variables = template_vars::parse(&args.template_var)?;
-        let loaded = Self::open(&model, dtype, &device, session)?.with_template_variables(variables);
+        let mut loaded = Self::open(&model, dtype, &device, session)?;
+        template_vars::set(&mut loaded.files, variables, session)?;
         let Some(chosen) = adapter else { return Ok((loaded, None)) };
         chosen.announce(&model, &loaded.files);
         let placed = loaded.place(&chosen.adapter)?;
         Ok((loaded, Some(placed)))
-    }
-
-    /// Gives the chat template default variables.
-    pub(crate) fn with_template_variables(mut self, variables: Map<String, Value>) -> Self {
-        self.files.chat_template =
-            self.files.chat_template.map(|template| template.with_variables(variables));
-        self
     }
 
     /// Puts an adapter on the model's device.

@@ -6,6 +6,7 @@ use clap::Args;
 use metal_candle::backend::Device;
 use metal_candle::backend::select::{Choices, Table};
 use metal_candle::tensor::DType;
+use metal_candle::training::data::ValidationSize;
 use metal_candle::training::{
     LoraConfig, OptimizerOptions, Schedule, ScheduleKind, Targets, TrainOn, TrainOptions,
 };
@@ -33,6 +34,10 @@ pub(crate) struct TrainFlags {
     /// Names that the data has for our columns, e.g. prompt=question,completion=answer
     #[arg(long)]
     pub(crate) columns: Option<String>,
+    /// Rows taken from the training rows for validation: a share (0.05) or a number (200); 0 for none [default: a twentieth of
+    /// one file, at most 100; none of a folder]
+    #[arg(long)]
+    pub(crate) valid_size: Option<f64>,
     /// The output folder [default: adapters/<data set's name>]
     #[arg(long, short)]
     pub(crate) out: Option<PathBuf>,
@@ -55,16 +60,16 @@ pub(crate) struct TrainFlags {
     /// Batches added up before an update [default: 1]
     #[arg(long)]
     pub(crate) accumulation: Option<usize>,
-    /// The longest sequence, in tokens [default: 512]
+    /// Maximum length of a sequence, in tokens [default: 512]
     #[arg(long)]
     pub(crate) max_length: Option<usize>,
-    /// The greatest learning rate [default: 1e-3]
+    /// Peak learning rate [default: 1e-3]
     #[arg(long)]
     pub(crate) learning_rate: Option<f64>,
     /// constant, linear or cosine [default: cosine]
     #[arg(long, value_parser = words::schedule)]
     pub(crate) schedule: Option<String>,
-    /// Steps until the greatest rate is reached [default: a twentieth of the steps]
+    /// Steps until the peak rate is reached [default: a twentieth of the steps]
     #[arg(long)]
     pub(crate) warmup: Option<usize>,
     /// The same as a share of the steps
@@ -135,7 +140,7 @@ pub(crate) struct TrainFlags {
     /// A variable of the chat template, e.g. enable_thinking=false; the value is JSON or a word. Repeatable
     #[arg(long = "template-var", value_name = "NAME=VALUE")]
     pub(crate) template_var: Option<Vec<String>>,
-    /// How frozen weights are stored: f32, bf16 or f16 [default: f32]
+    /// Type of the frozen weights: f32, bf16 or f16 [default: f32]
     #[arg(long, value_parser = words::dtype)]
     pub(crate) dtype: Option<String>,
     /// auto, cpu or metal; auto takes the GPU where there is one [default: auto]
@@ -176,6 +181,7 @@ impl TrainFlags {
             data,
             split,
             columns,
+            valid_size,
             out,
             adapter,
             epochs,
@@ -214,6 +220,37 @@ impl TrainFlags {
             threads,
             grad_checkpoint,
         )
+    }
+
+    /// Sentences about settings that were chosen and change nothing, for a run with or without validation.
+    pub(crate) fn without_effect(&self, validated: bool) -> Vec<String> {
+        let constant = self.schedule.as_deref() == Some("constant");
+        let mut found = Vec::new();
+        if constant && self.min_learning_rate.is_some_and(|rate| rate > 0.0) {
+            found.push(
+                "min-learning-rate has no effect with the schedule constant, whose rate does not fall"
+                    .to_owned(),
+            );
+        }
+        if !validated && self.patience.is_some_and(|patience| patience > 0) {
+            found.push(
+                "patience has no effect without rows for validation; --valid-size takes some".to_owned(),
+            );
+        }
+        found
+    }
+
+    /// The number of rows that are taken for validation, if that was chosen.
+    pub(crate) fn validation(&self) -> Result<Option<ValidationSize>, Failure> {
+        match self.valid_size {
+            None => Ok(None),
+            Some(share) if (0.0..1.0).contains(&share) => Ok(Some(ValidationSize::Share(share))),
+            Some(rows) if rows >= 1.0 && rows.fract() == 0.0 => Ok(Some(ValidationSize::Rows(rows as usize))),
+            Some(other) => Err(Failure::input(
+                format!("valid-size: {other} is neither a share nor a number of rows"),
+                "use a share from 0 to below 1, as in --valid-size 0.05, or a whole number of rows",
+            )),
+        }
     }
 
     /// Fills in the settings that suit a built-in data set, unless `--data` names another one.
@@ -375,7 +412,7 @@ impl TrainFlags {
         Ok(())
     }
 
-    /// How to train; call [`TrainFlags::with_steps`] before.
+    /// Options of the trainer; call [`TrainFlags::with_steps`] before.
     pub(crate) fn options(&self, resume: bool) -> Result<TrainOptions, Failure> {
         let steps = self.steps.unwrap_or(1);
         let schedule = Schedule {
@@ -448,7 +485,12 @@ pub(crate) fn train_on(text: &str) -> Result<TrainOn, Failure> {
 pub(crate) fn device(name: &str, threads: usize) -> anyhow::Result<Device> {
     match chosen("device", name, words::device)?.as_str() {
         "cpu" => Ok(Device::cpu(threads)?),
-        "metal" => metal(),
+        "metal" => {
+            if threads > 0 {
+                tracing::warn!("--threads has no effect on the GPU: it is the number of the cpu's threads");
+            }
+            metal()
+        }
         _ if cfg!(target_os = "macos") => match metal() {
             Ok(device) => Ok(device),
             Err(error) => {

@@ -55,7 +55,7 @@ fn read(words: Vec<OsString>) -> Result<(Cli, Result<(), Failure>), clap::Error>
     Ok((cli, numbers))
 }
 
-/// What a refusal of clap amounts to.
+/// Cause and advice for a refusal of clap.
 fn failure(error: &clap::Error, words: &[OsString]) -> Failure {
     let text = |kind: ContextKind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
@@ -184,11 +184,28 @@ fn wrong_value(flag: &str, value: &str, reason: &str) -> Failure {
     }
     let whole = reason.contains("digit") || reason.contains("number too") || reason.contains(" is not in ");
     if whole || reason.contains("float") {
-        return Failure::usage(format!("{flag}: '{value}' is not a number"), format!("for example {flag} 8"));
+        return Failure::usage(
+            format!("{flag}: '{value}' is not a number"),
+            format!("for example {flag} {}", example(flag.trim_start_matches('-'))),
+        );
     }
     // The tool's own checks give cause and advice in one.
     let (cause, advice) = reason.split_once("; ").unwrap_or((reason, "correct that value"));
     Failure::usage(format!("{flag}: {cause}"), advice)
+}
+
+/// A usual value of a flag that takes a number.
+fn example(name: &str) -> &'static str {
+    match name {
+        "learning-rate" => "1e-4",
+        "min-learning-rate" => "1e-5",
+        "dropout" | "warmup-ratio" | "min-p" | "valid-size" => "0.05",
+        "weight-decay" => "0.01",
+        "temperature" => "0.8",
+        "top-p" => "0.95",
+        "repetition-penalty" => "1.1",
+        _ => "8",
+    }
 }
 
 /// `--seed` of `--seed <SEED>`.
@@ -247,6 +264,12 @@ mod tests {
                 Code::Usage,
                 "--rank: 'x' is not a number",
                 "for example --rank 8",
+            ),
+            (
+                "metal-candle train --lr high",
+                Code::Usage,
+                "--learning-rate: 'high' is not a number",
+                "for example --learning-rate 1e-4",
             ),
             (
                 "metal-candle train --epochs 2 --steps 3",

@@ -69,9 +69,13 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
 
     let model = request.flags.model.clone().unwrap_or_default();
     let variables = template_vars::parse(request.flags.template_var.as_deref().unwrap_or_default())?;
-    let loaded = Loaded::open(&model, dtype, &device, session)?.with_template_variables(variables);
+    let mut loaded = Loaded::open(&model, dtype, &device, session)?;
+    template_vars::set(&mut loaded.files, variables, session)?;
     request.flags = request.flags.with_layers(loaded.files.config.layers)?;
     let (train, valid) = request.encode(&loaded, &options, session)?;
+    for text in request.flags.without_effect(!valid.is_empty()) {
+        session.note(format!("note: {text}"));
+    }
     if let Some(flags) = request.by_epochs.take().filter(|_| train.len() != request.data.set.train.len()) {
         request.flags = flags.with_steps(train.len())?.with_layers(loaded.files.config.layers)?;
         options = request.flags.options(args.resume)?;
@@ -161,6 +165,7 @@ impl Request {
         let flags = flags.with_built_in_defaults().with_defaults();
         // Everything that can be wrong without the model is reported before it is fetched and loaded.
         let source = data_source::Options::new(flags.split.as_deref(), flags.columns.as_deref())?;
+        let source = data_source::Options { valid: flags.validation()?, ..source };
         let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT), &source, session)?;
         flags.lora()?.validate()?;
         settings::train_on(flags.train_on.as_deref().unwrap_or("completion"))?;
@@ -208,9 +213,7 @@ impl Request {
         match (set.valid.len(), set.split_off) {
             (0, _) => session.note("no rows for validation: the last adapter is kept, not the best one"),
             (_, 0) => {}
-            (_, taken) => {
-                session.note(format!("valid: {taken} rows taken from train, as the data has no valid file"));
-            }
+            (_, taken) => session.note(format!("valid: {taken} rows taken from train, as the data has none")),
         }
         Ok((train, valid))
     }
@@ -379,7 +382,7 @@ impl Data {
     }
 }
 
-/// What a person asks in a record, if that is one text.
+/// The question of a record, if it is one text.
 fn prompt_of(record: &Record) -> Option<String> {
     match record {
         Record::Completion { prompt, .. } => Some(prompt.clone()),

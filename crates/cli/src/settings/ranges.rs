@@ -35,7 +35,7 @@ const MAX_BATCH: u64 = 1 << 16;
 const MAX_ALPHA: f64 = 1e6;
 
 /// Name of each number, its range, and what is usual.
-const RANGES: [(&str, Range, &str); 35] = [
+const RANGES: [(&str, Range, &str); 36] = [
     ("accumulation", Whole(1, 4096), "usually 1 to 16"),
     ("alpha", Above(0.0, MAX_ALPHA), "usually 1 to 2 times the rank"),
     ("batch-size", Whole(1, MAX_BATCH), "usually 1 to 32"),
@@ -62,12 +62,13 @@ const RANGES: [(&str, Range, &str); 35] = [
     ("rows", Whole(0, 1_000_000), "usually 3"),
     ("save-every", Whole(0, MAX_STEPS), "0 for only at the end"),
     ("seed", Whole(0, u64::MAX), "any number"),
-    ("steps", Whole(1, MAX_STEPS), "usually 20 to 10000"),
+    ("steps", Whole(1, MAX_STEPS), "usually 20 to 10000, or leave it out to train by epochs"),
     ("temperature", Real(0.0, 100.0), "usually 0.6 to 1; 0 takes the most probable token"),
     ("threads", Whole(0, 1024), "0 for one thread per core"),
     ("tokens", Whole(1, MAX_TOKENS), "usually 32 to 256"),
     ("top-k", Whole(0, 1_000_000_000), "usually 20 to 100; 0 for all tokens"),
     ("top-p", Above(0.0, 1.0), "usually 0.8 to 0.95; 1 for all tokens"),
+    ("valid-size", Above(0.0, 1e9), "a share as 0.05, or a number of rows"),
     ("warmup", Whole(0, MAX_STEPS), "usually a twentieth of the steps"),
     ("warmup-ratio", Real(0.0, 1.0), "usually 0.03 to 0.1"),
     ("weight-decay", Real(0.0, 10.0), "usually 0 to 0.1"),
