@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::files::check_fetched;
 use super::gguf::Gguf;
 use super::gguf_tokenizer;
 use super::special_tokens::SpecialTokens;
@@ -50,6 +51,7 @@ impl Tokenizer {
             return Err(Error::file(folder, format!("has no tokenizer.json{advice}")));
         }
         let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        check_fetched(&path, &bytes)?;
         check_merges(&path, &bytes)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|e| Error::file(&path, format!("is no tokenizer that can be read: {e}")))?;
