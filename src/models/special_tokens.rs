@@ -93,12 +93,12 @@ impl SpecialTokens {
             let known = tokenizer.token_to_id(&token.content);
             let actual = known.unwrap_or(next);
             if actual != id {
-                tracing::warn!(
-                    "{}: token '{}' has id {id} here, but {} {actual} in tokenizer.json, which is used",
-                    self.folder.join(if self.is_older() { ADDED } else { SETTINGS }).display(),
-                    token.content,
-                    if known.is_some() { "is" } else { "becomes" },
-                );
+                let found = match known {
+                    Some(_) => format!("is {actual} in tokenizer.json, which is used"),
+                    None => format!("becomes {actual}, the next free id, as in transformers"),
+                };
+                let file = self.folder.join(if self.is_older() { ADDED } else { SETTINGS });
+                tracing::warn!("{}: token '{}' has id {id} here, but {found}", file.display(), token.content);
             }
             next += u32::from(known.is_none());
             if !existing.contains_key(&actual) || token.special && !is_special(actual) {
