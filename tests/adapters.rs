@@ -209,12 +209,53 @@ fn a_merge_replaces_nothing() {
     }
 }
 
+/// Places that cannot be written are refused before anything is computed, and nothing is left of them.
+#[test]
+fn a_merge_into_an_impossible_place_fails_at_once() {
+    let folder = folder("llama");
+    let files = ModelFiles::open(folder.path()).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let in_place = |name: &str| place.path().join(name);
+    std::fs::write(in_place("file"), "x").unwrap();
+    std::fs::create_dir(in_place("full")).unwrap();
+    std::fs::create_dir(in_place("full/.hidden")).unwrap();
+    let mut refused = vec![
+        (PathBuf::new(), "has no name"),
+        (in_place("file"), "is a file; choose"),
+        (in_place("file/new"), "file/new: cannot create"),
+        (in_place(&"x".repeat(300)), "cannot create"),
+        (in_place("full"), "holds files already; choose a new or an empty folder"),
+        (std::env::current_dir().unwrap(), "is the current folder or holds it"),
+    ];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(in_place("nowhere"), in_place("link")).unwrap();
+        refused.push((in_place("link"), "is a link to a place that does not exist"));
+    }
+    let entries = || std::fs::read_dir(place.path()).unwrap().count();
+    let before = entries();
+    for (out, expected) in refused {
+        let progress = |_| panic!("{} is worked on", out.display());
+        let error = merge(&files, &small_adapter(0.2), &out, DType::F32, &progress).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(entries(), before);
+    }
+    let mut other = small_adapter(0.2);
+    other.modules[0].path = "model.layers.7.self_attn.q_proj".into();
+    let error = merge(&files, &other, &in_place("a/b"), DType::F32, &|_| panic!()).unwrap_err().to_string();
+    assert!(error.contains("layers.7.self_attn.q_proj: is not in this model"), "{error}");
+    other.modules[0].path = "model.layers.0.self_attn.k_proj".into();
+    let error = merge(&files, &other, &in_place("a/b"), DType::F32, &|_| panic!()).unwrap_err().to_string();
+    assert!(error.contains("shape [64, 64]") && error.contains("[32, 64]"), "{error}");
+    assert_eq!(entries(), before);
+}
+
 #[test]
 fn a_merge_that_would_keep_nothing_leaves_nothing() {
     let folder = folder("llama");
     let files = ModelFiles::open(folder.path()).unwrap();
     let parent = tempfile::tempdir().unwrap();
-    let out = parent.path().join("out");
+    let out = parent.path().join("new/out");
     let failed =
         |size: f32, dtype| merge(&files, &small_adapter(size), &out, dtype, &|_| ()).unwrap_err().to_string();
     let error = failed(1e3, DType::F16);

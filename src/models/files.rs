@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::chat_template::ChatTemplate;
 use super::config::ModelConfig;
 use super::gguf::Gguf;
+use super::shards::Shard;
 use super::tokenizer::{Tokenizer, read_json};
 use super::weights::Weights;
 use crate::{Error, Result};
@@ -60,7 +61,11 @@ impl ModelFiles {
         };
         let (tokens, rows) = (files.tokenizer.vocab_size(), files.config.vocab);
         if tokens > rows {
-            tracing::warn!("{}: {tokens} tokens, but the embedding has {rows} rows", path.display());
+            tracing::warn!(
+                "{}: the tokenizer has {tokens} tokens, but the embedding has {rows} rows; a text with one of the tokens \
+                 from {rows} on cannot be computed",
+                path.display()
+            );
         }
         Ok(files)
     }
@@ -75,6 +80,15 @@ impl ModelFiles {
             }
         }
     }
+}
+
+/// Refuses the few lines that Git has in the place of a large file that was not fetched.
+pub(crate) fn check_fetched(path: &Path, bytes: &[u8]) -> Result<()> {
+    if bytes.starts_with(b"version https://git-lfs.github.com/") {
+        let message = "is a pointer of Git LFS, not the file itself; run `git lfs pull`, or fetch it again";
+        return Err(Error::file(path, message));
+    }
+    Ok(())
 }
 
 /// Configuration and weights of a folder. A head of its own is used also where the configuration ties it to the
@@ -118,6 +132,12 @@ fn locate(path: &Path) -> Result<Located> {
         .filter(|file| file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf")))
         .collect();
     found.sort();
+    // All files of one split model are one model.
+    let model = |file: &PathBuf| {
+        let name = file.file_name()?.to_str()?;
+        Shard::parse(name).map(|shard| (shard.stem.to_owned(), shard.count))
+    };
+    found.dedup_by(|later, first| model(first).is_some() && model(later) == model(first));
     match found.len() {
         1 => Ok(Located::Gguf(found.remove(0))),
         0 if path.join("adapter_config.json").is_file() => Err(Error::file(
@@ -132,6 +152,9 @@ fn locate(path: &Path) -> Result<Located> {
 fn name_of(path: &Path) -> String {
     // "." and ".." have no name of their own.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if let Some(shard) = absolute.file_name().and_then(|name| name.to_str()).and_then(Shard::parse) {
+        return shard.stem.to_owned();
+    }
     let name = if absolute.is_dir() { absolute.file_name() } else { absolute.file_stem() };
     name.map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }

@@ -13,6 +13,8 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 
+use super::files::check_fetched;
+use super::gguf_split;
 use crate::tensor::MappedFile;
 use crate::{Error, Result};
 
@@ -21,10 +23,11 @@ const MAX_ENTRIES: u64 = 1 << 17;
 const MAX_NAME: u64 = 1 << 16;
 const DEFAULT_ALIGNMENT: u64 = 32;
 
-/// A GGUF file whose header has been checked.
+/// A GGUF file whose header has been checked, or all files of a split model.
 #[derive(Debug, Clone)]
 pub struct Gguf {
-    file: MappedFile,
+    /// The first one has the metadata.
+    files: Vec<MappedFile>,
     metadata: BTreeMap<String, Entry>,
     tensors: BTreeMap<String, GgufTensor>,
 }
@@ -36,6 +39,8 @@ pub(crate) struct GgufTensor {
     pub(crate) shape: Vec<usize>,
     /// The storage type.
     pub(crate) kind: GgufType,
+    /// Index of its file.
+    pub(crate) file: usize,
     /// The first byte in the file.
     pub(crate) start: usize,
     /// Number of bytes; 0 if the type's size is unknown.
@@ -71,32 +76,54 @@ enum Entry {
 }
 
 impl Gguf {
-    /// Maps the file and checks its header.
+    /// Maps the file and checks its header. Of a split model all files are opened, whichever of them is named.
     pub fn open(path: &Path) -> Result<Self> {
+        let gguf = Self::open_one(path)?;
+        match gguf.integer(gguf_split::COUNT)? {
+            Some(count) if count > 1 => gguf_split::open(path, count),
+            _ => Ok(gguf),
+        }
+    }
+
+    /// Opens one file, also if it holds a part of a model only.
+    pub(super) fn open_one(path: &Path) -> Result<Self> {
         let file = MappedFile::open(path)?;
+        check_fetched(path, &file)?;
         let mut reader = Reader { path, bytes: &file, at: 0, place: "header".to_owned() };
         let (tensor_count, entry_count) = read_preamble(&mut reader)?;
         let metadata = read_metadata(&mut reader, entry_count)?;
         let alignment = alignment(&reader, &metadata)?;
         let tensors = read_tensors(&mut reader, tensor_count, alignment)?;
-        let gguf = Self { file, metadata, tensors };
-        if gguf.integer("split.count")?.is_some_and(|count| count > 1) {
-            return Err(Error::file(
-                path,
-                "the model is split over several files; join them with 'llama-gguf-split --merge' first",
-            ));
+        Ok(Self { files: vec![file], metadata, tensors })
+    }
+
+    /// Adds the tensors of the next file of a split model.
+    pub(super) fn append(&mut self, part: Self) -> Result<()> {
+        let path = part.path().to_owned();
+        let first = self.files.len();
+        self.files.extend(part.files);
+        for (name, mut tensor) in part.tensors {
+            tensor.file += first;
+            if self.tensors.contains_key(&name) {
+                return Err(Error::file_at(
+                    path,
+                    name,
+                    "is in an earlier file of the split model too; fetch it again",
+                ));
+            }
+            self.tensors.insert(name, tensor);
         }
-        Ok(gguf)
+        Ok(())
     }
 
-    /// The file.
+    /// The file; of a split model the first one.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        self.files[0].path()
     }
 
-    /// The file's bytes.
-    pub(crate) fn file(&self) -> &MappedFile {
-        &self.file
+    /// The mapped files, by whose index tensors name theirs.
+    pub(crate) fn files(&self) -> &[MappedFile] {
+        &self.files
     }
 
     /// The tensors by the names that the file gives them.
@@ -229,7 +256,7 @@ impl Gguf {
             let message = format!("is stored as {}, expected F32", tensor.kind);
             return Err(Error::file_at(self.path(), "tensor 'rope_freqs.weight'", message));
         }
-        let bytes = &self.file[tensor.start..tensor.start + tensor.bytes];
+        let bytes = &self.files[tensor.file][tensor.start..tensor.start + tensor.bytes];
         Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
     }
 
@@ -242,7 +269,12 @@ impl Gguf {
     }
 
     fn reader<'a>(&'a self, key: &str, range: Range<usize>) -> Reader<'a> {
-        Reader { path: self.path(), bytes: &self.file[..range.end], at: range.start, place: key.to_owned() }
+        Reader {
+            path: self.path(),
+            bytes: &self.files[0][..range.end],
+            at: range.start,
+            place: key.to_owned(),
+        }
     }
 
     fn wrong_kind(&self, key: &str, found: &Entry, expected: &str) -> Error {
@@ -356,7 +388,7 @@ fn read_tensors(reader: &mut Reader<'_>, count: u64, alignment: u64) -> Result<B
                 "ends at byte {end}, but the file has {file_len}; the file is truncated: fetch it again"
             )));
         }
-        if tensors.insert(name, GgufTensor { shape, kind, start, bytes }).is_some() {
+        if tensors.insert(name, GgufTensor { shape, kind, file: 0, start, bytes }).is_some() {
             return Err(reader.error("occurs twice; the file is damaged"));
         }
     }

@@ -103,35 +103,48 @@ impl SpecialTokens {
         let mut new = Vec::new();
         for (id, token) in self.added_tokens(&special)? {
             let known = tokenizer.token_to_id(&token.content);
-            if known.unwrap_or(next) != id {
-                let found =
-                    known.map_or_else(|| format!("would become {next}"), |known| format!("is {known}"));
-                tracing::warn!(
-                    "{}: token '{}' has id {id} here, but {found} in tokenizer.json, which is used",
-                    self.folder.join(if self.is_older() { ADDED } else { SETTINGS }).display(),
-                    token.content
-                );
-                continue;
+            let actual = known.unwrap_or(next);
+            if actual != id {
+                let found = match known {
+                    Some(_) => format!("is {actual} in tokenizer.json, which is used"),
+                    None => format!("becomes {actual}, the next free id, as in transformers"),
+                };
+                let file = self.folder.join(if self.is_older() { ADDED } else { SETTINGS });
+                tracing::warn!("{}: token '{}' has id {id} here, but {found}", file.display(), token.content);
             }
             next = next.saturating_add(u32::from(known.is_none()));
-            if !existing.contains_key(&id) || token.special && !is_special(id) {
+            if !existing.contains_key(&actual) || token.special && !is_special(actual) {
                 new.push(token);
             }
         }
+        let mut unknown = Vec::new();
         for content in special {
-            let is_known = tokenizer.token_to_id(&content).is_some_and(|id| !is_special(id));
-            if is_known && !new.iter().any(|token| token.content == content) {
-                new.push(AddedToken::from(content, true).normalized(false));
+            if new.iter().any(|token| token.content == content) {
+                continue;
             }
+            match tokenizer.token_to_id(&content) {
+                Some(id) if is_special(id) => continue,
+                Some(_) => {}
+                None => {
+                    tracing::warn!(
+                        "{}: special token '{content}' is not in tokenizer.json; it becomes {next}, as in transformers, \
+                         and is useless unless the model was trained with it",
+                        self.folder.display()
+                    );
+                    next += 1;
+                    unknown.push(content.clone());
+                }
+            }
+            new.push(AddedToken::from(content, true).normalized(false));
         }
         let failed = |e| Error::file(&self.folder, format!("special tokens cannot be added: {e}"));
         tokenizer.add_tokens(new).map_err(failed)?;
-        self.apply_flags(tokenizer)
+        self.apply_flags(tokenizer, &unknown)
     }
 
-    /// The texts of all tokens that have a role or are listed as special.
-    fn special(&self) -> BTreeSet<String> {
-        let mut found: BTreeSet<String> = ROLES.iter().filter_map(|role| self.token(role)).collect();
+    /// The texts of all tokens that have a role or are listed as special, in the order in which transformers adds them.
+    fn special(&self) -> Vec<String> {
+        let mut found: Vec<String> = ROLES.iter().filter_map(|role| self.token(role)).collect();
         for key in FURTHER {
             match self.value(key) {
                 Some(Value::Array(list)) => found.extend(list.iter().filter_map(content).map(str::to_owned)),
@@ -139,12 +152,13 @@ impl SpecialTokens {
                 _ => {}
             }
         }
-        found.retain(|token| !token.is_empty());
+        let mut seen = BTreeSet::new();
+        found.retain(|token| !token.is_empty() && seen.insert(token.clone()));
         found
     }
 
     /// The tokens that were added to the vocabulary, by id.
-    fn added_tokens(&self, special: &BTreeSet<String>) -> Result<BTreeMap<u32, AddedToken>> {
+    fn added_tokens(&self, special: &[String]) -> Result<BTreeMap<u32, AddedToken>> {
         let mut tokens = BTreeMap::new();
         if let Some(decoder) = self.settings.get("added_tokens_decoder").and_then(Value::as_object) {
             for (id, token) in decoder {
@@ -154,7 +168,7 @@ impl SpecialTokens {
                     return Err(Error::file_at(self.folder.join(SETTINGS), place, message));
                 };
                 let flag = |key: &str| token.get(key).and_then(Value::as_bool).unwrap_or(false);
-                let is_special = flag("special") || special.contains(content);
+                let is_special = flag("special") || special.iter().any(|token| token == content);
                 let added = AddedToken::from(content, is_special)
                     .lstrip(flag("lstrip"))
                     .rstrip(flag("rstrip"))
@@ -169,14 +183,15 @@ impl SpecialTokens {
                 let message = format!("has id {id}, which must be a whole number from 0 on");
                 return Err(Error::file_at(self.folder.join(ADDED), format!("token '{content}'"), message));
             };
-            let is_special = special.contains(content);
+            let is_special = special.iter().any(|token| token == content);
             tokens.insert(id, AddedToken::from(content.clone(), is_special).normalized(!is_special));
         }
         Ok(tokens)
     }
 
-    /// Replaces the post-processor if the tokenizer's class obeys `add_bos_token` and `add_eos_token`.
-    fn apply_flags(&self, tokenizer: &mut Tokenizer) -> Result<()> {
+    /// Replaces the post-processor if the tokenizer's class obeys `add_bos_token` and `add_eos_token`. Tokens that no
+    /// other file knows are not added to every text.
+    fn apply_flags(&self, tokenizer: &mut Tokenizer, unknown: &[String]) -> Result<()> {
         let path = self.folder.join(SETTINGS);
         let flag = |key: &str| match self.settings.get(key) {
             None | Some(Value::Null) => Ok(None),
@@ -199,7 +214,7 @@ impl SpecialTokens {
                 );
                 return Ok(None);
             };
-            match tokenizer.token_to_id(&token) {
+            match tokenizer.token_to_id(&token).filter(|_| !unknown.contains(&token)) {
                 Some(id) => Ok(Some((token, id))),
                 None => {
                     let message = format!("is '{token}', which is not in the vocabulary; correct it");

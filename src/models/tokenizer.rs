@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::files::check_fetched;
 use super::gguf::Gguf;
 use super::gguf_tokenizer;
 use super::special_tokens::SpecialTokens;
@@ -53,6 +54,7 @@ impl Tokenizer {
             return Err(Error::file(folder, format!("has no tokenizer.json{advice}")));
         }
         let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        check_fetched(&path, &bytes)?;
         tokenizer_file::check(&path, &bytes)?;
         let special = SpecialTokens::read(folder)?;
         let read = || {

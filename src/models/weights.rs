@@ -10,7 +10,9 @@ use candle_core::quantized::GgmlDType;
 use safetensors::{Dtype, SafeTensors};
 
 use super::convert;
+use super::files::check_fetched;
 use super::gguf::{Gguf, GgufType};
+use super::shards::{self, Shard};
 use crate::tensor::{DType, HostTensor, MappedFile, TensorSpec};
 use crate::{Error, Result};
 
@@ -25,6 +27,8 @@ pub struct Weights {
     tensors: BTreeMap<String, Stored>,
     /// Tensors that an index lists, with the shard that lacks them: an error only for whoever needs one.
     absent: BTreeMap<String, PathBuf>,
+    /// A file of the split model that is not there, though the index does without it.
+    missing_shard: Option<PathBuf>,
 }
 
 /// Where a tensor lies and how it is stored.
@@ -60,25 +64,51 @@ impl Weights {
             files: Vec::new(),
             tensors: BTreeMap::new(),
             absent: BTreeMap::new(),
+            missing_shard: None,
         };
         let (single, index) = (path.join(SINGLE), path.join(INDEX));
         let used = if index.is_file() && !(single.is_file() && is_left_over(&index)) {
-            weights.add_shards(&index)?
+            let used = weights.add_shards(&index)?;
+            weights.missing_shard = shards::first_missing(path, used.iter().map(String::as_str));
+            used
         } else if single.is_file() {
             let tensors = weights.add_safetensors(&single)?;
             weights.tensors = tensors.into_iter().collect();
             vec![SINGLE.to_owned()]
         } else {
-            let advice = if path.join("pytorch_model.bin").is_file() {
-                "; the folder has pytorch_model.bin only: save it again with save_pretrained(safe_serialization=True)"
-            } else {
-                "; is the download complete?"
-            };
-            return Err(Error::file(path, format!("has neither {SINGLE} nor {INDEX}{advice}")));
+            weights.add_shards_without_index(path)?
         };
         announce_unused(path, &used)?;
         weights.add_missing_prefix();
         Ok(weights)
+    }
+
+    /// Lists the tensors of a split model that has lost its index, and returns the names of its files.
+    fn add_shards_without_index(&mut self, folder: &Path) -> Result<Vec<String>> {
+        let names = names_in(folder)?;
+        let is_shard = |name: &&String| name.ends_with(".safetensors") && Shard::parse(name).is_some();
+        let Some(name) = names.iter().find(is_shard) else {
+            let advice = advice_on_other_files(&names);
+            return Err(Error::file(folder, format!("has neither {SINGLE} nor {INDEX}{advice}")));
+        };
+        let shard = Shard::parse(name).into_iter().flat_map(|shard| shard.all().collect::<Vec<_>>());
+        let used: Vec<String> = shard.collect();
+        if let Some(missing) = shards::first_missing(folder, [name.as_str()]) {
+            let message =
+                format!("is missing, though {name} is there, and so is {INDEX}; fetch the model again");
+            return Err(Error::file(missing, message));
+        }
+        for name in &used {
+            let path = folder.join(name);
+            for (tensor, stored) in self.add_safetensors(&path)? {
+                if self.tensors.insert(tensor.clone(), stored).is_some() {
+                    let message = "is in an earlier file of the split model too; fetch the model again";
+                    return Err(Error::file_at(path, tensor, message));
+                }
+            }
+        }
+        tracing::warn!("{}: {INDEX} is missing; all {} files are read", folder.display(), used.len());
+        Ok(used)
     }
 
     /// Names the tensors of a model that was saved without its head as if it had been saved whole: its paths lack
@@ -127,7 +157,7 @@ impl Weights {
                 unknown @ GgufType::Unknown(_) => Kind::Foreign(unknown.to_string()),
             };
             let stored = Stored {
-                file: 0,
+                file: tensor.file,
                 own_name: Some(own_name.clone()),
                 kind,
                 shape: tensor.shape.clone(),
@@ -140,8 +170,9 @@ impl Weights {
         Ok(Self {
             path: gguf.path().to_owned(),
             tensors: tensors.collect(),
-            files: vec![gguf.file().clone()],
+            files: gguf.files().to_vec(),
             absent: BTreeMap::new(),
+            missing_shard: None,
         })
     }
 
@@ -243,6 +274,10 @@ impl Weights {
                 let message = format!("is missing, but {INDEX} says that it is here; fetch the model again");
                 return Err(Error::file_at(shard, place, message));
             }
+            if let Some(shard) = &self.missing_shard {
+                let message = "is in none of the other files, and this one is missing; fetch the model again";
+                return Err(Error::file_at(shard, place, message));
+            }
             let message =
                 format!("is missing among the {} tensors; is the model complete?", self.tensors.len());
             return Err(Error::file_at(&self.path, place, message));
@@ -312,6 +347,7 @@ impl Weights {
     /// Maps a safetensors file and lists its tensors.
     fn add_safetensors(&mut self, path: &Path) -> Result<HashMap<String, Stored>> {
         let mapped = MappedFile::open(path)?;
+        check_fetched(path, &mapped)?;
         let (header, metadata) = SafeTensors::read_metadata(&mapped).map_err(|e| {
             Error::file(
                 path,
@@ -393,17 +429,44 @@ fn is_left_over(index: &Path) -> bool {
     !shards.filter_map(|shard| shard.as_str()).any(|shard| folder.join(shard).is_file())
 }
 
+/// The names of a folder's files, sorted.
+fn names_in(folder: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "read", e))?;
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// What to do with a folder whose weights are stored in another way.
+fn advice_on_other_files(names: &[String]) -> String {
+    let with = |endings: &[&str]| {
+        names.iter().find(|name| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending)))
+    };
+    if let Some(gguf) = with(&[".gguf"]) {
+        return format!("; it has {gguf}: pass that file instead of the folder");
+    }
+    if let Some(pickle) = with(&[".bin", ".pth", ".pt"]) {
+        return format!(
+            "; it has {pickle}, which can run code and is not read: save the model again with \
+             save_pretrained(safe_serialization=True)"
+        );
+    }
+    if let Some(other) = with(&[".safetensors"]).filter(|name| !name.starts_with("adapter")) {
+        return format!("; if {other} holds the weights, rename it to {SINGLE}");
+    }
+    "; is the download complete?".to_owned()
+}
+
 /// Warns of weight files in a folder that are not used, which may be what the user expects to run.
 fn announce_unused(folder: &Path, used: &[String]) -> Result<()> {
-    let entries = std::fs::read_dir(folder).map_err(|e| Error::io(folder, "read", e))?;
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut unused: Vec<String> = names
+    let unused: Vec<String> = names_in(folder)?
+        .into_iter()
         .filter(|name| name.ends_with(".safetensors") && !name.starts_with("adapter") && !used.contains(name))
         .collect();
     if unused.is_empty() {
         return Ok(());
     }
-    unused.sort();
     let what = if used.iter().any(|name| name == SINGLE) { SINGLE } else { "the files that its index names" };
     tracing::warn!("{}: {} not used; the weights are those of {what}", folder.display(), listed(&unused));
     Ok(())

@@ -68,38 +68,27 @@ pub struct Adapter {
 impl Adapter {
     /// Reads an adapter's folder, as PEFT or mlx-lm writes it.
     pub fn load(folder: &Path) -> Result<Self> {
+        check_folder(folder)?;
         let config_path = folder.join(CONFIG_FILE);
         let tensor_path = folder.join(TENSOR_FILE);
-        let mlx_path = folder.join(mlx_adapter::TENSOR_FILE);
-        if folder.is_file() {
-            let message = format!("is a file; pass the folder that holds it and {CONFIG_FILE}");
-            return Err(Error::file(folder, message));
-        }
-        let has_tensors = tensor_path.exists() || mlx_path.exists();
-        if !has_tensors && folder.join(PICKLE).exists() {
-            let message = format!(
-                "is a pickle, which can run code and is not read; save the adapter again with PEFT's \
-                 save_pretrained, which writes {TENSOR_FILE}"
-            );
-            return Err(Error::file(folder.join(PICKLE), message));
-        }
-        if !config_path.exists() || !has_tensors {
-            let message = format!("is no adapter folder: it must hold {CONFIG_FILE} and {TENSOR_FILE}");
-            return Err(Error::file(folder, message));
-        }
         let bytes = std::fs::read(&config_path).map_err(|source| Error::io(&config_path, "read", source))?;
         // Editors on Windows put a byte-order mark before the text.
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         let value: Value = serde_json::from_slice(text)
             .map_err(|error| Error::file(&config_path, format!("is no JSON: {error}")))?;
         if !tensor_path.exists() {
-            return mlx_adapter::read(&config_path, &value, &mlx_path);
+            return mlx_adapter::read(&config_path, &value, &folder.join(mlx_adapter::TENSOR_FILE));
         }
         let fields = Fields { path: &config_path, value: &value };
         fields.refuse_other_methods()?;
-        let config = fields.lora()?;
+        let mut config = fields.lora()?;
         let base_model = value["base_model_name_or_path"].as_str().map(str::to_owned);
         let (modules, copies) = pairs(&tensor_path, &config)?;
+        if value["exclude_modules"].is_string() {
+            // An expression, which only PEFT has here. What it left is in the file.
+            config.exclude.clear();
+            config.targets = Targets::List(modules.iter().map(|module| module.path.clone()).collect());
+        }
         let has = |part: &str| modules.iter().any(|module| module.path.ends_with(part));
         if value["ensure_weight_tying"] == true && has("embed_tokens") != has("lm_head") {
             let message = "asks that embedding and head share one adapter, which is not supported; the adapter is \
@@ -213,8 +202,12 @@ impl Adapter {
     /// The configuration in PEFT's words and order.
     fn peft_config(&self) -> Value {
         let config = &self.config;
+        // PEFT takes layers beside a list of names only.
+        let paths = || self.modules.iter().map(|module| module.path.as_str()).collect::<Vec<_>>();
+        let by_path = matches!(config.targets, Targets::Regex(_)) && config.layers.is_some();
         let targets = match &config.targets {
             Targets::List(names) => json!(names),
+            Targets::Regex(_) if by_path => json!(paths()),
             Targets::Regex(expression) => json!(expression),
             Targets::AllLinear => json!(self.module_names()),
         };
@@ -238,7 +231,7 @@ impl Adapter {
             "init_lora_weights": true,
             "layer_replication": null,
             "layers_pattern": null,
-            "layers_to_transform": config.layers,
+            "layers_to_transform": if by_path { Value::Null } else { json!(config.layers) },
             "lora_alpha": number(config.alpha),
             "lora_bias": false,
             "lora_dropout": dropout,
@@ -265,6 +258,53 @@ impl Adapter {
         names.dedup();
         names
     }
+}
+
+/// Refuses a place that holds no adapter, by what it is.
+fn check_folder(folder: &Path) -> Result<()> {
+    let has = |name: &str| folder.join(name).exists();
+    if folder.is_file() {
+        let message = format!("is a file; pass the folder that holds it and {CONFIG_FILE}");
+        return Err(Error::file(folder, message));
+    }
+    let has_tensors = has(TENSOR_FILE) || has(mlx_adapter::TENSOR_FILE);
+    if !has_tensors && has(PICKLE) {
+        let message = format!(
+            "is a pickle, which can run code and is not read; save the adapter again with PEFT's save_pretrained, which \
+             writes {TENSOR_FILE}"
+        );
+        return Err(Error::file(folder.join(PICKLE), message));
+    }
+    let what = match (has(CONFIG_FILE), has_tensors) {
+        (true, true) => return Ok(()),
+        (true, false) => format!("it has {CONFIG_FILE}, but {TENSOR_FILE} is missing; is the copy complete?"),
+        (false, true) => {
+            format!(
+                "{CONFIG_FILE} is missing, which holds rank and scale; copy it from where the tensors came"
+            )
+        }
+        _ if !folder.exists() => {
+            return Err(Error::file(folder, "is not there; pass an adapter's folder or its hub id"));
+        }
+        _ if has("config.json") => {
+            "it holds a model; pass it as the model, and an adapter's folder here".to_owned()
+        }
+        _ => match adapter_below(folder) {
+            Some(name) => format!("its folder {name} is one; pass that"),
+            None => format!("it must hold {CONFIG_FILE} and {TENSOR_FILE}"),
+        },
+    };
+    Err(Error::file(folder, format!("is no adapter folder: {what}")))
+}
+
+/// The name of the last folder in a folder that holds an adapter, such as the newest checkpoint's.
+fn adapter_below(folder: &Path) -> Option<String> {
+    let entries = std::fs::read_dir(folder).ok()?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    // Numbers of steps are compared by their value.
+    names
+        .filter(|name| folder.join(name).join(CONFIG_FILE).is_file())
+        .max_by_key(|name| (name.len(), name.clone()))
 }
 
 #[cfg(test)]
@@ -336,6 +376,21 @@ mod tests {
             config.contains("\"lora_dropout\": 0.1,") && config.contains("\"lora_alpha\": 8,"),
             "{config}"
         );
+    }
+
+    #[test]
+    fn an_expression_with_layers_is_written_as_paths() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut adapter = adapter();
+        adapter.config.targets = Targets::Regex(r".*_proj".into());
+        adapter.config.layers = Some(vec![0]);
+        adapter.save(folder.path()).unwrap();
+        let text = std::fs::read_to_string(folder.path().join(CONFIG_FILE)).unwrap();
+        let config: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(config["layers_to_transform"], Value::Null);
+        let paths = json!(["model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj"]);
+        assert_eq!(config["target_modules"], paths);
+        assert_eq!(Adapter::load(folder.path()).unwrap().modules.len(), 2);
     }
 
     #[test]
@@ -508,6 +563,54 @@ mod tests {
     }
 
     #[test]
+    fn a_place_without_an_adapter_is_named_for_what_it_is() {
+        let folder = saved();
+        let path = |name: &str| folder.path().join(name);
+        let error = |place: &Path| Adapter::load(place).unwrap_err().to_string();
+        assert!(error(&path("absent")).contains("is not there"));
+        std::fs::rename(path(TENSOR_FILE), path("x")).unwrap();
+        assert!(error(folder.path()).contains("adapter_model.safetensors is missing; is the copy"));
+        std::fs::rename(path("x"), path(TENSOR_FILE)).unwrap();
+        let text = std::fs::read(path(CONFIG_FILE)).unwrap();
+        std::fs::remove_file(path(CONFIG_FILE)).unwrap();
+        assert!(error(folder.path()).contains("adapter_config.json is missing"));
+        std::fs::remove_file(path(TENSOR_FILE)).unwrap();
+        for step in ["step-9", "step-10"] {
+            std::fs::create_dir(path(step)).unwrap();
+            std::fs::write(path(step).join(CONFIG_FILE), &text).unwrap();
+        }
+        assert!(error(folder.path()).contains("its folder step-10 is one; pass that"));
+        std::fs::write(path("config.json"), "{}").unwrap();
+        assert!(error(folder.path()).contains("it holds a model"));
+    }
+
+    #[test]
+    fn wrong_configurations_name_their_file() {
+        let folder = saved();
+        let write = |text: &str| {
+            std::fs::write(folder.path().join(CONFIG_FILE), text).unwrap();
+            Adapter::load(folder.path()).unwrap_err().to_string()
+        };
+        assert!(write("[]").contains("adapter_config.json: must be a JSON object"));
+        assert!(write("{}").contains("(peft_type): is missing"));
+        let error = changed("rank_pattern", json!({"(": 3}));
+        assert!(error.contains("adapter_config.json") && error.contains("no regular expression"), "{error}");
+        let error = changed("target_modules", json!("("));
+        assert!(error.contains("adapter_config.json") && error.contains("no regular expression"), "{error}");
+    }
+
+    /// PEFT takes a single text as an expression. Training that goes on keeps the modules of the file.
+    #[test]
+    fn an_expression_of_exclusions_becomes_the_modules_that_are_left() {
+        let folder = saved();
+        change(folder.path(), "exclude_modules", json!(r".*\.(k|v)_proj"));
+        let config = Adapter::load(folder.path()).unwrap().config;
+        let paths = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"];
+        assert_eq!(config.targets, Targets::List(paths.map(str::to_owned).to_vec()));
+        assert!(config.exclude.is_empty());
+    }
+
+    #[test]
     fn pickles_are_refused_and_byte_order_marks_are_not() {
         let folder = saved();
         let path = folder.path().join(CONFIG_FILE);
@@ -573,9 +676,25 @@ mod tests {
             }
             write(config, &[]).unwrap_err().to_string()
         };
+        let embedding = name("x").replace("layers.1.self_attn.q_proj.lora_x", "embed_tokens.lora_");
+        let parts = ["a", "b"].map(|part| format!("{embedding}{part}"));
+        let error = write(config(), &[(parts[0].as_str(), a.clone()), (parts[1].as_str(), b.clone())])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("embed_tokens): is the embedding") && error.contains("mlx_lm.fuse"),
+            "{error}"
+        );
         assert!(refused("fine_tune_type", json!("dora")).contains("(fine_tune_type): is dora"));
         assert!(refused("fine_tune_type", json!("full")).contains("is full"));
         assert!(refused("scale", json!(null)).contains("(lora_parameters.scale)"));
+        let mut older = config();
+        older["lora_parameters"] = json!({"rank": 2, "alpha": 16});
+        let error = write(older, &[]).unwrap_err().to_string();
+        assert!(
+            error.contains("(lora_parameters.scale): is missing; mlx-lm reads scale, not alpha"),
+            "{error}"
+        );
         assert!(refused("rank", json!(8)).contains("is 8, but the tensors have rank 2"));
         let error = write(config(), &[("model.layers.1.self_attn.q_proj.m", tensor(1, [1, 6]))]).unwrap_err();
         assert!(error.to_string().contains("q_proj.m): is neither lora_a nor lora_b"), "{error}");

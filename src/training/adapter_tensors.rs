@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::adapter::{AdapterModule, BaseCopy, PREFIX};
+use super::adapter::{AdapterModule, BaseCopy, CONFIG_FILE, PREFIX};
 use super::lora::{LoraConfig, Targets};
 use super::tensors::read_tensors;
 use crate::models::LinearModule;
@@ -94,8 +94,14 @@ pub(super) fn pairs(path: &Path, config: &LoraConfig) -> Result<(Vec<AdapterModu
     }
     let modules: Vec<LinearModule> =
         found.iter().map(|(module, pair)| linear(path, module, pair)).collect::<Result<_>>()?;
+    // The configuration is at fault if an expression of it cannot be used.
+    let in_config = |error: Error| Error::file(path.with_file_name(CONFIG_FILE), error.to_string());
     for (module, pair) in &found {
-        check_targeted(path, config, module, pair)?;
+        if !is_targeted(config, module, pair).map_err(in_config)? {
+            let message = "has an adapter here, but target_modules of adapter_config.json does not name it; the adapter is \
+                           not loaded, since PEFT would leave this part out: correct target_modules";
+            return Err(Error::file_at(path, module, message));
+        }
     }
     // Ranks and alphas by the configuration's patterns; which modules there are, the file says.
     let everything = LoraConfig {
@@ -104,7 +110,7 @@ pub(super) fn pairs(path: &Path, config: &LoraConfig) -> Result<(Vec<AdapterModu
         exclude: Vec::new(),
         ..config.clone()
     };
-    let resolved = everything.resolve(&modules)?;
+    let resolved = everything.resolve(&modules).map_err(in_config)?;
     let modules = found
         .into_iter()
         .zip(resolved)
@@ -154,16 +160,11 @@ fn linear(path: &Path, module: &str, pair: &Pair) -> Result<LinearModule> {
     })
 }
 
-/// Refuses a pair that `target_modules` does not name: PEFT would leave it out in silence.
-fn check_targeted(path: &Path, config: &LoraConfig, module: &str, pair: &Pair) -> Result<()> {
+/// Returns false for a pair that `target_modules` does not name: PEFT would leave it out in silence.
+fn is_targeted(config: &LoraConfig, module: &str, pair: &Pair) -> Result<bool> {
     let by_bare_name = pair.is_bare && config.names(module.trim_start_matches("model."))?;
     let named = by_bare_name || config.names(module)?;
-    if !named || pair.is_embedding && config.targets == Targets::AllLinear {
-        let message = "has an adapter here, but target_modules of adapter_config.json does not name it; the adapter is \
-                       not loaded, since PEFT would leave this part out: correct target_modules";
-        return Err(Error::file_at(path, module, message));
-    }
-    Ok(())
+    Ok(named && !(pair.is_embedding && config.targets == Targets::AllLinear))
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use crate::models::LinearModule;
 use crate::ops::philox;
 use crate::{Error, Result};
 
-/// Which linear layers get an adapter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Which linear layers get an adapter. Two lists are equal if they have the same names in any order.
+#[derive(Debug, Clone, Eq)]
 pub enum Targets {
     /// Modules whose path is one of these or ends with `.` and one of these.
     List(Vec<String>),
@@ -17,6 +17,34 @@ pub enum Targets {
     Regex(String),
     /// Every linear layer but the head, and not the embedding.
     AllLinear,
+}
+
+impl PartialEq for Targets {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::List(one), Self::List(other)) => sorted(one) == sorted(other),
+            (Self::Regex(one), Self::Regex(other)) => one == other,
+            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+        }
+    }
+}
+
+impl Targets {
+    /// The same targets with the names of a list in alphabetical order, once each.
+    pub(crate) fn sorted(&self) -> Self {
+        match self {
+            Self::List(names) => Self::List(sorted(names).into_iter().cloned().collect()),
+            other => other.clone(),
+        }
+    }
+}
+
+/// The items in order, once each.
+pub(crate) fn sorted<T: Ord>(items: &[T]) -> Vec<&T> {
+    let mut items: Vec<&T> = items.iter().collect();
+    items.sort_unstable();
+    items.dedup();
+    items
 }
 
 impl std::fmt::Display for Targets {
@@ -374,6 +402,17 @@ mod tests {
                 .to_string()
                 .contains("layer 7 does not exist; there are 0 to 2")
         );
+    }
+
+    #[test]
+    fn targets_are_compared_as_sets() {
+        let list = |names: &[&str]| Targets::List(names.iter().map(ToString::to_string).collect());
+        assert_eq!(list(&["q_proj", "v_proj"]), list(&["v_proj", "q_proj", "v_proj"]));
+        assert_ne!(list(&["q_proj"]), list(&["q_proj", "v_proj"]));
+        assert_ne!(list(&["q_proj", "v_proj"]), list(&["q_proj"]));
+        assert_ne!(list(&["q_proj"]), Targets::Regex("q_proj".into()));
+        assert_ne!(Targets::Regex("q_proj".into()), Targets::Regex("v_proj".into()));
+        assert_eq!(Targets::AllLinear, Targets::AllLinear);
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! An adapter added to its base model, as a new Hugging Face folder.
 //!
-//! The folder is written beside its place, opened again and compared with base + adapter. Only then does it get its name,
-//! so that a folder of that name holds a model that computes what it should.
+//! The written files are opened again and compared with base + adapter. Only then are they moved to their place, so that a
+//! folder that opens as a model computes what it should.
 
 use std::path::Path;
 
 use super::adapter::{Adapter, AdapterModule};
 use super::merge_companions as companions;
+use super::merge_folder::MergeFolder;
 use super::tensors::write_tensors;
 use crate::backend::Device;
-use crate::durable;
 use crate::graph::Graph;
 use crate::models::{AdapterParameters, Decoder, ModelConfig, ModelFiles, Weights};
 use crate::tensor::{DType, HostTensor, TensorSpec};
@@ -76,69 +76,49 @@ pub fn merge(
     if !dtype.is_float() {
         return Err(Error::invalid("merge", "a model is stored as f32, f16 or bf16"));
     }
-    check_out(files, out)?;
+    check_modules(files, adapter)?;
     adapter.check_copies(&files.weights)?;
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    durable::create_dir_all(parent).map_err(|source| Error::io(parent, "create", source))?;
-    let unfinished = durable::temporary_folder(parent, ".merging-")
-        .map_err(|source| Error::io(parent, "write into", source))?;
+    let folder = MergeFolder::create(files, out)?;
     let untied = files.config.tie_embeddings
         && adapter.modules.iter().any(|module| module.path == HEAD || module.path == EMBEDDING);
     let config =
         ModelConfig { tie_embeddings: files.config.tie_embeddings && !untied, ..files.config.clone() };
-    companions::write(files, &config, dtype, unfinished.path())?;
+    companions::write(files, &config, dtype, folder.path())?;
     let (tensors, mut report) = sums(files, adapter, untied, dtype, &|share| progress(0.6 * share))?;
-    write_tensors(&unfinished.path().join("model.safetensors"), &tensors)?;
+    write_tensors(&folder.path().join("model.safetensors"), &tensors)?;
     drop(tensors);
     progress(0.7);
-    report.logits_error = verify(files, adapter, unfinished.path(), dtype)?;
-    if out.exists() {
-        durable::remove_dir(out).map_err(|source| Error::io(out, "replace", source))?;
-    }
-    let written = unfinished.keep();
-    make_readable(&written);
-    durable::rename(&written, out)
-        .and_then(|()| durable::sync_folder(parent))
-        .map_err(|source| Error::io(out, "create", source))?;
+    report.logits_error = verify(files, adapter, folder.path(), dtype)?;
+    folder.finish()?;
     progress(1.0);
     Ok(report)
 }
 
-/// A temporary folder is its owner's only; the result has the permissions of any new folder.
-fn make_readable(folder: &Path) {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Where they cannot be changed the folder still serves its owner.
-        drop(std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)));
-    }
-    #[cfg(not(unix))]
-    let _ = folder;
+/// Name of the base's tensor that a module's update is added to. A tied head is the embedding.
+fn base_weight(weights: &Weights, path: &str) -> String {
+    let own = format!("{path}.weight");
+    if path == HEAD && !weights.contains(&own) { format!("{EMBEDDING}.weight") } else { own }
 }
 
-/// Refuses to write over the base or into a folder that holds other files.
-fn check_out(files: &ModelFiles, out: &Path) -> Result<()> {
-    if !out.exists() {
-        return Ok(());
+/// Checks that every module of the adapter has a weight of its shape in the base.
+fn check_modules(files: &ModelFiles, adapter: &Adapter) -> Result<()> {
+    for module in &adapter.modules {
+        let place = || format!("adapter module {}", module.path);
+        let Some(shape) = files.weights.shape(&base_weight(&files.weights, &module.path)) else {
+            let message = "is not in this model; the adapter belongs to another one";
+            return Err(Error::invalid(place(), message));
+        };
+        let (rows, columns) = (module.b.shape()[0], module.a.shape()[1]);
+        let expected = if module.is_embedding { [columns, rows] } else { [rows, columns] };
+        if shape != expected {
+            let message = format!(
+                "is for a weight of shape {expected:?}, but the model's has {shape:?}; the adapter belongs to another \
+                 model"
+            );
+            return Err(Error::invalid(place(), message));
+        }
     }
-    let real = |path: &Path| std::fs::canonicalize(path).ok();
-    let base = real(&files.path);
-    let folder_of_base =
-        if files.path.is_dir() { base } else { base.and_then(|p| p.parent().map(Path::to_owned)) };
-    if folder_of_base == real(out) {
-        return Err(Error::file(
-            out,
-            "holds the base model, which a merge must not replace; choose another folder",
-        ));
-    }
-    let mut entries = std::fs::read_dir(out).map_err(|source| Error::io(out, "read", source))?;
-    match entries.next() {
-        Some(_) => Err(Error::file(
-            out,
-            "holds files already; choose a new or an empty folder, or remove them first",
-        )),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// All tensors of the merged model, and how exactly their updates are stored.
@@ -159,7 +139,7 @@ fn sums(
     }
     let mut report =
         MergeReport { modules: 0, worst_error: 0.0, worst_module: String::new(), logits_error: 0.0, untied };
-    let (mut tensors, mut used, mut kept) = (Vec::new(), Vec::new(), Kept::default());
+    let (mut tensors, mut kept) = (Vec::new(), Kept::default());
     for (index, (name, source)) in names.iter().enumerate() {
         progress(index as f64 / names.len() as f64);
         let Some(shape) = weights.shape(source).map(<[usize]>::to_vec) else { continue };
@@ -169,23 +149,13 @@ fn sums(
             continue;
         };
         let base = weights.load(source, &shape, DType::F32)?;
-        let (rows, columns) = (module.b.shape()[0], module.a.shape()[1]);
-        if shape != if module.is_embedding { [columns, rows] } else { [rows, columns] } {
-            let message = "has another shape in this model; the adapter belongs to another one";
-            return Err(Error::invalid(module.path.clone(), message));
-        }
         let (stored, error) = stored(&base, module, &shape, dtype, &mut kept)?;
         if error >= report.worst_error {
             (report.worst_error, report.worst_module) = (error, module.path.clone());
         }
-        used.push(module.path.clone());
+        report.modules += 1;
         tensors.push((name.clone(), stored));
     }
-    if let Some(missing) = adapter.modules.iter().find(|module| !used.contains(&module.path)) {
-        let message = "is not in this model; the adapter belongs to another one";
-        return Err(Error::invalid(missing.path.clone(), message));
-    }
-    report.modules = used.len();
     kept.check(&report, dtype)?;
     Ok((tensors, report))
 }

@@ -34,6 +34,10 @@ pub(super) fn read(config_path: &Path, config: &Value, tensor_path: &Path) -> Re
         ));
     }
     let number = |key: &str| parameters[key].as_f64();
+    if parameters["scale"].is_null() && !parameters["alpha"].is_null() {
+        let message = "is missing; mlx-lm reads scale, not alpha: write the factor of the update there";
+        return Err(wrong("lora_parameters.scale", message.to_owned()));
+    }
     let scale = number("scale").filter(|scale| scale.is_finite() && *scale > 0.0).ok_or_else(|| {
         wrong("lora_parameters.scale", format!("is {}, must be a number above 0", parameters["scale"]))
     })?;
@@ -88,8 +92,12 @@ fn modules(path: &Path, scale: f64) -> Result<Vec<AdapterModule>> {
             let message = format!("has ranks {} and {}, which differ", a.shape()[0], b.shape()[1]);
             return Err(Error::file_at(path, module, message));
         }
-        let is_embedding = module.ends_with("embed_tokens");
-        Ok(AdapterModule { path: module, a, b, scale, is_embedding })
+        if module.ends_with("embed_tokens") {
+            let message = "is the embedding, whose adapter mlx-lm also applies to the head of a model that ties both; that \
+                           is not supported: merge it with `mlx_lm.fuse` and use the fused model";
+            return Err(Error::file_at(path, module, message));
+        }
+        Ok(AdapterModule { path: module, a, b, scale, is_embedding: false })
     };
     found.into_iter().map(module).collect()
 }

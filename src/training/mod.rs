@@ -16,6 +16,7 @@ mod lora_layer;
 mod loss;
 mod merge;
 mod merge_companions;
+mod merge_folder;
 pub mod metrics;
 mod mlx_adapter;
 mod optimizer;

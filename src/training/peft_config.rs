@@ -39,7 +39,14 @@ impl Fields<'_> {
 
     /// Refuses what this library does not compute, by the name of the field that asks for it.
     pub(super) fn refuse_other_methods(&self) -> Result<()> {
-        let kind = self.value["peft_type"].as_str().unwrap_or("nothing");
+        if !self.value.is_object() {
+            return Err(Error::file(self.path, "must be a JSON object, as PEFT writes it"));
+        }
+        let Some(kind) = self.value["peft_type"].as_str() else {
+            return Err(
+                self.wrong("peft_type", "is missing; this is not the configuration of a PEFT adapter")
+            );
+        };
         if kind != "LORA" {
             return Err(self.wrong("peft_type", format!("is {kind}; only LORA adapters can be used")));
         }

@@ -2,7 +2,7 @@
 
 use super::checkpoint::Settings;
 use super::data::Example;
-use super::lora::{LoraConfig, LoraModule};
+use super::lora::{LoraConfig, LoraModule, sorted};
 use super::scheduler::ScheduleKind;
 use super::trainer::TrainOptions;
 use crate::Result;
@@ -60,14 +60,15 @@ fn of_lora(lora: &LoraConfig, modules: &[LoraModule]) -> Settings {
     add("alpha", lora.alpha.to_string());
     add("dropout", lora.dropout.to_string());
     add("rsLoRA", lora.rslora.to_string());
-    add("targets", lora.targets.to_string());
-    add("excluded modules", list(&lora.exclude));
+    // Their order does not change the result.
+    add("targets", lora.targets.sorted().to_string());
+    add("excluded modules", list(&sorted(&lora.exclude)));
     let ranks: Vec<String> = lora.rank_pattern.iter().map(|(name, rank)| format!("{name}={rank}")).collect();
     let alphas: Vec<String> =
         lora.alpha_pattern.iter().map(|(name, alpha)| format!("{name}={alpha}")).collect();
     add("rank pattern", list(&ranks));
     add("alpha pattern", list(&alphas));
-    add("layers", lora.layers.as_ref().map_or_else(|| "all".to_owned(), |layers| list(layers)));
+    add("layers", lora.layers.as_ref().map_or_else(|| "all".to_owned(), |layers| list(&sorted(layers))));
     let mut hash = ContentHash::new();
     for module in modules {
         hash.add(format!("{} {} {}\n", module.path, module.rank, module.scale).as_bytes());

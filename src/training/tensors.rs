@@ -5,6 +5,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::atomic;
+use crate::models::check_fetched;
 use crate::tensor::{DType, HostTensor};
 use crate::{Error, Result};
 
@@ -31,6 +32,7 @@ pub(crate) fn write_tensors(path: &Path, tensors: &[(String, HostTensor)]) -> Re
 /// Reads all tensors of a file, in the order of their names.
 pub(crate) fn read_tensors(path: &Path) -> Result<Vec<(String, HostTensor)>> {
     let bytes = std::fs::read(path).map_err(|source| Error::io(path, "read", source))?;
+    check_fetched(path, &bytes)?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| {
         Error::file(
             path,

@@ -1,5 +1,6 @@
 //! Adapters that `--adapter` names, in a folder or a repository of the hub, and their base models.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use metal_candle::models::ModelFiles;
@@ -99,16 +100,18 @@ impl Chosen {
     /// contradicts them is refused.
     pub(crate) fn settle(&self, given: TrainFlags) -> anyhow::Result<TrainFlags> {
         let (own, asked) = (&self.adapter.config, given.lora()?);
+        let names = |lora: &LoraConfig| BTreeSet::from_iter(lora.exclude.clone());
+        let layers = |lora: &LoraConfig| lora.layers.clone().map(BTreeSet::from_iter);
         let contradiction = [
             ("rank", given.rank.is_some() && asked.rank != own.rank),
             ("alpha", given.alpha.is_some() && asked.alpha != own.alpha),
             ("dropout", given.dropout.is_some() && asked.dropout != own.dropout),
             ("rslora", given.rslora.is_some() && asked.rslora != own.rslora),
-            ("targets", given.targets.is_some() && asked.targets != own.targets),
-            ("exclude", given.exclude.is_some() && asked.exclude != own.exclude),
+            ("targets", given.targets.is_some() && !same_targets(&asked.targets, &own.targets)),
+            ("exclude", given.exclude.is_some() && names(&asked) != names(own)),
             ("rank-pattern", given.rank_pattern.is_some() && asked.rank_pattern != own.rank_pattern),
             ("alpha-pattern", given.alpha_pattern.is_some() && asked.alpha_pattern != own.alpha_pattern),
-            ("layers", given.layers.is_some() && asked.layers != own.layers),
+            ("layers", given.layers.is_some() && layers(&asked) != layers(own)),
             ("num-layers", given.num_layers.is_some_and(|last| last != -1)),
         ];
         if let Some((flag, _)) = contradiction.iter().find(|(_, contradicts)| *contradicts) {
@@ -123,6 +126,12 @@ impl Chosen {
         };
         Ok(TrainFlags { model: Some(model), num_layers: None, ..with_lora(given, own) })
     }
+}
+
+/// Whether both targets name the same modules. An adapter's file lists the names that `all-linear` stood for.
+fn same_targets(asked: &Targets, own: &Targets) -> bool {
+    const ALL: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    asked == own || *asked == Targets::AllLinear && *own == Targets::List(ALL.map(str::to_owned).to_vec())
 }
 
 /// The settings with an adapter's own, as the flags would say them.

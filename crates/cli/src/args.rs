@@ -330,8 +330,15 @@ pub(crate) struct DataArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct MergeArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    /// A folder, a GGUF file, a hub id (org/name) or a short name [default: the adapter's own base model]
+    #[arg(long, short)]
+    pub(crate) model: Option<String>,
+    /// An adapter's folder, as `train`, PEFT or mlx-lm writes it, or its hub id (org/name).
+    #[arg(long, short)]
+    pub(crate) adapter: Option<PathBuf>,
+    /// How the merged weights are stored: f32, bf16 or f16.
+    #[arg(long, default_value = "f32", value_parser = words::dtype)]
+    pub(crate) dtype: String,
     /// The new model's folder.
     #[arg(long, short)]
     pub(crate) out: PathBuf,

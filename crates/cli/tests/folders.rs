@@ -260,6 +260,29 @@ fn training_goes_on_with_an_adapters_own_settings() {
     assert_eq!(again.json()["steps"], 2);
 }
 
+/// The order of names is not a setting: neither `--adapter` nor `--resume` refuses another one.
+#[test]
+fn targets_in_another_order_are_the_same() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("data")).unwrap();
+    let line = json!({"prompt": "one two ", "completion": "three"}).to_string() + "\n";
+    std::fs::write(bench.path("data/train.jsonl"), line.repeat(8)).unwrap();
+    let train = |targets: &str, out: &str, more: &[&str]| {
+        let all =
+            ["train", "--device", "cpu", "--model", "model", "--data", "data", "--schedule", "constant"];
+        bench.run(&[&all[..], &["--json", "--targets", targets, "--out", out], more].concat(), "")
+    };
+    train("q_proj,v_proj", "one", &["--steps", "2"]).json();
+    let resumed = train("v_proj,q_proj", "one", &["--steps", "4", "--resume"]);
+    assert_eq!(resumed.json()["steps"], 4);
+    assert_eq!(train("v_proj,q_proj", "two", &["--steps", "1", "--adapter", "one"]).json()["steps"], 1);
+    let error = train("v_proj", "three", &["--steps", "1", "--adapter", "one"]);
+    assert!(error.failed(3).contains("--targets is not that of the adapter one"), "{}", error.err);
+    // What all-linear stood for is what the file lists.
+    train("all-linear", "four", &["--steps", "1"]).json();
+    train("all-linear", "five", &["--steps", "1", "--adapter", "four"]).json();
+}
+
 #[test]
 fn a_merge_says_what_it_read_back_and_replaces_nothing() {
     let bench = Bench::new();
@@ -279,6 +302,45 @@ fn a_merge_says_what_it_read_back_and_replaces_nothing() {
         "{}",
         done.out
     );
+}
+
+/// An empty folder is written into where it is, also the one that the command runs in. What cannot be written and flags
+/// without an effect are refused at once.
+#[test]
+fn a_merge_writes_into_an_empty_folder_or_says_why_not() {
+    let bench = Bench::new();
+    bench.adapter("mine", Some("tiny"), 0.3);
+    std::fs::create_dir(bench.path("here")).unwrap();
+    let merge = |out: &str, more: &[&str]| {
+        let model = ["merge", "--model", "../model", "--adapter", "../mine", "--out", out];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_metal-candle"));
+        command.args(model).args(more).current_dir(bench.path("here"));
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Run { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    };
+    for flag in [&["--device", "cpu"][..], &["--threads", "1"], &["--template-var", "a=1"]] {
+        let error = merge(".", flag);
+        assert!(error.failed(2).contains(&format!("merge` has no flag {}", flag[0])), "{}", error.err);
+    }
+    let done = merge(".", &[]);
+    assert_eq!(done.code, 0, "{}", done.err);
+    let names = |folder: &str| {
+        let mut names: Vec<String> = std::fs::read_dir(bench.path(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("here"), ["config.json", "model.safetensors", "tokenizer.json"]);
+    for (out, expected) in
+        [(".", "holds files already"), ("config.json", "is a file"), ("config.json/new", "cannot")]
+    {
+        let error = merge(out, &[]);
+        assert!(error.failed(3).contains(expected), "{out}: {}", error.err);
+    }
+    assert_eq!(names("here").len(), 3);
 }
 
 #[test]

@@ -170,3 +170,25 @@ fn sizes_that_only_a_gguf_header_claims_are_refused() {
         assert!(message.contains(key) && message.contains(&value.to_string()), "{message}");
     }
 }
+
+#[test]
+fn pointers_of_git_lfs_are_named() {
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 123\n";
+    let (_gguf, path) = file("model.gguf", pointer);
+    let message = ModelFiles::open(&path).unwrap_err().to_string();
+    assert!(
+        message.contains("model.gguf: is a pointer of Git LFS") && message.contains("git lfs pull"),
+        "{message}"
+    );
+    let config =
+        br#"{"model_type": "llama", "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
+        "intermediate_size": 4, "vocab_size": 4}"#;
+    let (folder, _) = file("config.json", config);
+    let weights = folder.path().join("model.safetensors");
+    std::fs::write(&weights, pointer).unwrap();
+    let error = || ModelFiles::open(folder.path()).unwrap_err().to_string();
+    assert!(error().contains("model.safetensors: is a pointer of Git LFS"), "{}", error());
+    write_safetensors(&weights, &[("a", DType::F32, vec![1], f32_bytes(&[1.0]))]);
+    std::fs::write(folder.path().join("tokenizer.json"), pointer).unwrap();
+    assert!(error().contains("tokenizer.json: is a pointer of Git LFS"), "{}", error());
+}

@@ -312,13 +312,20 @@ fn special_tokens_come_from_every_file_that_names_them() {
     assert_eq!(tokenizer.encode("aabab", false).unwrap(), [2, 6]);
     assert_eq!(tokenizer.decode(&[2, 6]).unwrap(), "a");
 
-    // Added tokens extend the vocabulary at their ids; one whose id is another's is left out.
+    // Added tokens extend the vocabulary. As in transformers, one whose id is not the next gets the next.
     let added = json(r#"{"<tool>": 7, "<call>": 8, "<wrong>": 40}"#);
     let special = json(r#"{"additional_special_tokens": ["<call>"]}"#);
     let tokenizer = from_files(false, &[("added_tokens.json", added), ("special_tokens_map.json", special)]);
     assert_eq!(tokenizer.encode("a<tool><call>", false).unwrap(), [2, 7, 8]);
     assert_eq!(tokenizer.decode(&[7, 8]).unwrap(), "<tool>");
-    assert_eq!((tokenizer.id("<wrong>"), tokenizer.vocab_size()), (None, 9));
+    assert_eq!((tokenizer.id("<wrong>"), tokenizer.vocab_size()), (Some(9), 10));
+    // Special tokens that only these files name follow in the order of their roles.
+    let settings =
+        json(r#"{"eos_token": "<z>", "pad_token": "<b>", "extra_special_tokens": {"image": "<a>"}}"#);
+    let tokenizer = from_files(false, &[("tokenizer_config.json", settings)]);
+    assert_eq!(tokenizer.encode("a<z><b><a>", false).unwrap(), [2, 7, 8, 9]);
+    // The vocabulary's own end of a turn stays one.
+    assert_eq!((tokenizer.eos_ids(), tokenizer.decode(&[2, 9]).unwrap()), (&[7, 1][..], "a".to_owned()));
     let decoder = json(r#"{"added_tokens_decoder": {"7": {"content": "<tool>", "special": true}}}"#);
     let tokenizer = from_files(false, &[("tokenizer_config.json", decoder)]);
     assert_eq!(tokenizer.encode("a<tool>", false).unwrap(), [2, 7]);

@@ -338,3 +338,109 @@ fn quantized_weights_are_named_for_what_they_are() {
         assert!(message.contains(expected) && message.contains("GGUF file"), "{message}");
     }
 }
+
+#[test]
+fn a_missing_shard_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |number: usize| format!("model-{number:05}-of-00003.safetensors");
+    let write = |number: usize| {
+        let tensor = format!("t{number}");
+        let tensors = [(tensor.as_str(), DType::F32, vec![1], f32_bytes(&[number as f32]))];
+        write_safetensors(&folder.path().join(name(number)), &tensors);
+    };
+    let index = |shards: &[usize]| {
+        let entries: Vec<String> = shards.iter().map(|n| format!(r#""t{n}": "{}""#, name(*n))).collect();
+        let text = format!(r#"{{"weight_map": {{{}}}}}"#, entries.join(", "));
+        std::fs::write(folder.path().join("model.safetensors.index.json"), text).unwrap();
+    };
+    let error = || Weights::open(folder.path()).unwrap_err().to_string();
+    write(1);
+    write(3);
+    // Without an index, with one that names the file, and with one that does without it.
+    let text = error();
+    assert!(
+        text.contains(&name(2)) && text.contains("is missing, though") && text.contains("index.json"),
+        "{text}"
+    );
+    index(&[1, 2, 3]);
+    let text = error();
+    assert!(text.contains(&name(2)) && text.contains("is not there"), "{text}");
+    index(&[1, 3]);
+    let weights = Weights::open(folder.path()).unwrap();
+    assert_eq!(values(&weights.load("t3", &[1], DType::F32).unwrap()), [3.0]);
+    let text = weights.load("t2", &[1], DType::F32).unwrap_err().to_string();
+    assert!(text.contains(&format!("{} (tensor 't2')", name(2))) && text.contains("missing"), "{text}");
+    // A complete model needs no index.
+    std::fs::remove_file(folder.path().join("model.safetensors.index.json")).unwrap();
+    write(2);
+    let weights = Weights::open(folder.path()).unwrap();
+    assert_eq!(weights.names().collect::<Vec<_>>(), ["t1", "t2", "t3"]);
+    assert_eq!(values(&weights.load("t2", &[1], DType::F32).unwrap()), [2.0]);
+    let twice = [("t1", DType::F32, vec![1], f32_bytes(&[5.0]))];
+    std::fs::remove_file(folder.path().join(name(3))).unwrap();
+    write_safetensors(&folder.path().join(name(3)), &twice);
+    let text = error();
+    assert!(text.contains(&format!("{} (t1)", name(3))) && text.contains("earlier file"), "{text}");
+}
+
+#[test]
+fn weights_that_are_stored_otherwise_come_with_advice() {
+    for (file, advice) in [
+        ("tiny-q8_0.gguf", "pass that file instead of the folder"),
+        ("pytorch_model-00001-of-00002.bin", "safe_serialization=True"),
+        ("consolidated.00.pth", "safe_serialization=True"),
+        ("weights.safetensors", "rename it to model.safetensors"),
+        ("readme.txt", "is the download complete?"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(file), "x").unwrap();
+        let text = Weights::open(folder.path()).unwrap_err().to_string();
+        assert!(text.contains(advice) && text.contains(file) == (file != "readme.txt"), "{text}");
+    }
+}
+
+/// A split model gives the same tensors as one file, whichever of its files is opened.
+#[test]
+fn a_split_gguf_is_read_as_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let part = |number: u32| folder.path().join(format!("tiny-{number:05}-of-00002.gguf"));
+    let write = |number: u32, of: u32, tensors: &[GgufPart]| {
+        let mut metadata = if number == 1 { llama_metadata() } else { Vec::new() };
+        metadata.push(("split.no", Meta::U32(number - 1)));
+        metadata.push(("split.count", Meta::U32(of)));
+        metadata.push(("split.tensors.count", Meta::I32(3)));
+        drop(std::fs::remove_file(part(number)));
+        std::fs::write(part(number), gguf_bytes(&metadata, tensors)).unwrap();
+    };
+    let embedding = ("token_embd.weight", vec![5, 8], 0, f32_bytes(&[1.5; 40]));
+    let norm = ("output_norm.weight", vec![8], 0, f32_bytes(&[2.5; 8]));
+    let factors = ("rope_freqs.weight", vec![2], 0, f32_bytes(&[4.0, 8.0]));
+    write(1, 2, std::slice::from_ref(&embedding));
+    let text = Weights::open(&part(1)).unwrap_err().to_string();
+    assert!(text.contains("tiny-00002-of-00002.gguf: is missing"), "{text}");
+    write(2, 2, &[norm.clone(), factors]);
+    for opened in [part(1), part(2), folder.path().to_owned()] {
+        let (config, weights) = crate::models::ModelFiles::open_weights(&opened).unwrap();
+        assert_eq!(config.rope_scaling, crate::models::RopeScaling::Factors(vec![4.0, 8.0]));
+        assert_eq!(values(&weights.load("model.norm.weight", &[8], DType::F32).unwrap()), [2.5; 8]);
+        assert_eq!(
+            values(&weights.load("model.embed_tokens.weight", &[5, 8], DType::F32).unwrap()),
+            [1.5; 40]
+        );
+        assert_eq!(weights.path(), part(1));
+    }
+    let error = || Weights::open(&part(1)).unwrap_err().to_string();
+    write(2, 2, &[norm.clone()]);
+    assert!(error().contains("(split.tensors.count): is 3, but the 2 files hold 2 tensors"), "{}", error());
+    write(2, 2, &[embedding.clone()]);
+    assert!(error().contains("tiny-00002-of-00002.gguf (token_embd.weight)"), "{}", error());
+    write(2, 3, &[norm]);
+    assert!(error().contains("is not file 2 of 2"), "{}", error());
+    let renamed = folder.path().join("part.gguf");
+    std::fs::copy(part(1), &renamed).unwrap();
+    let text = Weights::open(&renamed).unwrap_err().to_string();
+    assert!(
+        text.contains("part.gguf") && text.contains("-00001-of-00002.gguf") && text.contains("--merge"),
+        "{text}"
+    );
+}

@@ -14,12 +14,12 @@ use crate::session::{Session, print_line};
 use crate::settings::dtype;
 
 pub(crate) fn run(args: &MergeArgs, session: &Session) -> anyhow::Result<()> {
-    let Some(folder) = &args.model.adapter else {
+    let Some(folder) = &args.adapter else {
         return Err(Failure::input("merge needs an adapter", "pass one: --adapter adapters/shell").into());
     };
     let chosen = Chosen::open(folder, session)?;
-    let dtype = dtype(&args.model.dtype)?;
-    let model = adapter_source::model(args.model.model.as_deref(), Some(&chosen))?;
+    let dtype = dtype(&args.dtype)?;
+    let model = adapter_source::model(args.model.as_deref(), Some(&chosen))?;
     let path = fetch::resolve(&model, fetch::Options::default(), session)?.path;
     let files = ModelFiles::open(&path)?;
     chosen.announce(&model, &files);
