@@ -3,6 +3,7 @@
 //! They are rendered as transformers 5 renders them in Python.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -320,7 +321,9 @@ fn in_parts(message: &Message) -> Message {
 
 /// Two private-use characters that the text does not contain.
 fn unused_marks(text: &str) -> [char; 2] {
-    let mut unused = ('\u{f0000}'..='\u{ffffd}').filter(|mark| !text.contains(*mark));
+    let marks = '\u{f0000}'..='\u{ffffd}';
+    let used: HashSet<char> = text.chars().filter(|c| marks.contains(c)).collect();
+    let mut unused = marks.filter(|mark| !used.contains(mark));
     let mut next = || unused.next().unwrap_or('\u{f0000}');
     [next(), next()]
 }

@@ -143,6 +143,7 @@ impl Interpreter<'_> {
             };
             for (name, value) in dict.entries() {
                 let name = name.as_str().ok_or_else(|| TemplateError::new("keywords must be strings"))?;
+                limits::spend(args.named.len() / 8)?;
                 if args.named.iter().any(|(other, _)| other == name) {
                     return Err(TemplateError::new(format!("multiple values for keyword argument '{name}'")));
                 }

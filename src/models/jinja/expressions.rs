@@ -294,7 +294,10 @@ impl Parser {
     fn arguments(&mut self) -> Result<Arguments> {
         let mut arguments = Arguments::default();
         self.expect_operator("(")?;
+        let mut count = 0;
         while !self.is_operator(")") {
+            count += 1;
+            self.few_arguments(count)?;
             let keyword = match (self.token(), self.ahead()) {
                 (Token::Name(name), Token::Operator("=")) => Some(name.clone()),
                 _ => None,

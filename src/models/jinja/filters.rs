@@ -321,18 +321,22 @@ fn url_encode(value: &Value) -> Result<Value> {
         _ => None,
     };
     let Some(items) = items else { return Ok(markup::quote(&repr::text(value)?, false).into()) };
-    let mut pairs = Vec::new();
-    for item in items {
+    let mut out = String::new();
+    for (index, item) in items.iter().enumerate() {
         match item.items()?.as_slice() {
-            [key, value] => pairs.push(format!(
-                "{}={}",
-                markup::quote(&repr::text(key)?, true),
-                markup::quote(&repr::text(value)?, true)
-            )),
+            [key, value] => {
+                if index > 0 {
+                    out.push('&');
+                }
+                out.push_str(&markup::quote(&repr::text(key)?, true));
+                out.push('=');
+                out.push_str(&markup::quote(&repr::text(value)?, true));
+                limits::text(out.len())?;
+            }
             _ => return Err(TemplateError::new("urlencode needs pairs")),
         }
     }
-    Ok(pairs.join("&").into())
+    Ok(out.into())
 }
 
 /// Title case: letters after space, dashes and opening brackets are upper case, all others lower case.

@@ -136,6 +136,7 @@ impl Interpreter<'_> {
 
     /// The value of a field such as `0`, `name.attribute` or `name[key]`.
     fn field(&mut self, name: &str, args: &Args, next: &mut Option<usize>) -> Result<Value> {
+        limits::spend(1 + args.named.len() / 8)?;
         let first = name.find(['.', '[']).unwrap_or(name.len());
         let (head, mut rest) = name.split_at(first);
         let is_number = !head.is_empty() && head.bytes().all(|b| b.is_ascii_digit());

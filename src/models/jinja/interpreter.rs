@@ -105,6 +105,7 @@ impl<'t> Interpreter<'t> {
     fn statement(&mut self, statement: &Stmt, scope: &Rc<Scope>) -> Result<Flow> {
         match &statement.kind {
             StmtKind::Text(text) => {
+                limits::spend(text.len() / 64)?;
                 self.out.push_str(text);
                 limits::text(self.out.len())?;
             }
@@ -289,6 +290,7 @@ impl<'t> Interpreter<'t> {
     /// Calls a macro.
     pub(super) fn call_macro(&mut self, value: &Macro, args: Args) -> Result<Value> {
         let node = &value.node;
+        limits::spend(node.parameters.len())?;
         let scope = Scope::inside(&value.scope);
         let Args { positional, mut named } = args;
         let mut positional = positional.into_iter();

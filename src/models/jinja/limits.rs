@@ -16,11 +16,14 @@ pub(super) const MAX_SOURCE: usize = 1 << 20;
 pub(super) const MAX_CHAIN: usize = 1000;
 /// Chains longer than this are evaluated on a thread with a large stack.
 pub(super) const LONG_CHAIN: usize = 64;
+/// Maximum number of arguments of a call and of parameters of a macro, which are compared with each other.
+pub(super) const MAX_ARGUMENTS: usize = 1000;
 /// Maximum number of digits of a number in a template.
 pub(super) const MAX_DIGITS: usize = 4300;
-/// Maximum number of steps of a rendering. A step is a statement, an expression, or 32 bytes of text that an
-/// operation reads. A chat of 1000 messages takes about 200,000. Tests, which are not optimized, have fewer.
-pub(super) const MAX_STEPS: u64 = if cfg!(test) { 2_000_000 } else { 10_000_000 };
+/// Maximum number of steps of a rendering. A step is a statement, an expression, or 32 bytes of text that an operation
+/// reads. A chat of 1000 messages takes about 200,000. Tests and fuzz targets, which are slower, have fewer.
+#[allow(unexpected_cfgs)] // `fuzzing` is set by `cargo xtask fuzz`.
+pub(super) const MAX_STEPS: u64 = if cfg!(any(test, fuzzing)) { 2_000_000 } else { 10_000_000 };
 /// Maximum number of bytes of all values that a rendering builds.
 pub(super) const MAX_BUILT: usize = 512 << 20;
 /// Maximum length of one text, in bytes.
@@ -75,6 +78,11 @@ pub(super) fn spend(steps: usize) -> Result<()> {
         }
         budget.check(spent)
     })
+}
+
+/// Charges steps where an error cannot be returned. If there are too many, the next step fails.
+pub(super) fn charge(steps: usize) {
+    let _ = spend(steps);
 }
 
 impl Budget {

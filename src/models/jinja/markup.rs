@@ -1,7 +1,7 @@
 //! HTML in templates: escapes, tags and attributes.
 
 use super::value::Value;
-use super::{Result, TemplateError, repr};
+use super::{Result, TemplateError, limits, repr};
 
 /// Escapes what HTML gives a meaning to, as MarkupSafe does.
 pub(super) fn escape(text: &str) -> String {
@@ -68,7 +68,7 @@ fn unescape(text: &str) -> Result<String> {
 /// Attributes of a tag, from an object.
 pub(super) fn attributes(value: &Value, leading_space: bool) -> Result<String> {
     let Value::Dict(dict) = value else { return Err(TemplateError::new("xmlattr needs an object")) };
-    let mut out = Vec::new();
+    let mut out = String::new();
     for (key, value) in dict.entries() {
         if matches!(value, Value::None | Value::Undefined(_)) {
             continue;
@@ -77,10 +77,13 @@ pub(super) fn attributes(value: &Value, leading_space: bool) -> Result<String> {
         if name.contains([' ', '\t', '\n', '\r', '\x0b', '\x0c', '/', '>', '=']) {
             return Err(TemplateError::new(format!("Invalid character in attribute name: {name:?}")));
         }
-        out.push(format!("{}=\"{}\"", escape(name), escaped(value)?));
+        if leading_space || !out.is_empty() {
+            out.push(' ');
+        }
+        out.push_str(&format!("{}=\"{}\"", escape(name), escaped(value)?));
+        limits::text(out.len())?;
     }
-    let text = out.join(" ");
-    Ok(if leading_space && !text.is_empty() { format!(" {text}") } else { text })
+    Ok(out)
 }
 
 /// A value as HTML. Text marked as safe stays as it is.

@@ -136,6 +136,15 @@ impl Parser {
         Ok(())
     }
 
+    /// Fails for more arguments or parameters than a call may have.
+    pub(super) fn few_arguments(&self, count: usize) -> Result<()> {
+        let limit = limits::MAX_ARGUMENTS;
+        if count > limit {
+            return self.fail(format!("a call or a macro has more than {limit} arguments"));
+        }
+        Ok(())
+    }
+
     /// Statements up to one of the tags, whose name is returned and skipped. Its end is not skipped.
     fn statements(&mut self, ends: &[&str]) -> Result<(Vec<Stmt>, String)> {
         self.nested(|parser| parser.statement_list(ends))
@@ -321,6 +330,7 @@ impl Parser {
             if !parameters.is_empty() {
                 self.expect_operator(",")?;
             }
+            self.few_arguments(parameters.len() + 1)?;
             let name = self.expect_name()?;
             let default = if self.skip_operator("=") { Some(self.expression(true)?) } else { None };
             if default.is_none() && parameters.iter().any(|(_, default)| default.is_some()) {

@@ -106,6 +106,7 @@ impl Interpreter<'_> {
     fn keys(&mut self, items: &[Value], path: &Path, ignore_case: bool) -> Result<Vec<Value>> {
         let key = |item| {
             let key = self.by_path(item, path, None)?;
+            limits::spend(1 + key.cost())?;
             Ok(if ignore_case { lower(key) } else { key })
         };
         items.iter().map(key).collect()
@@ -208,6 +209,7 @@ impl Interpreter<'_> {
         let mut keyed = Vec::new();
         for item in value.items()? {
             let key = self.by_path(&item, &path, default.as_ref())?;
+            limits::spend(1 + key.cost())?;
             keyed.push((if ignore_case { lower(key) } else { key }, item));
         }
         let mut groups: Vec<(Value, Vec<Value>)> = Vec::new();
@@ -333,12 +335,13 @@ fn dict_sort(value: &Value, args: Args) -> Result<Value> {
     if by != "key" && by != "value" {
         return Err(TemplateError::new("You can only sort by either \"key\" or \"value\""));
     }
-    let entry = |(key, value): &(Value, Value)| {
+    let entry = |(key, value): &(Value, Value)| -> Result<_> {
         let sorted_by = if by == "key" { key } else { value }.clone();
+        limits::spend(1 + sorted_by.cost())?;
         let sorted_by = if ignore_case { lower(sorted_by) } else { sorted_by };
-        (sorted_by, Value::tuple(vec![key.clone(), value.clone()]))
+        Ok((sorted_by, Value::tuple(vec![key.clone(), value.clone()])))
     };
-    let keyed = dict.entries().iter().map(entry).collect();
+    let keyed = dict.entries().iter().map(entry).collect::<Result<_>>()?;
     let sorted = sorted(keyed, reverse.is_some_and(|reverse| reverse.is_true()))?;
     Ok(Value::list(sorted.into_iter().map(|(_, item)| item).collect()))
 }

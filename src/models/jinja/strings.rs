@@ -1,5 +1,6 @@
 //! Python's methods of text.
 
+use std::collections::HashSet;
 use std::sync::OnceLock;
 
 use super::arguments::{Args, int, int_or, str, str_or_none};
@@ -153,7 +154,8 @@ pub(super) fn required(value: Option<Value>) -> Value {
 
 /// `strip`, `lstrip` or `rstrip`.
 pub(super) fn strip<'s>(text: &'s str, name: &str, chars: Option<&str>) -> &'s str {
-    let is_stripped = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
+    let set: Option<HashSet<char>> = chars.map(|chars| chars.chars().collect());
+    let is_stripped = |c: char| set.as_ref().map_or_else(|| is_space(c), |set| set.contains(&c));
     match name {
         "lstrip" => text.trim_start_matches(is_stripped),
         "rstrip" => text.trim_end_matches(is_stripped),
@@ -380,6 +382,7 @@ fn has_affix(
     match affix {
         Value::Tuple(affixes) | Value::Group(affixes) => {
             for affix in affixes.iter() {
+                limits::spend(1 + affix.cost())?;
                 if matches(str(name, affix)?) {
                     return Ok(Value::Bool(true));
                 }

@@ -426,7 +426,7 @@ impl Value {
     }
 
     fn hash_key(&self) -> Result<Key> {
-        limits::spend(4)?;
+        limits::spend(4 + if let Self::Str(_) = self { self.cost() } else { 0 })?;
         limits::build(limits::VALUE_BYTES)?;
         Ok(match self {
             Self::Undefined(_) => Key::Undefined,
@@ -457,7 +457,9 @@ impl Value {
         }
         match (self, other) {
             (Self::Undefined(_), Self::Undefined(_)) | (Self::None, Self::None) => true,
-            (Self::Str(a), Self::Str(b)) => a.text == b.text,
+            (Self::Str(a), Self::Str(b)) => {
+                a.text.len() == b.text.len() && limits::spend(self.cost()).is_ok() && a.text == b.text
+            }
             (Self::List(a), Self::List(b)) => all_equal(a, b),
             (Self::Tuple(a) | Self::Group(a), Self::Tuple(b) | Self::Group(b)) => all_equal(a, b),
             (Self::Dict(a), Self::Dict(b)) => {
@@ -519,7 +521,10 @@ impl Value {
     pub(super) fn compare(&self, other: &Self, operator: &str) -> Result<Option<Ordering>> {
         limits::spend(1)?;
         match (self, other) {
-            (Self::Str(a), Self::Str(b)) => return Ok(Some(a.text.cmp(&b.text))),
+            (Self::Str(a), Self::Str(b)) => {
+                limits::spend(self.cost().min(other.cost()))?;
+                return Ok(Some(a.text.cmp(&b.text)));
+            }
             (Self::List(a), Self::List(b))
             | (Self::Tuple(a) | Self::Group(a), Self::Tuple(b) | Self::Group(b)) => {
                 for (a, b) in a.iter().zip(b.iter()) {
