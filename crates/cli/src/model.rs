@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::adapter_source::{self, Chosen};
 use crate::args::ModelArgs;
 use crate::fetch;
+use crate::memory;
 use crate::session::Session;
 use crate::{settings, template_vars};
 
@@ -31,6 +32,7 @@ impl Loaded {
     ) -> anyhow::Result<Self> {
         let path = fetch::resolve(model, fetch::Options::default(), session)?.path;
         let files = ModelFiles::open(&path)?;
+        memory::check_model(&files.weights, dtype)?;
         let meter = RefCell::new(session.progress.count("loading the model", 100));
         let progress = |share: f64| meter.borrow_mut().set((share * 100.0) as u64);
         let decoder = Decoder::load(files.config.clone(), &files.weights, device, dtype, &progress)?;
