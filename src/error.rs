@@ -139,8 +139,8 @@ pub enum Error {
         /// The likely cause and what to do.
         advice: String,
     },
-    /// Training makes the model worse than it was before, and nothing better was found.
-    #[error("step {step}: training has diverged: {what}; {advice}")]
+    /// Training made the model worse than it was before, and no better one was found.
+    #[error("step {step}: training made the model worse: {what}; {advice}")]
     Diverged {
         /// The step at which it was recognized.
         step: usize,

@@ -51,6 +51,9 @@
 //! Weights are in memory once: mapped files are used in place where dtype and device allow. All programs of a device share
 //! one arena for what lives within a run; on the CPU inputs are read and outputs are written where the caller has them.
 
+// The library never prints: whoever calls it decides what a person reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod atomic;
 pub mod backend;
 pub mod bench;

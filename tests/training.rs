@@ -344,7 +344,8 @@ fn equal_probabilities_are_divergence_and_no_success() {
     assert!(*step < 40, "{error}");
     assert!(what.contains("before training"), "{error}");
     assert!(
-        advice.contains("no adapter better than none") && advice.contains("lower learning rate (it was 1e6"),
+        advice.contains("no adapter was better than before training")
+            && advice.contains("lower learning rate (it was 1e6"),
         "{error}"
     );
     assert_eq!(best, [0]);

@@ -1,6 +1,8 @@
 //! The memory that a run will need, known before it begins.
 
 use super::batches::{self, Batch};
+use super::data::Example;
+use super::exact::record_best;
 use super::loss::{BatchShape, Purpose};
 use super::trainer::{TrainOptions, Trainer};
 use crate::Result;
@@ -68,12 +70,24 @@ impl Trainer<'_> {
         })
     }
 
-    /// What the run would need with other options, of which those about batches and layers count.
-    pub fn estimate_with(&mut self, options: TrainOptions) -> Result<Estimate> {
+    /// [`Trainer::estimate_beside`] with other options, of which those about batches and layers count.
+    pub fn estimate_with(&mut self, options: TrainOptions, held_out: &[Example]) -> Result<Estimate> {
         let own = std::mem::replace(&mut self.options, options);
-        let estimate = self.estimate();
+        let estimate = self.estimate_beside(held_out);
         self.options = own;
         estimate
+    }
+
+    /// [`Trainer::estimate`] of a run beside which the exact answers of these examples are counted
+    /// ([`inexact_answers`](super::inexact_answers)), whose logits are computed at once.
+    pub fn estimate_beside(&self, held_out: &[Example]) -> Result<Estimate> {
+        let mut estimate = self.estimate()?;
+        for batch in batches::in_order(held_out, &self.batch_options())? {
+            let (graph, best) = record_best(self.model, Some(self.parameters()), BatchShape::of(&batch))?;
+            let bytes = self.model.device().plan(&graph, &best, &[])?.arena_bytes;
+            estimate.activations = estimate.activations.max(bytes);
+        }
+        Ok(estimate)
     }
 
     /// The arena of the batch that needs the largest: the one with most positions, with most trained tokens, or with the

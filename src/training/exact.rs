@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::batches::{self, Batch, BatchOptions};
 use super::data::Example;
 use super::loss::{BatchShape, Programs, Purpose, batch_inputs};
-use crate::graph::Graph;
+use crate::graph::{Graph, LazyTensor};
 use crate::models::{AdapterParameters, Decoder};
 use crate::tensor::{DType, TensorSpec};
 use crate::{Error, Result};
@@ -66,16 +66,7 @@ pub fn inexact_answers(
         progress(index, chunks.len());
         let shape = BatchShape::of(batch);
         let program = programs.get(shape, Purpose::Evaluate, || {
-            let graph = Graph::new();
-            let tokens = TensorSpec::u32([shape.rows * shape.length]);
-            let ids = graph.input("ids", tokens.clone());
-            let positions = graph.input("positions", tokens);
-            let picked = graph.input("rows", TensorSpec::u32([shape.supervised]));
-            let hidden =
-                model.record_sequences(&graph, &ids, &positions, shape.rows, adapter, None, false)?;
-            let picked = hidden.embedding(&picked, DType::F32)?;
-            let logits = model.record_logits(&graph, &picked, adapter)?;
-            let (graph, best) = graph.fused(&[logits.arg_max()?])?;
+            let (graph, best) = record_best(model, adapter, shape)?;
             model.device().compile(&graph, &best, &[])
         })?;
         let [ids, positions, picked, ..] = batch_inputs(batch)?;
@@ -86,6 +77,23 @@ pub fn inexact_answers(
     progress(chunks.len(), chunks.len());
     missed.sort_unstable_by_key(|miss| miss.example);
     Ok(missed)
+}
+
+/// Records the most probable token at every trained position of a batch.
+pub(super) fn record_best(
+    model: &Decoder,
+    adapter: Option<&AdapterParameters>,
+    shape: BatchShape,
+) -> Result<(Graph, Vec<LazyTensor>)> {
+    let graph = Graph::new();
+    let tokens = TensorSpec::u32([shape.rows * shape.length]);
+    let ids = graph.input("ids", tokens.clone());
+    let positions = graph.input("positions", tokens);
+    let picked = graph.input("rows", TensorSpec::u32([shape.supervised]));
+    let hidden = model.record_sequences(&graph, &ids, &positions, shape.rows, adapter, None, false)?;
+    let picked = hidden.embedding(&picked, DType::F32)?;
+    let logits = model.record_logits(&graph, &picked, adapter)?;
+    graph.fused(&[logits.arg_max()?])
 }
 
 /// Returns the first miss of each row of a batch that has one; a row's index stands for the example's.

@@ -8,6 +8,9 @@ use crate::models::LinearModule;
 use crate::ops::philox;
 use crate::{Error, Result};
 
+/// Largest rank: the largest hidden size of the supported families, above which no weight has more rank.
+const MAX_RANK: usize = 16_384;
+
 /// Which linear layers get an adapter. Two lists are equal if they have the same names in any order.
 #[derive(Debug, Clone, Eq)]
 pub enum Targets {
@@ -120,6 +123,10 @@ impl LoraConfig {
     /// Refuses values outside their ranges.
     pub fn validate(&self) -> Result<()> {
         let ranks = std::iter::once(&self.rank).chain(self.rank_pattern.iter().map(|(_, rank)| rank));
+        if let Some(rank) = ranks.clone().find(|&&rank| rank > MAX_RANK) {
+            let message = format!("is {rank}, must be at most {MAX_RANK}; usually 4 to 64");
+            return Err(Error::invalid("LoRA rank", message));
+        }
         if ranks.into_iter().any(|&rank| rank == 0) {
             return Err(Error::invalid(
                 "LoRA rank",
@@ -439,6 +446,8 @@ mod tests {
     fn values_outside_their_ranges_are_refused() {
         let refused = |config: LoraConfig| config.validate().unwrap_err().to_string();
         assert!(refused(LoraConfig { rank: 0, ..LoraConfig::default() }).contains("LoRA rank: is 0"));
+        let large = LoraConfig { rank: 1_000_000_000, ..LoraConfig::default() };
+        assert!(refused(large).contains("LoRA rank: is 1000000000, must be at most 16384"));
         assert!(
             refused(LoraConfig { alpha: f64::NAN, ..LoraConfig::default() }).contains("LoRA alpha: is NaN")
         );

@@ -277,8 +277,29 @@ impl<'a> Trainer<'a> {
             summary.first_valid_loss = loss;
             loss.into_iter().for_each(|loss| self.state.watch.note_untrained(loss));
         }
+        let last_valid_loss = self.train_steps(stop, &mut metrics, observer, &mut summary)?;
+        if summary.diverged.is_none() && !summary.interrupted {
+            summary.diverged = self.diverged_at_the_end(&summary, last_valid_loss);
+        }
+        if summary.interrupted || summary.diverged.is_none() {
+            self.save(&mut metrics, observer)?;
+        }
+        self.finish(&summary)?;
+        summary.steps = self.state.step;
+        summary.best = self.state.best();
+        Ok(summary)
+    }
+
+    /// Trains until the last step, an early stop, divergence, or until `stop` is set. Returns the last validation loss.
+    fn train_steps(
+        &mut self,
+        stop: &AtomicBool,
+        metrics: &mut Metrics,
+        observer: &mut dyn FnMut(&Event),
+        summary: &mut Summary,
+    ) -> Result<Option<f64>> {
         let mut last_valid_loss = None;
-        let (mut seconds, mut real, mut padded) = (0.0, 0, 0);
+        let mut pace = Pace::default();
         let mut epoch_batches = self.epoch_batches()?;
         while self.state.step < self.options.steps {
             if stop.load(Ordering::Relaxed) {
@@ -288,33 +309,16 @@ impl<'a> Trainer<'a> {
             let started = Instant::now();
             let done = match self.train_step(&mut epoch_batches) {
                 Err(error @ Error::NonFinite { .. }) => {
-                    self.save(&mut metrics, observer)?;
+                    self.save(metrics, observer)?;
                     return Err(error);
                 }
                 other => other?,
             };
-            let elapsed = started.elapsed().as_secs_f64();
-            seconds += elapsed;
-            real += done.real_tokens;
-            padded += done.computed_tokens;
+            let seconds = started.elapsed().as_secs_f64();
+            pace.add(&done, seconds);
             summary.train_loss = done.loss;
+            self.report(&done, seconds, metrics, observer)?;
             let step = self.state.step;
-            let tokens_per_second = done.real_tokens as f64 / elapsed;
-            observer(&Event::Step { step, loss: done.loss, tokens_per_second });
-            if step.is_multiple_of(self.options.report_every.max(1)) || step == self.options.steps {
-                let report = Report {
-                    step,
-                    epoch: Some(self.state.epoch),
-                    train_loss: Some(done.loss),
-                    tokens_per_second: Some(tokens_per_second),
-                    learning_rate: Some(done.learning_rate),
-                    grad_norm: Some(done.norm),
-                    padding: Some(1.0 - done.real_tokens as f64 / done.computed_tokens as f64),
-                    ..Report::default()
-                };
-                metrics.write(&report)?;
-                observer(&Event::Report(report));
-            }
             let vocab = self.model.config().vocab;
             if let Some(what) = self.state.watch.note_step(step, done.loss, done.norm, vocab) {
                 observer(&Event::Diverged { step, what: what.clone() });
@@ -323,7 +327,7 @@ impl<'a> Trainer<'a> {
             }
             let last = step == self.options.steps;
             if !self.valid.is_empty() && (last || due(step, self.options.eval_every)) {
-                last_valid_loss = self.validate(stop, &mut metrics, observer)?;
+                last_valid_loss = self.validate(stop, metrics, observer)?;
                 if self.options.patience > 0 && self.state.bad_evals >= self.options.patience {
                     observer(&Event::EarlyStop { step, best_step: self.state.best_step });
                     break;
@@ -331,21 +335,40 @@ impl<'a> Trainer<'a> {
             }
             // A state that diverges would take the place of the last good checkpoint.
             if due(step, self.options.save_every) && !last && self.state.watch.is_calm() {
-                self.save(&mut metrics, observer)?;
+                self.save(metrics, observer)?;
             }
         }
-        if summary.diverged.is_none() && !summary.interrupted {
-            summary.diverged = self.diverged_at_the_end(&summary, last_valid_loss);
+        (summary.padding, summary.tokens_per_second) = (pace.padding(), pace.tokens_per_second());
+        Ok(last_valid_loss)
+    }
+
+    /// Reports a step that took so many seconds.
+    fn report(
+        &self,
+        done: &StepDone,
+        seconds: f64,
+        metrics: &mut Metrics,
+        observer: &mut dyn FnMut(&Event),
+    ) -> Result<()> {
+        let step = self.state.step;
+        let tokens_per_second = done.real_tokens as f64 / seconds;
+        observer(&Event::Step { step, loss: done.loss, tokens_per_second });
+        if !step.is_multiple_of(self.options.report_every.max(1)) && step != self.options.steps {
+            return Ok(());
         }
-        if summary.interrupted || summary.diverged.is_none() {
-            self.save(&mut metrics, observer)?;
-        }
-        self.finish(&mut summary)?;
-        summary.steps = self.state.step;
-        summary.best = self.state.best();
-        summary.padding = if padded > 0 { 1.0 - real as f64 / padded as f64 } else { 0.0 };
-        summary.tokens_per_second = if seconds > 0.0 { real as f64 / seconds } else { 0.0 };
-        Ok(summary)
+        let report = Report {
+            step,
+            epoch: Some(self.state.epoch),
+            train_loss: Some(done.loss),
+            tokens_per_second: Some(tokens_per_second),
+            learning_rate: Some(done.learning_rate),
+            grad_norm: Some(done.norm),
+            padding: Some(1.0 - done.real_tokens as f64 / done.computed_tokens as f64),
+            ..Report::default()
+        };
+        metrics.write(&report)?;
+        observer(&Event::Report(report));
+        Ok(())
     }
 
     /// The checkpoint to resume from with its content, if the run is a resumed one and the checkpoint is its own.
@@ -640,7 +663,7 @@ impl<'a> Trainer<'a> {
 
     /// Without validation the last adapter is the one to keep, or after divergence that of the newest checkpoint, which
     /// is older. An error if training diverged and no adapter is better than before.
-    fn finish(&self, summary: &mut Summary) -> Result<()> {
+    fn finish(&self, summary: &Summary) -> Result<()> {
         let kept = match (&summary.diverged, self.state.best()) {
             (None, Some(_)) => return Ok(()),
             (None, None) => return self.adapter_now()?.save(&self.out),
@@ -654,7 +677,7 @@ impl<'a> Trainer<'a> {
                 Adapter::load(&checkpoint)?.save(&self.out)?;
                 format!("the adapter of {} was kept", checkpoint.display())
             }
-            None => "no adapter better than none was found".to_owned(),
+            None => "no adapter was better than before training".to_owned(),
         };
         let rate = self.options.schedule.learning_rate;
         let advice = format!(
@@ -685,6 +708,35 @@ pub struct StepDone {
 
 const IN_DOUBT: &str =
     "an update failed, and the adapter in memory may be broken; start again from the newest checkpoint";
+
+/// Tokens and seconds of the steps so far.
+#[derive(Debug, Default)]
+struct Pace {
+    seconds: f64,
+    real_tokens: usize,
+    computed_tokens: usize,
+}
+
+impl Pace {
+    fn add(&mut self, done: &StepDone, seconds: f64) {
+        self.seconds += seconds;
+        self.real_tokens += done.real_tokens;
+        self.computed_tokens += done.computed_tokens;
+    }
+
+    /// Share of the computed tokens that were padding.
+    fn padding(&self) -> f64 {
+        if self.computed_tokens == 0 {
+            0.0
+        } else {
+            1.0 - self.real_tokens as f64 / self.computed_tokens as f64
+        }
+    }
+
+    fn tokens_per_second(&self) -> f64 {
+        if self.seconds > 0.0 { self.real_tokens as f64 / self.seconds } else { 0.0 }
+    }
+}
 
 fn due(step: usize, every: usize) -> bool {
     every > 0 && step.is_multiple_of(every)

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use metal_candle::training::{Estimate, TrainOptions, Trainer};
+use metal_candle::models::Weights;
+use metal_candle::tensor::DType;
+use metal_candle::training::{Estimate, Example, TrainOptions, Trainer};
 
 use crate::failure::{Code, Failure};
 use crate::progress::size;
@@ -85,6 +87,30 @@ fn room() -> Option<(u64, String)> {
     Some((machine.room(), format!("{} of {} are available", size(machine.room()), size(machine.total))))
 }
 
+/// Refuses a model whose weights do not fit, before they are loaded. A limit that the user sets is for runs.
+pub(crate) fn check_model(weights: &Weights, dtype: DType) -> Result<(), Failure> {
+    let machine = Machine::read().filter(|_| std::env::var_os(LIMIT).is_none());
+    let elements = |name: &str| {
+        let shape = weights.shape(name).unwrap_or_default();
+        shape.iter().fold(1_u64, |product, &size| product.saturating_mul(size as u64))
+    };
+    let parameters = weights.names().map(elements).fold(0_u64, u64::saturating_add);
+    let bytes = parameters.saturating_mul(dtype.size() as u64);
+    match machine {
+        Some(machine) if bytes > machine.room() => Err(too_large(bytes, machine, dtype)),
+        _ => Ok(()),
+    }
+}
+
+fn too_large(bytes: u64, machine: Machine, dtype: DType) -> Failure {
+    let (room, total) = (size(machine.room()), size(machine.total));
+    let cause = format!("the weights need {} in {dtype}, but {room} of {total} are available", size(bytes));
+    let narrower = if dtype == DType::F32 { "--dtype bf16, " } else { "" };
+    let advice =
+        format!("use {narrower}a smaller model, or close other programs; {LIMIT}={bytes} loads it anyway");
+    Failure::new(Code::Run, cause, advice)
+}
+
 /// Refuses adapters that do not fit, before they are made. `parameters` of them train.
 pub(crate) fn check_adapter(parameters: usize) -> Result<(), Failure> {
     // f32: the adapter with gradients, means and squares on the device, and once more on the host.
@@ -99,15 +125,20 @@ pub(crate) fn check_adapter(parameters: usize) -> Result<(), Failure> {
 }
 
 /// Refuses a run that does not fit, and names what would make it fit.
-pub(crate) fn check_run(trainer: &mut Trainer<'_>, options: &TrainOptions) -> anyhow::Result<()> {
-    let needed = beyond(&trainer.estimate()?);
+pub(crate) fn check_run(
+    trainer: &mut Trainer<'_>,
+    options: &TrainOptions,
+    estimate: &Estimate,
+    held_out: &[Example],
+) -> anyhow::Result<()> {
+    let needed = beyond(estimate);
     let Some((room, available)) = room() else { return Ok(()) };
     if needed <= room {
         return Ok(());
     }
     let cause = format!("the run needs about {} more memory, but {available}", size(needed));
     for (flags, options) in lighter(options) {
-        let needed = beyond(&trainer.estimate_with(options)?);
+        let needed = beyond(&trainer.estimate_with(options, held_out)?);
         if needed <= room {
             let advice = format!("use {flags} (about {}); {FORCE}", size(needed));
             return Err(Failure::new(Code::Run, cause, advice).into());
@@ -164,6 +195,18 @@ mod tests {
         assert_eq!(machine.within(Some((50, 20))), Machine { total: 50, available: Some(20) });
         assert_eq!(machine.within(Some((200, 90))), machine);
         assert_eq!(Machine { total: 100, available: None }.room(), 100);
+    }
+
+    #[test]
+    fn weights_that_do_not_fit_are_refused_with_the_dtype_that_helps() {
+        let machine = Machine { total: 16 << 30, available: Some(10 << 30) };
+        let failure = too_large(28 << 30, machine, DType::F32);
+        assert_eq!(
+            failure.cause,
+            "the weights need 28.00 GiB in f32, but 10.00 GiB of 16.00 GiB are available"
+        );
+        assert!(failure.advice.starts_with("use --dtype bf16, a smaller model"), "{failure:?}");
+        assert!(!too_large(28 << 30, machine, DType::BF16).advice.contains("--dtype"));
     }
 
     #[test]

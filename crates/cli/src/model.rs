@@ -11,6 +11,7 @@ use metal_candle::training::Adapter;
 use crate::adapter_source::{self, Chosen};
 use crate::args::ModelArgs;
 use crate::fetch;
+use crate::memory;
 use crate::session::Session;
 use crate::{settings, template_vars};
 
@@ -32,6 +33,7 @@ impl Loaded {
         let mut files = ModelFiles::open(&path)?;
         files.chat_template =
             files.chat_template.map(|template| template.with_stop(session.interrupt.flag()));
+        memory::check_model(&files.weights, dtype)?;
         let meter = RefCell::new(session.progress.count("loading the model", 100));
         let progress = |share: f64| meter.borrow_mut().set((share * 100.0) as u64);
         let decoder = Decoder::load(files.config.clone(), &files.weights, device, dtype, &progress)?;

@@ -96,19 +96,19 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
         }
         None => Trainer::new(&loaded.decoder, flags.lora()?, base, options.clone(), &train, &valid, out)?,
     };
-    let estimate = trainer.estimate()?;
+    let held_out = if args.no_samples { Vec::new() } else { request.held_out(&loaded, &options)? };
+    let estimate = trainer.estimate_beside(&held_out)?;
     session.note(description(&loaded, &request, &estimate, (train.len(), valid.len()), options.steps));
     let Some(folder) = folder else {
         return dry_run(args, flags, &estimate, train.len(), options.steps);
     };
     trainer.verify().map_err(|error| refused_resume(error, out))?;
     if !args.no_memory_check {
-        memory::check_run(&mut trainer, &options)?;
+        memory::check_run(&mut trainer, &options, &estimate, &held_out)?;
     }
 
     let samples = !args.no_samples && !args.json && !session.progress.is_quiet();
     let prompts: &[String] = if samples { &data.prompts } else { &[] };
-    let held_out = if args.no_samples { Vec::new() } else { request.held_out(&loaded, &options)? };
     let exact_before = exact(&loaded, None, &held_out, &options, session)?;
     let before = answers(&loaded, None, prompts)?;
     session.check_interrupt("preparing the run")?;
@@ -136,16 +136,20 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     for ((prompt, before), after) in prompts.iter().zip(&before).zip(&after) {
         print_line(&format!("\n  {prompt}\n  before: {}\n  after:  {}", indented(before), indented(after)))?;
     }
-    if let Some((before, after)) = exact {
-        print_line(&format!(
-            "\nexact answers on {} held-out rows: {} before, {} after ({:.0} %)",
-            after.examples,
-            before.exact,
-            after.exact,
-            after.percent()
-        ))?;
+    if let Some(counts) = &exact {
+        print_line(&exact_line(counts))?;
     }
     print_line(&closing(&summary, out, &reports))
+}
+
+fn exact_line((before, after): &(ExactAnswers, ExactAnswers)) -> String {
+    format!(
+        "\nexact answers on {} held-out rows: {} before, {} after ({:.0} %)",
+        after.examples,
+        before.exact,
+        after.exact,
+        after.percent()
+    )
 }
 
 impl Request {
@@ -266,16 +270,20 @@ fn rescue_places(out: &Path) -> Vec<PathBuf> {
 /// adds to the error where it is.
 fn rescued(error: anyhow::Error, trainer: &Trainer<'_>, out: &Path, places: &[PathBuf]) -> anyhow::Error {
     let go_on = format!("metal-candle train --config {} --resume", quoted(&out.join("run.toml")));
-    let source = match error.downcast_ref::<metal_candle::Error>() {
-        Some(metal_candle::Error::Io { source, .. }) => source,
+    let (code, advice) = match error.downcast_ref::<metal_candle::Error>() {
+        Some(metal_candle::Error::Io { source, .. }) => of_io(source.kind()),
+        // Another run took the folder after it had been deleted.
+        Some(metal_candle::Error::File { .. }) => (Code::Input, "wait until the other run ends"),
         Some(metal_candle::Error::Changed { .. }) => {
             let advice = format!("put the file back as it was; {go_on} continues from the last checkpoint");
             return Failure::new(Code::Run, error.to_string(), advice).into();
         }
         _ => return error,
     };
-    let (code, advice) = of_io(source.kind());
     let step = trainer.step();
+    if step == 0 {
+        return error;
+    }
     let saved = trainer.adapter_now().ok().and_then(|adapter| {
         places.iter().find_map(|place| {
             let folder = tempfile::Builder::new().prefix(&format!("adapter-step-{step}-")).tempdir_in(place);
