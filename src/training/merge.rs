@@ -80,7 +80,7 @@ pub fn merge(
     adapter.check_copies(&files.weights)?;
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     durable::create_dir_all(parent).map_err(|source| Error::io(parent, "create", source))?;
-    let unfinished = durable::temporary_folder(parent, ".merging-")
+    let unfinished = durable::UnfinishedFolder::create(parent, ".merging-")
         .map_err(|source| Error::io(parent, "write into", source))?;
     let untied = files.config.tie_embeddings
         && adapter.modules.iter().any(|module| module.path == HEAD || module.path == EMBEDDING);

@@ -291,7 +291,9 @@ impl<'a> Trainer<'a> {
         }
         let (mut seconds, mut real, mut padded) = (0.0, 0, 0);
         let mut epoch_batches = self.epoch_batches()?;
-        while self.state.step < self.options.steps {
+        let mut stopped_early =
+            self.state.validation_due && self.validate_and_judge(stop, &mut metrics, observer)?;
+        while self.state.step < self.options.steps && !stopped_early {
             if stop.load(Ordering::Relaxed) {
                 summary.interrupted = true;
                 break;
@@ -329,9 +331,8 @@ impl<'a> Trainer<'a> {
             }
             let last = step == self.options.steps;
             if !self.valid.is_empty() && (last || due(step, self.options.eval_every)) {
-                self.validate(stop, &mut metrics, observer)?;
-                if self.options.patience > 0 && self.state.bad_evals >= self.options.patience {
-                    observer(&Event::EarlyStop { step, best_step: self.state.best_step });
+                stopped_early = self.validate_and_judge(stop, &mut metrics, observer)?;
+                if stopped_early {
                     break;
                 }
             }
@@ -340,6 +341,7 @@ impl<'a> Trainer<'a> {
                 self.save(observer)?;
             }
         }
+        summary.interrupted |= self.state.validation_due;
         metrics.sync()?;
         self.save(observer)?;
         self.finish()?;
@@ -522,6 +524,23 @@ impl<'a> Trainer<'a> {
         }
         let (norm, updates) = self.optimizer.record_update(&graph, &gradients, &loss)?;
         Ok((graph, vec![loss, norm], updates))
+    }
+
+    /// Validates, and returns whether training is to stop since no validation was better for long enough.
+    fn validate_and_judge(
+        &mut self,
+        stop: &AtomicBool,
+        metrics: &mut Metrics,
+        observer: &mut dyn FnMut(&Event),
+    ) -> Result<bool> {
+        // An interrupted validation is saved as due, so that the resumed run is the one that nothing disturbed.
+        self.state.validation_due = self.validate(stop, metrics, observer)?.is_none();
+        let (step, patience) = (self.state.step, self.options.patience);
+        let stops = !self.state.validation_due && patience > 0 && self.state.bad_evals >= patience;
+        if stops {
+            observer(&Event::EarlyStop { step, best_step: self.state.best_step });
+        }
+        Ok(stops)
     }
 
     /// Mean loss of the validation set; `None` if it was interrupted.

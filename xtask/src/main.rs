@@ -1,6 +1,7 @@
 //! Tasks of the repository: `cargo xtask test` is the one command that says whether everything is right.
 
 mod apple_check;
+mod faults;
 mod mac;
 mod softmetal;
 #[cfg(test)]
@@ -17,7 +18,9 @@ const HELP: &str = "cargo xtask test     format, lints, documents, all tests; th
                     cargo xtask apple-check  everything compiled, linted, documented and linked for macOS, on Debian\n\
                     cargo xtask mac [--list] [--only STEP,STEP]  on a Mac: kernels, tests, leaks and measurements, with a report to send\n\
                     cargo xtask compare  metal-candle bench ops, train and generate beside the peers that are installed\n\
-                                     (compare/requirements.txt, and cargo install --path compare/candle)";
+                                     (compare/requirements.txt, and cargo install --path compare/candle)\n\
+                    cargo xtask crash    every fault at every file operation of runs, merges, pulls and the data cache\n\
+                    cargo xtask soak [MINUTES]  runs, kills, faults and resumes, with memory, threads and handles watched";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
@@ -30,6 +33,8 @@ fn main() -> ExitCode {
         "apple-check" => apple_check::apple_check(),
         "mac" => return mac::mac(&std::env::args().skip(2).collect::<Vec<_>>()),
         "compare" => compare(),
+        "crash" => faults::crash(),
+        "soak" => faults::soak(std::env::args().nth(2).as_deref()),
         _ => {
             eprintln!("{HELP}");
             return ExitCode::from(2);

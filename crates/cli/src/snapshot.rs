@@ -70,7 +70,7 @@ fn resolve_kind(
     {
         return Ok(Model { path, fetched: false });
     }
-    let repository = hub.repository(&source.id, &source.revision).map_err(flatten)?;
+    let repository = hub.repository(&source.id, &source.revision, session).map_err(flatten)?;
     let files = match kind {
         Kind::Model => wanted(&repository, source)?,
         Kind::Adapter => wanted_of_adapter(&repository, source)?,
@@ -117,6 +117,7 @@ fn reference(folder: &Path, revision: &str) -> PathBuf {
 
 fn in_our_cache(folder: &Path, source: &HubSource, options: Options, session: &Session) -> Option<PathBuf> {
     let named = std::fs::read_to_string(reference(folder, &source.revision)).ok();
+    let named = named.filter(|commit| !commit.trim().is_empty());
     let snapshot = folder.join(named.as_deref().map_or(source.revision.as_str(), str::trim));
     let mut record = Record::read(&snapshot);
     let files: Vec<String> = match &source.file {
