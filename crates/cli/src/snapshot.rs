@@ -15,7 +15,7 @@ use crate::model_source::HubSource;
 use crate::progress::size;
 use crate::record::Record;
 use crate::session::Session;
-use metal_candle::{atomic, durable};
+use metal_candle::atomic;
 
 /// What is fetched of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +77,7 @@ fn resolve_kind(
     };
     let snapshot = folder.join(&repository.commit);
     cache::create(&snapshot)?;
-    // What cannot be removed only takes space.
-    drop(durable::sweep(&snapshot, &cache::UNFINISHED));
+    cache::clean(&snapshot);
     let total: u64 = files.iter().filter_map(|f| f.size).sum();
     session.note(format!(
         "fetching {} ({} files, {}) from {}",
