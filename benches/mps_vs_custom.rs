@@ -4,16 +4,19 @@
 //! Products at all sizes of a LoRA layer, softmax over sizes and axes, RMS norm, the whole layer, and, with
 //! METAL_CANDLE_MODEL naming a Llama's file, a training step of a model. Every result is compared with candle's before it
 //! is timed, and every timed result is computed and waited for: `metal-candle bench` explains why that is said.
+//! A system or a GPU that the library does not support is skipped with the reason.
 
 #[path = "candle_llama/mod.rs"]
 mod candle_llama;
+#[path = "devices/mod.rs"]
+mod devices;
 
 use std::time::{Duration, Instant};
 
 use candle_core::{D, Tensor};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group};
+use devices::Devices;
 use metal_candle::Result;
-use metal_candle::backend::Device;
 use metal_candle::bench::model::{Sizes, Training, TrainingData};
 use metal_candle::bench::{Case, Form, Kind};
 use metal_candle::models::{Decoder, ModelFiles};
@@ -21,24 +24,9 @@ use metal_candle::tensor::{DType, HostTensor};
 
 const EPS: f64 = 1e-5;
 
-/// Our devices by the name under which they are shown.
-fn devices() -> Vec<(&'static str, Device)> {
-    #[cfg(target_vendor = "apple")]
-    {
-        use metal_candle::backend::select::Preference;
-        let device = |preference| Device::metal_with(preference).expect("a GPU");
-        vec![("mps", device(Preference::Mps)), ("custom", device(Preference::Metal))]
-    }
-    #[cfg(not(target_vendor = "apple"))]
-    vec![("cpu", Device::cpu(2).expect("a device"))]
-}
-
-fn candle_device() -> candle_core::Device {
-    if cfg!(target_vendor = "apple") {
-        candle_core::Device::new_metal(0).expect("a GPU")
-    } else {
-        candle_core::Device::Cpu
-    }
+/// Opens the devices, which `main` has opened before.
+fn opened() -> Devices {
+    devices::open().expect("the devices that were opened at the start")
 }
 
 fn tensor(value: &HostTensor, device: &candle_core::Device) -> Tensor {
@@ -83,7 +71,7 @@ fn check(name: &str, ours: &[f64], theirs: &Tensor) {
 }
 
 fn group(c: &mut Criterion, name: &str, kinds: &[Kind]) {
-    let candle = candle_device();
+    let Devices { ours, candle } = opened();
     for &kind in kinds {
         let case = Case { kind, dtype: DType::F32, backward: false };
         let mut group = c.benchmark_group(format!("{name}/{}", case.shape()));
@@ -92,11 +80,11 @@ fn group(c: &mut Criterion, name: &str, kinds: &[Kind]) {
         let inputs: Vec<Tensor> =
             (0..case.inputs().len()).map(|index| tensor(&case.values(index, 0), &candle)).collect();
         let theirs = unfused(&case, &inputs).expect("candle's result");
-        for (device_name, device) in devices() {
-            let program = case.program(&device, Form::One).expect("a program");
+        for (device_name, device) in &ours {
+            let program = case.program(device, Form::One).expect("a program");
             let mut outputs = program.run(&[]).expect("a run");
             check(name, &outputs[0].to_f64(), &theirs);
-            group.bench_function(device_name, |b| {
+            group.bench_function(*device_name, |b| {
                 b.iter(|| program.run_into(&[], &mut outputs).expect("a run"));
             });
         }
@@ -156,14 +144,15 @@ fn training_step(c: &mut Criterion) {
     let mut run = || -> Result<()> {
         let (config, weights) = ModelFiles::open_weights(&path)?;
         let mut theirs = None;
-        for (device_name, device) in devices() {
+        let Devices { ours, candle } = opened();
+        for (device_name, device) in ours {
             let model = Decoder::load(config.clone(), &weights, &device, DType::F32, &|_| ())?;
             let data = TrainingData::new(sizes, &model)?;
             let mut training = Training::new(&model, &data, &scratch)?;
             let start = training.adapter()?;
             let losses = [training.step()?.1, training.step()?.1];
             let theirs = theirs.get_or_insert_with(|| {
-                let mut step = candle_llama::Step::new(&config, &weights, &start, sizes, &candle_device())
+                let mut step = candle_llama::Step::new(&config, &weights, &start, sizes, &candle)
                     .expect("a Llama without scaled rotation");
                 let losses = [step.run().expect("a step"), step.run().expect("a step")];
                 (step, losses)
@@ -189,4 +178,12 @@ fn training_step(c: &mut Criterion) {
 }
 
 criterion_group!(benches, matmul, softmaxes, rms_norm, lora, training_step);
-criterion_main!(benches);
+
+fn main() {
+    if let Err(reason) = devices::open() {
+        println!("SKIPPED mps_vs_custom: {reason}");
+        return;
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}

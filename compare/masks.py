@@ -6,8 +6,9 @@ DIR holds one `NAME.jinja` per template and, optionally, `index.json`: a list of
 put beside a tokenizer with one token per byte, so that masks of tokens are masks of text. For templates with
 {% generation %} blocks the trained text must be what transformers' return_assistant_tokens_mask marks. For the others
 it must be each answer, with the token that ends its turn: the special token that Jinja2 writes after the answer both
-before a question and before another answer, or the end-of-text token if there is none. A chat is rightly refused where
-the template leaves out an answer's text, or a tool call without text. Exits with 1 if a mask differs.
+before a question and before another answer, or the end-of-text token if there is none. A template that reads content only
+as a list of parts gets it so. A tool call that the template leaves out is not to be trained, and a chat is rightly refused
+where the template leaves out an answer's text. Exits with 1 if a mask differs.
 """
 
 import argparse
@@ -75,11 +76,18 @@ class Template:
         literal = [token for token in ENDS if token in self.source]
         if "eos_token" not in self.source and self.eos not in self.source and len(literal) == 1:
             self.eos = literal[0]
+        self.parts = False
+        if ANSWER not in (self.render([user(ANSWER)]) or ""):
+            self.parts = True
+            self.parts = ANSWER in (self.render([user(ANSWER)]) or "")
         self.special = sorted({self.bos, self.eos, *SPECIAL.findall(self.source)}, key=len, reverse=True)
 
     def render(self, messages, tools=None, prompt=False, marks=False):
         """The text and the marked ranges, or None if the template refuses the messages."""
         messages = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        if self.parts:
+            messages = [{**message, "content": [{"type": "text", "text": message["content"]}]} if isinstance(message.get("content"), str) else message
+                        for message in messages]
         try:
             texts, ranges = render_jinja_template(
                 conversations=[messages], tools=tools, chat_template=self.source, add_generation_prompt=prompt,
@@ -148,32 +156,42 @@ def ours(binary, folder, messages, tools):
 
 
 def left_out(template, messages, tools):
-    """Whether the template leaves out the text of answers, or a call without text, so that a refusal is right."""
+    """Whether the template leaves out the text of an answer, so that a refusal is right."""
     for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        if message.get("tool_calls"):
-            silent = {key: value for key, value in message.items() if key != "tool_calls"}
-            if not message["content"] and template.render(messages[: index + 1], tools) == template.render([*messages[:index], silent], tools):
-                return True
-        else:
+        if message["role"] == "assistant" and not message.get("tool_calls"):
             text = template.render([*messages[:index], assistant(ANSWER)], tools)
             if text is not None and ANSWER not in text:
                 return True
     return False
 
 
+def without_call(template, messages, tools, index):
+    """Whether the template leaves out the tool calls of an answer."""
+    silent = {key: value for key, value in messages[index].items() if key != "tool_calls"}
+    with_call = template.render(messages[: index + 1], tools)
+    return "tool_calls" in messages[index] and with_call is not None and with_call == template.render([*messages[:index], silent], tools)
+
+
+def trained_answers(template, messages, tools):
+    """The answers of which something is left in the text, by their indices."""
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    return [index for index in answers if messages[index]["content"] or not without_call(template, messages, tools, index)], answers
+
+
 def wrong_with_marks(template, messages, tools, parts):
     """Compares with transformers' own mask. Returns None if equal, or what differs."""
     rendered = template.render(messages, tools, marks=True)
     text, ranges = rendered
+    trained, answers = trained_answers(template, messages, tools)
+    if len(trained) < len(answers) == len(ranges):
+        ranges = [place for place, index in zip(ranges, answers) if index in trained]
     expected = "".join(text[start:end] for start, end in ranges)
     return None if "".join(parts) == expected else f"transformers marks {expected!r}, we train {''.join(parts)!r}"
 
 
 def wrong_without_marks(template, messages, tools, parts):
     """Checks that the parts are the answers with their end tokens. Returns None if so, or what differs."""
-    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    answers, _ = trained_answers(template, messages, tools)
     if len(parts) < len(answers):
         # Answers with nothing between them are one part, because the template leaves out what is between them.
         end = re.escape(template.end_token(messages[: answers[0]], tools))
@@ -187,7 +205,7 @@ def wrong_without_marks(template, messages, tools, parts):
         if end is None:
             return f"no token ends {part!r}"
         body = part[: -len(end)].strip()
-        if message.get("tool_calls"):
+        if message.get("tool_calls") and not without_call(template, messages, tools, index):
             if "get_weather" not in body and template.render(messages[: index + 1], tools) and "get_weather" in template.render([*messages[:index], message], None):
                 return f"the call is not in {part!r}"
         elif body != content:

@@ -3,7 +3,8 @@
 
 use std::io::Write;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
+use metal_candle::backend::Device;
 use metal_candle::{AttentionMask, CustomMetalOps};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -13,11 +14,7 @@ fn main() -> Result<()> {
 }
 
 pub(crate) fn run(_arguments: &[String], out: &mut dyn Write) -> Result<()> {
-    // The GPU if the library supports it; candle's own constructor panics on older systems.
-    let device = match metal_candle::backend::Device::metal() {
-        Ok(_) => Device::new_metal(0)?,
-        Err(_) => Device::Cpu,
-    };
+    let device = Device::best()?.candle()?;
     // Numbers from -1 to 1 that look random.
     let numbers = |seed: f64, rows: usize, columns: usize| {
         let count = Tensor::arange(0.0, (rows * columns) as f32, &device)?;

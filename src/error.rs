@@ -101,6 +101,14 @@ pub enum Error {
         /// What was found, what was expected, what to do.
         message: String,
     },
+    /// A file whose bytes are used in place is not what it was when it was opened.
+    #[error("{}: was changed while it was in use: {what}; what was computed since cannot be trusted", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// What changed.
+        what: String,
+    },
     /// A checkpoint was made with other settings than those of the run that is to go on from it.
     #[error("{}: cannot be resumed with other settings: {}", checkpoint.display(), joined(differences, "; "))]
     OtherRun {
@@ -128,6 +136,16 @@ pub enum Error {
         what: String,
         /// Its value.
         value: f64,
+        /// The likely cause and what to do.
+        advice: String,
+    },
+    /// Training makes the model worse than it was before, and nothing better was found.
+    #[error("step {step}: training has diverged: {what}; {advice}")]
+    Diverged {
+        /// The step at which it was recognized.
+        step: usize,
+        /// What shows it.
+        what: String,
         /// The likely cause and what to do.
         advice: String,
     },

@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicBool;
 use metal_candle::backend::Device;
 use metal_candle::models::{Decoder, ModelFiles};
 use metal_candle::tensor::DType;
-use metal_candle::training::batches::Batch;
+use metal_candle::training::batches::{Batch, BatchOptions};
 use metal_candle::training::{
     Adapter, Event, Example, LoraConfig, OptimizerOptions, Schedule, ScheduleKind, Targets, TrainOptions,
-    Trainer, metrics,
+    Trainer, evaluate, metrics,
 };
 use metal_candle::{Error, Result};
 use serde_json::Value;
@@ -346,6 +346,58 @@ fn broken_numbers_stop_the_run_after_saving() {
     let (adapter, _, state) = metal_candle::training::checkpoint::load(&saved).unwrap();
     assert_eq!(state.step, step - 1);
     assert!(adapter.modules.iter().all(|m| m.a.as_slice::<f32>().unwrap().iter().all(|x| x.is_finite())));
+}
+
+/// Overflow makes all logits equal. The loss is then ln 256 = 5.545, which is below that of the untrained random model: it
+/// was the best so far, and the run went on to its end with success.
+#[test]
+fn equal_probabilities_are_divergence_and_no_success() {
+    let out = tempfile::tempdir().unwrap();
+    let model = model(&golden().join("llama"));
+    let (train, valid) = (examples(20), examples(5));
+    let constant =
+        Schedule { kind: ScheduleKind::Constant, learning_rate: 1e6, warmup: 0, steps: 100, minimum: 0.0 };
+    let options = TrainOptions { schedule: constant, eval_every: 2, ..options(100) };
+    let mut trainer = Trainer::new(&model, lora(), None, options, &train, &valid, out.path()).unwrap();
+    let mut best = Vec::new();
+    let error = trainer.run(&AtomicBool::new(false), &mut |event| {
+        if let Event::Validated { step, best: true, .. } = event {
+            best.push(*step);
+        }
+    });
+    let error = error.unwrap_err();
+    let Error::Diverged { step, what, advice } = &error else { panic!("{error}") };
+    assert!(*step < 40, "{error}");
+    assert!(what.contains("before training"), "{error}");
+    assert!(
+        advice.contains("no adapter better than none") && advice.contains("lower learning rate (it was 1e6"),
+        "{error}"
+    );
+    assert_eq!(best, [0]);
+}
+
+/// The rate jumps from 0.01 to 150 000 after step 9. What was learned until then is kept, and so is its checkpoint.
+#[test]
+fn an_adapter_from_before_a_divergence_is_kept() {
+    let out = tempfile::tempdir().unwrap();
+    let model = model(&golden().join("llama"));
+    let (train, valid) = (examples(20), examples(5));
+    let jump =
+        Schedule { kind: ScheduleKind::Cosine, learning_rate: 1e-2, warmup: 8, steps: 12, minimum: 1e6 };
+    let options = TrainOptions { schedule: jump, ..options(100) };
+    let mut trainer = Trainer::new(&model, lora(), None, options, &train, &valid, out.path()).unwrap();
+    let summary = trainer.run(&AtomicBool::new(false), &mut |_| {}).unwrap();
+    assert!(summary.diverged.is_some() && summary.steps < 60, "{summary:?}");
+    let (best, step) = summary.best.unwrap();
+    assert!(step == 8 && best < summary.first_valid_loss.unwrap(), "{summary:?}");
+    let newest = metal_candle::training::checkpoint::latest(out.path()).unwrap().unwrap();
+    assert!(newest.ends_with("step-000009"), "{}", newest.display());
+    // The adapter of step 8 is the one in the folder: it gives the best loss again.
+    let adapter = Adapter::load(out.path()).unwrap().on(model.device()).unwrap();
+    let batches = BatchOptions { batch_size: 3, max_length: 64, seed: 0 };
+    let stop = AtomicBool::new(false);
+    let found = evaluate(&model, Some(&adapter), &valid, &batches, &stop, &|_, _| {}).unwrap();
+    assert!((found.loss - best).abs() < 1e-6, "{} {best}", found.loss);
 }
 
 #[test]

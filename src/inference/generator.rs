@@ -293,6 +293,7 @@ impl<'a> Generator<'a> {
         step.last.as_mut_slice::<u32>()?[0] = tokens.len() as u32 - 1;
         let inputs = [&step.ids, &step.positions, &step.pos, &step.last];
         step.program.run_into(&inputs, &mut step.outputs)?;
+        self.model.check_files()?;
         self.held.extend_from_slice(tokens);
         self.latest = width;
         Ok(())

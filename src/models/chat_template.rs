@@ -2,11 +2,13 @@
 //!
 //! They are rendered as transformers 5 renders them in Python.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
 use super::gguf::Gguf;
 use super::jinja::{Template, TemplateError};
@@ -29,21 +31,15 @@ pub struct ChatTemplate {
     tool_use: Option<Arc<Template>>,
     path: PathBuf,
     source: String,
+    tool_use_source: Option<String>,
     /// Texts that templates refer to, such as `bos_token`.
-    tokens: Vec<(&'static str, String)>,
+    tokens: Vec<(String, String)>,
     /// Default variables, which those of a call replace.
     variables: Map<String, Json>,
-}
-
-/// Reads JSON as [`ChatTemplate`] renders it: an integer beyond 64 bits keeps all of its digits.
-///
-/// Such an integer becomes an object with one private field, which templates see as the integer.
-///
-/// # Errors
-///
-/// The error of `serde_json` for a text that is not JSON.
-pub fn parse_json(text: &str) -> serde_json::Result<Json> {
-    super::jinja::parse_json(text)
+    /// Roles whose content the template reads only as a list of parts.
+    roles_in_parts: OnceLock<Vec<&'static str>>,
+    /// Flag that ends a rendering.
+    stop: Option<Arc<AtomicBool>>,
 }
 
 /// The text of a chat and the parts of it that the template marks as the assistant's.
@@ -59,7 +55,8 @@ impl ChatTemplate {
     /// Compiles a template. `bos` and `eos` are the tokens at the beginning and end of a text.
     pub fn new(source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
         let tokens = [("bos_token", bos), ("eos_token", eos)];
-        let tokens = tokens.into_iter().filter_map(|(name, token)| Some((name, token?.to_owned()))).collect();
+        let named = |(name, token): (&str, Option<&str>)| Some((name.to_owned(), token?.to_owned()));
+        let tokens = tokens.into_iter().filter_map(named).collect();
         Self::compile(Path::new("chat template"), &[(DEFAULT.to_owned(), source.to_owned())], tokens)
     }
 
@@ -68,13 +65,7 @@ impl ChatTemplate {
     pub fn from_folder(folder: &Path) -> Result<Option<Self>> {
         let settings_path = folder.join("tokenizer_config.json");
         let settings = read_json(&settings_path)?.unwrap_or(Json::Null);
-        let special = SpecialTokens::read(folder)?;
-        let mut tokens = Vec::new();
-        for name in ["bos_token", "eos_token", "unk_token", "pad_token"] {
-            if let Some(text) = special.token(name) {
-                tokens.push((name, text));
-            }
-        }
+        let tokens = SpecialTokens::read(folder)?.named();
         let own_file = folder.join("chat_template.jinja");
         if own_file.is_file() {
             let mut named = vec![(DEFAULT.to_owned(), read_text(&own_file)?)];
@@ -111,16 +102,21 @@ impl ChatTemplate {
             ("bos_token", "tokenizer.ggml.bos_token_id"),
             ("eos_token", "tokenizer.ggml.eos_token_id"),
             ("unk_token", "tokenizer.ggml.unknown_token_id"),
+            // Their names in the format, one of them misspelled.
+            ("sep_token", "tokenizer.ggml.seperator_token_id"),
+            ("sep_token", "tokenizer.ggml.separator_token_id"),
             ("pad_token", "tokenizer.ggml.padding_token_id"),
+            ("cls_token", "tokenizer.ggml.cls_token_id"),
+            ("mask_token", "tokenizer.ggml.mask_token_id"),
         ] {
             if let Some(text) = gguf.token_id(key)?.and_then(|id| texts.get(id as usize)) {
-                tokens.push((name, (*text).to_owned()));
+                tokens.push((name.to_owned(), (*text).to_owned()));
             }
         }
         Self::compile(gguf.path(), &named, tokens).map(Some)
     }
 
-    fn compile(path: &Path, named: &[(String, String)], tokens: Vec<(&'static str, String)>) -> Result<Self> {
+    fn compile(path: &Path, named: &[(String, String)], tokens: Vec<(String, String)>) -> Result<Self> {
         let Some((_, source)) = named.iter().find(|(name, _)| name == DEFAULT).or(named.first()) else {
             return Err(Error::file_at(
                 path,
@@ -134,15 +130,83 @@ impl ChatTemplate {
                 Error::file_at(path, place, format!("does not compile: {message}"))
             })
         };
-        let tool_use = named.iter().find(|(name, _)| name == TOOL_USE);
-        let tool_use = tool_use.map(|(_, source)| compile(source)).transpose()?;
+        let tool_use_source =
+            named.iter().find(|(name, _)| name == TOOL_USE).map(|(_, source)| source.clone());
+        let tool_use = tool_use_source.as_deref().map(compile).transpose()?;
         let (template, source) = (compile(source)?, source.clone());
-        Ok(Self { template, tool_use, path: path.to_owned(), source, tokens, variables: Map::new() })
+        let (path, variables, roles_in_parts) = (path.to_owned(), Map::new(), OnceLock::new());
+        Ok(Self {
+            template,
+            tool_use,
+            path,
+            source,
+            tool_use_source,
+            tokens,
+            variables,
+            stop: None,
+            roles_in_parts,
+        })
     }
 
     /// The template's text.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Returns `true` if the template's text contains a word, such as the name of a variable.
+    pub fn mentions(&self, word: &str) -> bool {
+        let is_part = |c: char| c.is_alphanumeric() || c == '_';
+        let templates = [Some(&self.source), self.tool_use_source.as_ref()];
+        templates.into_iter().flatten().any(|source| source.split(|c| !is_part(c)).any(|part| part == word))
+    }
+
+    /// Returns messages whose content has the form that the template reads.
+    ///
+    /// Templates of vision models, such as SmolVLM's, read content as a list of parts and drop a text. For those, a text
+    /// becomes a list with one part, `{"type": "text", "text": …}`.
+    pub fn readable<'m>(&self, messages: &'m [Message]) -> Cow<'m, [Message]> {
+        let roles = self.roles_in_parts.get_or_init(|| self.find_roles_in_parts());
+        let is_dropped = |message: &Message| {
+            message["content"].is_string()
+                && message["role"].as_str().is_some_and(|role| roles.contains(&role))
+        };
+        if !messages.iter().any(is_dropped) {
+            return Cow::Borrowed(messages);
+        }
+        let adapted = messages
+            .iter()
+            .map(|message| if is_dropped(message) { in_parts(message) } else { message.clone() });
+        Cow::Owned(adapted.collect())
+    }
+
+    fn find_roles_in_parts(&self) -> Vec<&'static str> {
+        const TEXT: &str = "Zq7ContentSentinelQz";
+        let message = |role: &str| json!({"role": role, "content": TEXT});
+        let mut roles = Vec::new();
+        for role in ["user", "assistant", "system", "tool"] {
+            let before: &[&str] = match role {
+                "assistant" => &["user"],
+                "tool" => &["user", "assistant"],
+                _ => &[],
+            };
+            let after: &[&str] = if role == "system" { &["user"] } else { &[] };
+            let writes = |is_in_parts: bool| {
+                let other = |other: &&str| {
+                    let text = json!({"role": other, "content": "a"});
+                    if roles.contains(other) { in_parts(&text) } else { text }
+                };
+                let own = if is_in_parts { in_parts(&message(role)) } else { message(role) };
+                let chat: Vec<Json> =
+                    before.iter().map(other).chain([own]).chain(after.iter().map(other)).collect();
+                // Some templates print a list as Python does.
+                let is_written = |text: String| text.contains(TEXT) && !text.contains("text': ");
+                self.render(&chat, None, false).is_ok_and(is_written)
+            };
+            if !writes(false) && writes(true) {
+                roles.push(role);
+            }
+        }
+        roles
     }
 
     /// The text of a chat. With `add_generation_prompt` it ends where the assistant's turn begins.
@@ -160,6 +224,15 @@ impl ChatTemplate {
     /// Sets default variables for every rendering, such as `enable_thinking` of Qwen3.
     pub fn with_variables(mut self, variables: Map<String, Json>) -> Self {
         self.variables = variables;
+        self
+    }
+
+    /// Sets a flag that ends renderings: one that runs when the flag is set returns an error soon after.
+    ///
+    /// A rendering ends by itself too, after a bounded number of steps and within bounded memory; the flag lets a
+    /// program obey its user at once.
+    pub fn with_stop(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = Some(stop);
         self
     }
 
@@ -222,7 +295,7 @@ impl ChatTemplate {
         marks: Option<[char; 2]>,
     ) -> Result<String> {
         let template = self.tool_use.as_ref().filter(|_| tools.is_some()).unwrap_or(&self.template);
-        let tokens = self.tokens.iter().map(|(name, text)| (*name, Json::from(text.as_str())));
+        let tokens = self.tokens.iter().map(|(name, text)| (name.as_str(), Json::from(text.as_str())));
         let further =
             self.variables.iter().chain(variables).map(|(name, value)| (name.as_str(), value.clone()));
         let fixed = [
@@ -232,10 +305,17 @@ impl ChatTemplate {
         ];
         let variables: Vec<(&str, Json)> =
             [("documents", Json::Null)].into_iter().chain(tokens).chain(further).chain(fixed).collect();
-        template.render(&variables, marks).map_err(|TemplateError { message, line }| {
+        template.render(&variables, marks, self.stop.clone()).map_err(|TemplateError { message, line }| {
             Error::file_at(&self.path, format!("chat template, line {}", line.unwrap_or(1)), message)
         })
     }
+}
+
+/// A message whose text is a list with one part.
+fn in_parts(message: &Message) -> Message {
+    let mut message = message.clone();
+    message["content"] = json!([{"type": "text", "text": message["content"]}]);
+    message
 }
 
 /// Two private-use characters that the text does not contain.

@@ -4,10 +4,13 @@ use std::path::Path;
 
 use super::gguf::Gguf;
 use super::hf_config;
+use super::weights::Weights;
 use crate::{Error, Result};
 
 /// Larger than any size of a real model; a configuration that asks for more is damaged.
 const LARGEST: usize = 1_000_000_000;
+/// More layers than any model has.
+const MAX_LAYERS: usize = 10_000;
 
 /// A family of models. They share the decoder and differ in the fields of [`ModelConfig`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -177,7 +180,7 @@ impl ModelConfig {
             mlp_bias: has("blk.0.ffn_gate.bias"),
             qk_norm: has("blk.0.attn_q_norm.weight"),
         };
-        config.validate(gguf.path(), |field| field.to_owned())?;
+        config.validate(gguf.path(), |field| gguf_key(architecture, field))?;
         Ok(config)
     }
 
@@ -196,8 +199,9 @@ impl ModelConfig {
             ("sliding_window", self.sliding_window.unwrap_or(1)),
         ];
         for (field, size) in sizes {
-            if size == 0 || size > LARGEST {
-                return error(field, format!("is {size}, expected 1 to {LARGEST}"));
+            let largest = if field == "layers" { MAX_LAYERS } else { LARGEST };
+            if size == 0 || size > largest {
+                return error(field, format!("is {size}, expected 1 to {largest}"));
             }
         }
         if !self.heads.is_multiple_of(self.kv_heads) {
@@ -245,6 +249,21 @@ impl ModelConfig {
         Ok(())
     }
 
+    /// Refuses more layers than the weights can have, so that nothing is allocated by a number that only a header claims.
+    /// The other sizes are compared with the shape of each weight before it is loaded.
+    pub(crate) fn check_weights(&self, weights: &Weights) -> Result<()> {
+        let tensors = weights.names().count();
+        if self.layers <= tensors {
+            return Ok(());
+        }
+        let message = format!(
+            "the configuration has {} layers, but there are only {tensors} tensors; configuration and weights do not \
+             belong together",
+            self.layers
+        );
+        Err(Error::file(weights.path(), message))
+    }
+
     /// Cosines and sines of the rotary angles, each row-major `[positions, head_dim / 2]`.
     ///
     /// The angle of position p and pair i is `p · theta^(-2i/head_dim)`, scaled. Frequencies and angles are
@@ -265,7 +284,7 @@ impl ModelConfig {
     }
 
     /// The rotary frequency of each pair of a head.
-    fn rope_frequencies(&self) -> Vec<f32> {
+    pub(super) fn rope_frequencies(&self) -> Vec<f32> {
         let plain = (0..self.head_dim / 2).map(|pair| {
             let exponent = (2 * pair) as f32 / self.head_dim as f32;
             1.0 / self.rope_theta.powf(f64::from(exponent)) as f32
@@ -293,6 +312,26 @@ impl ModelConfig {
             }
         }
     }
+}
+
+/// The key of a field in a GGUF file.
+fn gguf_key(architecture: Architecture, field: &str) -> String {
+    let suffix = match field {
+        "hidden" => "embedding_length",
+        "layers" => "block_count",
+        "heads" => "attention.head_count",
+        "kv_heads" => "attention.head_count_kv",
+        "head_dim" => "attention.key_length",
+        "intermediate" => "feed_forward_length",
+        "vocab" => "vocab_size",
+        "context" => "context_length",
+        "sliding_window" => "attention.sliding_window",
+        "rms_eps" => "attention.layer_norm_rms_epsilon",
+        "rope_theta" => "rope.freq_base",
+        "rope_scaling" => "rope.scaling",
+        other => other,
+    };
+    format!("{architecture}.{suffix}")
 }
 
 fn missing(gguf: &Gguf, key: &str) -> Error {

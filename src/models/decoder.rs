@@ -6,7 +6,9 @@
 //! gate and up, so that the graph's rewrites can join their products. Families differ only by their
 //! [`ModelConfig`]: biases (Qwen2), norms of each query and key head (Qwen3), a sliding window (Mistral).
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{ModelConfig, Weights};
 use crate::Result;
@@ -14,7 +16,7 @@ use crate::backend::Device;
 use crate::content_hash::ContentHash;
 use crate::graph::{Graph, LazyTensor};
 use crate::ops::{Attention, Real};
-use crate::tensor::{DType, HostTensor, Parameter, TensorSpec};
+use crate::tensor::{DType, HostTensor, MappedFile, Parameter, TensorSpec};
 
 /// Path of the embedding as a module.
 pub(crate) const EMBEDDING: &str = "model.embed_tokens";
@@ -32,9 +34,20 @@ pub struct Decoder {
     layers: Vec<Layer>,
     norm: Parameter,
     head: Parameter,
+    rope: Arc<Mutex<Option<RopeTables>>>,
+    /// Files whose bytes are used in place.
+    files: Vec<MappedFile>,
+}
+
+/// Cosines and sines of the rotary angles, each `[positions, head_dim / 2]`.
+#[derive(Debug, Clone)]
+struct RopeTables {
     cos: Parameter,
     sin: Parameter,
 }
+
+/// Minimum number of positions of the rotary tables. They grow by powers of two with the sequences that are recorded.
+const MIN_POSITIONS: usize = 256;
 
 #[derive(Debug, Clone)]
 struct Layer {
@@ -143,14 +156,33 @@ impl Decoder {
         dtype: DType,
         progress: &dyn Fn(f64),
     ) -> Result<Self> {
+        config.check_weights(weights)?;
         let (hidden, head_dim) = (config.hidden, config.head_dim);
-        let vector = |name: &str, len: usize| -> Result<Parameter> {
-            device.parameter(name, &weights.load(name, &[len], DType::F32)?, false)
+        // Loading a tensor of another shape fails before memory is allocated by the configuration's sizes.
+        let check = |name: &str, shape: &[usize]| -> Result<()> {
+            if weights.shape(name) == Some(shape) {
+                Ok(())
+            } else {
+                weights.load(name, shape, dtype).map(drop)
+            }
         };
-        let matrix = |name: &str, rows: usize, columns: usize| -> Result<Parameter> {
-            device.parameter(name, &weights.load(name, &[rows, columns], dtype)?, false)
+        let files = RefCell::new(Vec::<MappedFile>::new());
+        let placed = |name: &str, shape: &[usize], dtype: DType| -> Result<Parameter> {
+            let tensor = weights.load(name, shape, dtype)?;
+            let mut files = files.borrow_mut();
+            if let Some(file) = tensor.mapped_file()
+                && files.iter().all(|known| known.path() != file.path())
+            {
+                files.push(file.clone());
+            }
+            device.parameter(name, &tensor, false)
         };
+        let vector = |name: &str, len: usize| placed(name, &[len], DType::F32);
+        let matrix = |name: &str, rows: usize, columns: usize| placed(name, &[rows, columns], dtype);
         let joined = |modules: &[(String, usize, bool)], columns: usize| -> Result<Joined> {
+            for (path, rows, _) in modules {
+                check(&format!("{path}.weight"), &[*rows, columns])?;
+            }
             let total: usize = modules.iter().map(|(_, rows, _)| rows).sum();
             let buffer = device.allocate(total * columns * dtype.size())?;
             let mut parts = Vec::new();
@@ -170,7 +202,7 @@ impl Decoder {
         };
         let embedding = matrix("model.embed_tokens.weight", config.vocab, hidden)?;
         let (q, kv) = (config.heads * head_dim, config.kv_heads * head_dim);
-        let mut layers = Vec::with_capacity(config.layers);
+        let mut layers = Vec::new();
         for index in 0..config.layers {
             progress(index as f64 / config.layers as f64);
             let path = |name: &str| format!("model.layers.{index}.{name}");
@@ -208,14 +240,38 @@ impl Decoder {
         } else {
             matrix("lm_head.weight", config.vocab, hidden)?
         };
-        let (cos, sin) = config.rope_tables(config.context);
-        let table = |name: &str, values: Vec<f32>| {
-            let tensor = HostTensor::from_slice(&values, [config.context, head_dim / 2])?;
-            device.parameter(name, &tensor, false)
-        };
-        let (cos, sin) = (table("rope.cos", cos)?, table("rope.sin", sin)?);
         progress(1.0);
-        Ok(Self { device: device.clone(), embedding, layers, norm, head, cos, sin, config })
+        // What was copied out of a file that changed meanwhile is of two models.
+        weights.check()?;
+        let files = files.into_inner();
+        Ok(Self {
+            device: device.clone(),
+            embedding,
+            layers,
+            norm,
+            head,
+            rope: Arc::default(),
+            files,
+            config,
+        })
+    }
+
+    /// Rotary tables for at least so many positions. A configuration's context may be far longer than any sequence that
+    /// is run, so the tables are as long as the longest recorded sequence needs.
+    fn rope_tables(&self, positions: usize) -> Result<RopeTables> {
+        let mut current = self.rope.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tables) = current.as_ref().filter(|tables| tables.cos.spec().shape[0] >= positions) {
+            return Ok(tables.clone());
+        }
+        let grown = positions.next_power_of_two().max(MIN_POSITIONS);
+        let rows = grown.min(self.config.context.max(positions));
+        let (cos, sin) = self.config.rope_tables(rows);
+        let table = |name: &str, values: Vec<f32>| {
+            let tensor = HostTensor::from_slice(&values, [rows, self.config.head_dim / 2])?;
+            self.device.parameter(name, &tensor, false)
+        };
+        let tables = RopeTables { cos: table("rope.cos", cos)?, sin: table("rope.sin", sin)? };
+        Ok(current.insert(tables).clone())
     }
 
     /// The configuration.
@@ -226,6 +282,12 @@ impl Decoder {
     /// The device.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Fails if a file whose bytes are used in place was changed since it was opened; see [`MappedFile::check`]. The
+    /// embedding, the head and the norms are used in place where the file stores them in the dtype of the model.
+    pub fn check_files(&self) -> Result<()> {
+        self.files.iter().try_for_each(MappedFile::check)
     }
 
     /// Bytes of all parameters.
@@ -278,8 +340,12 @@ impl Decoder {
             }
         }
         let head = (!self.config.tie_embeddings).then_some(&self.head);
-        for parameter in [&self.norm, &self.cos, &self.sin].into_iter().chain(head) {
+        for parameter in [&self.norm].into_iter().chain(head) {
             add(parameter)?;
+        }
+        // The rotary tables follow from the frequencies and are as long as the sequences so far.
+        for frequency in self.config.rope_frequencies() {
+            hash.add(&frequency.to_le_bytes());
         }
         Ok(hash.finish())
     }
@@ -344,7 +410,7 @@ impl Decoder {
 
     /// Records the final hidden states `[batch·t, hidden]` of whole sequences.
     ///
-    /// `ids` and `positions` are u32 `[batch·t]`. `dropout` is the probability and the seed for the adapters'
+    /// `ids` and `positions` are u32 `[batch·t]`; each position is less than t. `dropout` is the probability and the seed for the adapters'
     /// inputs.
     pub fn record_sequences(
         &self,
@@ -509,7 +575,13 @@ impl Recording<'_> {
     fn attention(&self, index: usize, q: &LazyTensor, k: &LazyTensor, v: &LazyTensor) -> Result<LazyTensor> {
         let config = &self.model.config;
         let (tokens, d) = (q.shape()[0], config.head_dim);
-        let (cos, sin) = (self.graph.parameter(&self.model.cos), self.graph.parameter(&self.model.sin));
+        let positions = match &self.context {
+            Context::Sequences { batch } => tokens / (*batch).max(1),
+            // Tokens that pad a chunk may come after the cache's last position.
+            Context::Cached { cache, .. } => cache.capacity + tokens,
+        };
+        let tables = self.model.rope_tables(positions)?;
+        let (cos, sin) = (self.graph.parameter(&tables.cos), self.graph.parameter(&tables.sin));
         let q = q.rope(&cos, &sin, &self.positions)?;
         let k = k.rope(&cos, &sin, &self.positions)?;
         let op = Attention {

@@ -22,7 +22,8 @@ const ADDED: &str = "added_tokens.json";
 const ROLES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 /// Keys under which further special tokens are listed.
-const FURTHER: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+const FURTHER: [&str; 3] =
+    ["additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens"];
 
 /// Tokenizer classes whose `add_bos_token` and `add_eos_token` replace the post-processor of `tokenizer.json`, each with
 /// the value of `add_bos_token` if only the other flag is given.
@@ -68,6 +69,17 @@ impl SpecialTokens {
         self.value(role).and_then(content).map(str::to_owned)
     }
 
+    /// The tokens that have a role, and those to which a model gives a name of its own, such as `image_token`.
+    pub(super) fn named(&self) -> Vec<(String, String)> {
+        let mut named: Vec<(String, String)> =
+            ROLES.iter().filter_map(|role| Some(((*role).to_owned(), self.token(role)?))).collect();
+        for key in ["extra_special_tokens", "model_specific_special_tokens"] {
+            let own = self.value(key).and_then(Value::as_object).into_iter().flatten();
+            named.extend(own.filter_map(|(name, token)| Some((name.clone(), content(token)?.to_owned()))));
+        }
+        named
+    }
+
     fn value(&self, key: &str) -> Option<&Value> {
         let (first, second) =
             if self.is_older() { (&self.map, &self.settings) } else { (&self.settings, &self.map) };
@@ -86,7 +98,7 @@ impl SpecialTokens {
         let existing = tokenizer.get_added_tokens_decoder();
         let is_special = |id: u32| existing.get(&id).is_some_and(|token| token.special);
         // The id that the tokenizer gives to the next token that is not in its vocabulary.
-        let after_added = existing.keys().max().map_or(0, |last| last + 1);
+        let after_added = existing.keys().max().map_or(0, |last| last.saturating_add(1));
         let mut next = after_added.max(tokenizer.get_vocab_size(false) as u32);
         let mut new = Vec::new();
         for (id, token) in self.added_tokens(&special)? {
@@ -101,7 +113,7 @@ impl SpecialTokens {
                 );
                 continue;
             }
-            next += u32::from(known.is_none());
+            next = next.saturating_add(u32::from(known.is_none()));
             if !existing.contains_key(&id) || token.special && !is_special(id) {
                 new.push(token);
             }

@@ -1,13 +1,14 @@
 //! Text to token ids and back, from `tokenizer.json` or from the metadata of a GGUF file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::gguf::Gguf;
 use super::gguf_tokenizer;
 use super::special_tokens::SpecialTokens;
+use super::tokenizer_file;
+use super::unwind::guarded;
 use crate::{Error, Result};
 
 /// Special tokens that end a turn or a text in the formats that models are trained with. A model that writes
@@ -31,6 +32,8 @@ const MAX_DAMAGED: usize = 8;
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// File that it was read from.
+    path: PathBuf,
     bos: Option<String>,
     eos: Option<String>,
     eos_ids: Vec<u32>,
@@ -50,16 +53,19 @@ impl Tokenizer {
             return Err(Error::file(folder, format!("has no tokenizer.json{advice}")));
         }
         let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
-        check_merges(&path, &bytes)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|e| Error::file(&path, format!("is no tokenizer that can be read: {e}")))?;
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| Error::file(&path, e.to_string()))?;
-
+        tokenizer_file::check(&path, &bytes)?;
         let special = SpecialTokens::read(folder)?;
-        special.apply(&mut inner)?;
+        let read = || {
+            let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+                .map_err(|e| Error::file(&path, format!("is no tokenizer that can be read: {e}")))?;
+            inner.with_padding(None);
+            inner.with_truncation(None).map_err(|e| Error::file(&path, e.to_string()))?;
+            special.apply(&mut inner)?;
+            Ok(inner)
+        };
+        let inner = guarded(read).map_err(|panic| damaged(&path, "be read", &panic))??;
         let (bos, eos) = (special.token("bos_token"), special.token("eos_token"));
-        let mut tokenizer = Self { inner, bos, eos, eos_ids: Vec::new() };
+        let mut tokenizer = Self { inner, path: path.clone(), bos, eos, eos_ids: Vec::new() };
         for name in ["generation_config.json", "config.json"] {
             tokenizer.add_eos_of(&folder.join(name))?;
         }
@@ -88,11 +94,13 @@ impl Tokenizer {
 
     /// Rebuilds the tokenizer that a GGUF file describes.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
-        let built = gguf_tokenizer::build(gguf)?;
+        let built = guarded(|| gguf_tokenizer::build(gguf));
+        let built = built.map_err(|panic| damaged(gguf.path(), "be built", &panic))??;
         let mut tokenizer = Self {
             bos: built.bos.and_then(|id| built.inner.id_to_token(id)),
             eos: built.eos.first().and_then(|id| built.inner.id_to_token(*id)),
             inner: built.inner,
+            path: gguf.path().to_owned(),
             eos_ids: built.eos,
         };
         tokenizer.add_turn_ends();
@@ -136,8 +144,8 @@ impl Tokenizer {
     }
 
     fn encoding(&self, text: &str, special: bool) -> Result<tokenizers::Encoding> {
-        self.inner
-            .encode_fast(text, special)
+        guarded(|| self.inner.encode_fast(text, special))
+            .map_err(|panic| damaged(&self.path, "encode a text", &panic))?
             .map_err(|e| Error::invalid("encode", format!("the tokenizer refused the text: {e}")))
     }
 
@@ -149,15 +157,15 @@ impl Tokenizer {
 
     /// The tokenizer as a `tokenizer.json`.
     pub fn to_json(&self) -> Result<String> {
-        self.inner
-            .to_string(true)
+        guarded(|| self.inner.to_string(true))
+            .map_err(|panic| damaged(&self.path, "be written", &panic))?
             .map_err(|e| Error::invalid("tokenizer", format!("cannot be written as JSON: {e}")))
     }
 
     /// The text of ids, without special tokens. Ids beyond the vocabulary are skipped.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner
-            .decode(ids, true)
+        guarded(|| self.inner.decode(ids, true))
+            .map_err(|panic| damaged(&self.path, "decode ids", &panic))?
             .map_err(|e| Error::invalid("decode", format!("the tokenizer refused the ids: {e}")))
     }
 
@@ -255,6 +263,12 @@ impl DecodeStream<'_> {
     }
 }
 
+/// Error for a tokenizer that the `tokenizers` crate panics over.
+fn damaged(path: &Path, action: &str, panic: &str) -> Error {
+    let message = format!("the tokenizer cannot {action} ({panic}); the file is damaged: fetch it again");
+    Error::file_at(path, "tokenizer", message)
+}
+
 /// A JSON file; `None` if it is not there.
 pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
     if !path.is_file() {
@@ -265,48 +279,4 @@ pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
     let json = serde_json::from_str(text.trim_start_matches('\u{feff}'));
     json.map(Some)
         .map_err(|e| Error::file_at(path, format!("line {}", e.line()), format!("is not JSON: {e}")))
-}
-
-/// Refuses merges whose result is not in the vocabulary: the tokenizers crate panics over long ones.
-fn check_merges(path: &Path, bytes: &[u8]) -> Result<()> {
-    #[derive(Deserialize)]
-    struct File {
-        model: Option<Model>,
-    }
-    #[derive(Deserialize)]
-    struct Model {
-        #[serde(default)]
-        vocab: Value,
-        #[serde(default)]
-        merges: Vec<Merge>,
-        continuing_subword_prefix: Option<String>,
-    }
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Merge {
-        Pair(String, String),
-        Joined(String),
-    }
-    let file: File = serde_json::from_slice(bytes)
-        .map_err(|e| Error::file_at(path, format!("line {}", e.line()), format!("is no tokenizer: {e}")))?;
-    let Some(Model { vocab: Value::Object(vocab), merges, continuing_subword_prefix }) = file.model else {
-        return Ok(());
-    };
-    let prefix = continuing_subword_prefix.unwrap_or_default();
-    for (rank, merge) in merges.iter().enumerate() {
-        let joined = match merge {
-            Merge::Pair(left, right) => Some((left.as_str(), right.as_str())),
-            Merge::Joined(pair) => pair.split_once(' '),
-        };
-        let joined = joined.and_then(|(left, right)| Some(format!("{left}{}", right.strip_prefix(&prefix)?)));
-        let joined = joined.unwrap_or_else(|| "?".to_owned());
-        if !vocab.contains_key(&joined) {
-            return Err(Error::file_at(
-                path,
-                format!("merge {rank}"),
-                format!("'{joined}' is not in the vocabulary; the file is damaged"),
-            ));
-        }
-    }
-    Ok(())
 }

@@ -145,6 +145,11 @@ impl Weights {
         })
     }
 
+    /// Fails if one of the files was changed since it was opened.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.files.iter().try_for_each(MappedFile::check)
+    }
+
     /// The folder or file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -280,13 +285,13 @@ impl Weights {
                 HostTensor::from_map(file.clone(), stored.start, spec)?
             }
             Kind::Float(stored_as) => {
-                let mut tensor = HostTensor::zeros(spec);
+                let mut tensor = HostTensor::try_zeros(spec, name)?;
                 convert::from_floats(bytes, *stored_as, tensor.bytes_mut(), dtype)
                     .map_err(|fault| error(fault.message(dtype)))?;
                 tensor
             }
             Kind::Blocks(blocks) => {
-                let mut tensor = HostTensor::zeros(spec);
+                let mut tensor = HostTensor::try_zeros(spec, name)?;
                 convert::from_blocks(bytes, *blocks, tensor.bytes_mut(), dtype)
                     .map_err(|fault| error(fault.message(dtype)))?;
                 tensor
@@ -296,7 +301,7 @@ impl Weights {
             file.release(range);
         }
         if let Some(heads) = stored.interleaved_heads {
-            if heads == 0 || !shape[0].is_multiple_of(2 * heads) {
+            if !heads.checked_mul(2).is_some_and(|pairs| pairs > 0 && shape[0].is_multiple_of(pairs)) {
                 return Err(error(format!("{} rows cannot be shared by {heads} heads in pairs", shape[0])));
             }
             convert::halves_from_pairs(&mut tensor, heads);

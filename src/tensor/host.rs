@@ -46,6 +46,19 @@ impl HostTensor {
         Self { spec, storage: Storage::Owned(Arc::new(vec![0; words])) }
     }
 
+    /// A tensor of zeros, or an error that names `what` it is for if there is no memory for it.
+    pub(crate) fn try_zeros(spec: TensorSpec, what: &str) -> Result<Self> {
+        let words = spec.bytes().div_ceil(8);
+        let mut memory = Vec::new();
+        memory.try_reserve_exact(words).map_err(|_| Error::OutOfMemory {
+            device: "the host".to_owned(),
+            bytes: spec.bytes(),
+            what: what.to_owned(),
+        })?;
+        memory.resize(words, 0);
+        Ok(Self { spec, storage: Storage::Owned(Arc::new(memory)) })
+    }
+
     /// A scalar: shape `[1]`.
     pub fn scalar<T: Element>(value: T) -> Self {
         let mut tensor = Self::zeros(TensorSpec::new(T::DTYPE, [1]));

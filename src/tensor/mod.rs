@@ -6,6 +6,7 @@ mod dtype;
 mod host;
 pub(crate) mod layout;
 mod mapped_file;
+mod resident;
 mod shape;
 
 pub use buffer::{Buffer, Parameter};
@@ -14,4 +15,5 @@ pub use dtype::{DType, Element};
 pub use host::HostTensor;
 pub use layout::Layout;
 pub use mapped_file::MappedFile;
+pub(crate) use resident::resident;
 pub use shape::{Shape, TensorSpec};

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::adapter::{Adapter, CONFIG_FILE, TENSOR_FILE};
+use super::divergence::LossWatch;
 use super::tensors::{read_tensors, write_tensors};
 use crate::atomic::{self, WRITING};
 use crate::durable;
@@ -47,6 +48,9 @@ pub struct TrainerState {
     /// What must be the same for the run to go on.
     #[serde(default)]
     pub settings: Settings,
+    /// What the losses have shown so far.
+    #[serde(default)]
+    pub watch: LossWatch,
 }
 
 /// Everything that decides a run's result, by name, as text.
@@ -83,6 +87,7 @@ impl TrainerState {
             tokens_seen: 0,
             seed,
             settings: Settings::new(),
+            watch: LossWatch::default(),
         }
     }
 

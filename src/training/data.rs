@@ -12,8 +12,8 @@
 //! | text | `text` |
 //!
 //! A `system` column becomes the first message. Null columns are absent, other columns are ignored, and [`Columns`] renames
-//! those of other data sets. Of chats and pairs the assistant's messages are trained, except those with `"weight": 0` or
-//! `"train": false`.
+//! those of other data sets. Of chats and pairs the assistant's messages are trained, except those with `"weight": 0`,
+//! `"train": false` or `"loss": false`.
 
 use std::fmt;
 use std::ops::Range;
@@ -30,10 +30,12 @@ mod encode;
 mod files;
 mod json;
 mod mask;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod rows;
 mod text;
 
-pub use dataset::DataSet;
+pub use dataset::{DataSet, ValidationSize};
 pub use encode::{EncodedRow, Examples, LeftOut, RowEncoder, examples};
 pub use files::{Columns, Format, read_rows, read_text};
 
@@ -169,13 +171,14 @@ impl Encoder for ModelFiles {
     ) -> Result<Option<String>> {
         self.chat_template
             .as_ref()
-            .map(|template| template.render(messages, tools, generation_prompt))
+            .map(|template| template.render(&template.readable(messages), tools, generation_prompt))
             .transpose()
     }
 
     fn render_marked(&self, messages: &[Value], tools: Option<&Value>) -> Result<Option<MarkedText>> {
         let Some(template) = &self.chat_template else { return Ok(None) };
-        let rendered = template.render_marked(messages, tools, false, &serde_json::Map::new())?;
+        let messages = template.readable(messages);
+        let rendered = template.render_marked(&messages, tools, false, &serde_json::Map::new())?;
         let generation = template.marks_answers(tools.is_some()).then_some(rendered.generation);
         Ok(Some(MarkedText { text: rendered.text, generation }))
     }

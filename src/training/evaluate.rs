@@ -59,6 +59,7 @@ pub fn evaluate(
         tokens += batch.supervised.len();
     }
     progress(batches.len(), batches.len());
+    model.check_files()?;
     if tokens == 0 {
         return Err(Error::invalid("evaluation", "no token of the data is evaluated"));
     }

@@ -10,8 +10,19 @@ use crate::models::{AdapterParameters, Decoder};
 use crate::tensor::{DType, TensorSpec};
 use crate::{Error, Result};
 
+/// First trained token of an example that is not the model's most probable one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Miss {
+    /// Index of the example.
+    pub example: usize,
+    /// Index of the token in the example.
+    pub position: usize,
+    /// The most probable token there.
+    pub predicted: u32,
+}
+
 /// Finds the examples whose trained tokens are not each the model's most probable token after the tokens before it.
-/// Returns their indices in ascending order.
+/// Returns the first miss of each, in the order of the examples.
 ///
 /// Greedy decoding picks the most probable token at every step. If every pick given the right prefix is right, decoding
 /// never leaves that prefix, so `generate` with temperature 0 returns the answers of all other examples token for token,
@@ -29,7 +40,7 @@ pub fn inexact_answers(
     options: &BatchOptions,
     stop: &AtomicBool,
     progress: &dyn Fn(usize, usize),
-) -> Result<Vec<usize>> {
+) -> Result<Vec<Miss>> {
     let untrained = |example: &Example| !example.supervised.iter().skip(1).any(|&trained| trained);
     if examples.is_empty() {
         return Err(Error::invalid("exact answers", "there is no example to compare"));
@@ -69,20 +80,26 @@ pub fn inexact_answers(
         })?;
         let [ids, positions, picked, ..] = batch_inputs(batch)?;
         let best = program.run(&[&ids, &positions, &picked])?.remove(0);
-        missed.extend(rows_with_a_miss(batch, best.as_slice::<u32>()?).map(|row| chunk[row]));
+        let misses = first_misses(batch, best.as_slice::<u32>()?);
+        missed.extend(misses.map(|miss| Miss { example: chunk[miss.example], ..miss }));
     }
     progress(chunks.len(), chunks.len());
-    missed.sort_unstable();
+    missed.sort_unstable_by_key(|miss| miss.example);
     Ok(missed)
 }
 
-/// Returns the rows of a batch in which a predicted token differs from its target.
-fn rows_with_a_miss(batch: &Batch, predicted: &[u32]) -> impl Iterator<Item = usize> {
-    let mut missed = vec![false; batch.rows];
-    for ((&position, target), predicted) in batch.supervised.iter().zip(&batch.targets).zip(predicted) {
-        missed[position as usize / batch.length] |= target != predicted;
+/// Returns the first miss of each row of a batch that has one; a row's index stands for the example's.
+fn first_misses(batch: &Batch, predicted: &[u32]) -> impl Iterator<Item = Miss> {
+    let mut first: Vec<Option<Miss>> = vec![None; batch.rows];
+    for ((&place, target), &predicted) in batch.supervised.iter().zip(&batch.targets).zip(predicted) {
+        // The logits of a position predict the token after it.
+        let (example, position) = (place as usize / batch.length, place as usize % batch.length + 1);
+        let earlier = first[example].is_some_and(|miss| miss.position <= position);
+        if *target != predicted && !earlier {
+            first[example] = Some(Miss { example, position, predicted });
+        }
     }
-    missed.into_iter().enumerate().filter_map(|(row, missed)| missed.then_some(row))
+    first.into_iter().flatten()
 }
 
 #[cfg(test)]
@@ -97,10 +114,11 @@ mod tests {
         };
         let options = BatchOptions { batch_size: 2, max_length: 8, seed: 0 };
         let batch = &batches::in_order(&[example([1, 2, 3, 4]), example([1, 2, 5, 6])], &options).unwrap()[0];
-        let misses = |predicted: &[u32]| rows_with_a_miss(batch, predicted).collect::<Vec<_>>();
-        assert_eq!(misses(&[3, 4, 5, 6]), [] as [usize; 0]);
-        assert_eq!(misses(&[3, 9, 5, 6]), [0]);
-        assert_eq!(misses(&[3, 4, 9, 9]), [1]);
-        assert_eq!(misses(&[9, 4, 5, 9]), [0, 1]);
+        let misses = |predicted: &[u32]| first_misses(batch, predicted).collect::<Vec<_>>();
+        let miss = |example, position, predicted| Miss { example, position, predicted };
+        assert_eq!(misses(&[3, 4, 5, 6]), []);
+        assert_eq!(misses(&[3, 9, 5, 6]), [miss(0, 3, 9)]);
+        assert_eq!(misses(&[3, 4, 8, 9]), [miss(1, 2, 8)]);
+        assert_eq!(misses(&[9, 4, 5, 7]), [miss(0, 2, 9), miss(1, 3, 7)]);
     }
 }

@@ -162,7 +162,31 @@ impl LoraConfig {
                 "nothing is left after layers and exclusions; loosen them",
             ));
         }
+        self.check_names(modules, &resolved)?;
         Ok(resolved)
+    }
+
+    /// Refuses names that match nothing, since they would have no effect.
+    fn check_names(&self, modules: &[LinearModule], adapted: &[LoraModule]) -> Result<()> {
+        let is_unknown = |name: &&String| !modules.iter().any(|module| ends_with(&module.path, name));
+        if let Some(unknown) = self.exclude.iter().find(is_unknown) {
+            let message =
+                format!("'{unknown}' is no linear layer of this model; there are {}", names_of(modules));
+            return Err(Error::invalid("excluded modules", message));
+        }
+        let ranks = self.rank_pattern.iter().map(|(name, _)| ("rank pattern", name));
+        let alphas = self.alpha_pattern.iter().map(|(name, _)| ("alpha pattern", name));
+        for (kind, name) in ranks.chain(alphas) {
+            let one = [(name.clone(), ())];
+            let matching =
+                adapted.iter().map(|module| pattern(&one, &module.path)).collect::<Result<Vec<_>>>()?;
+            if matching.iter().all(Option::is_none) {
+                let message =
+                    format!("'{name}' matches no adapted module; the model has {}", names_of(modules));
+                return Err(Error::invalid(kind, message));
+            }
+        }
+        Ok(())
     }
 
     fn targeted<'a>(&self, modules: &'a [LinearModule]) -> Result<Vec<&'a LinearModule>> {
@@ -317,6 +341,20 @@ mod tests {
         let some =
             LoraConfig { layers: Some(vec![2]), exclude: vec!["down_proj".into()], ..LoraConfig::default() };
         assert_eq!(paths(&some), ["model.layers.2.self_attn.q_proj", "model.layers.2.self_attn.v_proj"]);
+        let nothing = [
+            LoraConfig { exclude: vec!["q_prj".into()], ..LoraConfig::default() },
+            LoraConfig { rank_pattern: vec![("nosuch".into(), 4)], ..LoraConfig::default() },
+            LoraConfig { alpha_pattern: vec![("lm_head".into(), 4.0)], ..LoraConfig::default() },
+        ];
+        let errors = nothing.map(|config| config.resolve(&model()).unwrap_err().to_string());
+        assert!(
+            errors[0].starts_with("excluded modules: 'q_prj' is no linear layer of this model"),
+            "{errors:?}"
+        );
+        assert!(
+            errors[1].starts_with("rank pattern: 'nosuch' matches no adapted module; the model has q_proj")
+        );
+        assert!(errors[2].starts_with("alpha pattern: 'lm_head' matches no adapted module"), "{errors:?}");
         let error = with(list(&["proj"])).resolve(&model()).unwrap_err().to_string();
         assert_eq!(
             error,

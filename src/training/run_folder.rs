@@ -44,6 +44,11 @@ impl RunFolder {
         self.kept = true;
     }
 
+    /// Returns true while the folder is there and locked by this process; false after somebody deleted it.
+    pub fn is_held(&self) -> bool {
+        self.lock.as_ref().is_some_and(|lock| same_file(lock, &self.path.join(LOCK)))
+    }
+
     fn create(&mut self) -> std::io::Result<()> {
         let missing: Vec<&Path> = self
             .path
@@ -92,7 +97,8 @@ impl RunFolder {
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        if self.lock.is_some() {
+        // A file of the same name in a folder that was deleted and made again is another run's.
+        if self.is_held() {
             // Removed while it is locked, so that nobody holds the file that is removed.
             drop(durable::remove_file(&self.path.join(LOCK)));
         }
@@ -169,6 +175,22 @@ mod tests {
         assert!(root.path().join(LOCK).exists(), "the refused one leaves the lock of the first");
         drop(first);
         RunFolder::claim(root.path()).unwrap();
+    }
+
+    /// A run whose folder was deleted removed the lock of the run that had taken its place.
+    #[cfg(unix)]
+    #[test]
+    fn a_deleted_folder_is_noticed_and_the_next_holder_keeps_its_lock() {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("out");
+        let first = RunFolder::claim(&out).unwrap();
+        assert!(first.is_held());
+        std::fs::remove_dir_all(&out).unwrap();
+        assert!(!first.is_held());
+        let second = RunFolder::claim(&out).unwrap();
+        assert!(second.is_held() && !first.is_held());
+        drop(first);
+        assert!(second.is_held() && RunFolder::claim(&out).is_err());
     }
 
     #[test]

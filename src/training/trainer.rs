@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::adapter::{Adapter, AdapterModule};
+use super::adapter::{Adapter, AdapterModule, TENSOR_FILE};
 use super::batches::{self, Batch, BatchOptions};
 use super::checkpoint::{self, Settings, TrainerState};
 use super::data::Example;
@@ -22,6 +22,9 @@ use crate::graph::Graph;
 use crate::models::{AdapterParameters, Decoder};
 use crate::tensor::{HostTensor, TensorSpec};
 use crate::{Error, Result};
+
+/// Name of the file of reports.
+const METRICS: &str = "metrics.jsonl";
 
 /// How to train.
 #[derive(Debug, Clone)]
@@ -76,8 +79,31 @@ pub enum Event {
     },
     /// A report was written.
     Report(Report),
+    /// The model was evaluated on the validation data.
+    Validated {
+        /// The step.
+        step: usize,
+        /// Mean loss of the validation data's trained tokens, in nats.
+        loss: f64,
+        /// Whether it is the best so far, so that the adapter was written to the output folder.
+        best: bool,
+    },
     /// A checkpoint was written.
     Saved(PathBuf),
+    /// The output folder had been deleted and was created again.
+    FolderRestored {
+        /// The folder.
+        path: PathBuf,
+        /// The step of the best adapter, which was deleted with the folder.
+        lost_best: Option<usize>,
+    },
+    /// Training makes the model worse, and ends. The best adapter so far is kept.
+    Diverged {
+        /// The step.
+        step: usize,
+        /// What shows it.
+        what: String,
+    },
     /// Validation did not improve for long enough.
     EarlyStop {
         /// The step.
@@ -104,41 +130,21 @@ pub struct Summary {
     pub tokens_per_second: f64,
     /// Whether the caller stopped it.
     pub interrupted: bool,
-}
-
-/// Memory and size of a run, known before it starts.
-#[derive(Debug, Clone, Copy)]
-pub struct Estimate {
-    /// Parameters that train.
-    pub trainable: usize,
-    /// Parameters of the model's matrices.
-    pub total: usize,
-    /// Bytes of the model's matrices.
-    pub weights: usize,
-    /// Bytes of the adapter, its gradients and the optimizer's state.
-    pub optimizer: usize,
-    /// Bytes of the intermediates of the largest batch.
-    pub activations: usize,
-}
-
-impl Estimate {
-    /// All bytes.
-    pub fn bytes(&self) -> usize {
-        self.weights + self.optimizer + self.activations
-    }
+    /// What shows that training has diverged, if it has; an adapter from before is kept.
+    pub diverged: Option<String>,
 }
 
 /// A LoRA training run.
 pub struct Trainer<'a> {
-    model: &'a Decoder,
+    pub(super) model: &'a Decoder,
     config: LoraConfig,
-    modules: Vec<LoraModule>,
+    pub(super) modules: Vec<LoraModule>,
     base_model: Option<String>,
-    options: TrainOptions,
-    train: &'a [Example],
-    valid: &'a [Example],
+    pub(super) options: TrainOptions,
+    pub(super) train: &'a [Example],
+    pub(super) valid: &'a [Example],
     out: PathBuf,
-    optimizer: Optimizer,
+    pub(super) optimizer: Optimizer,
     adapter: AdapterParameters,
     programs: Programs,
     state: TrainerState,
@@ -146,7 +152,7 @@ pub struct Trainer<'a> {
     settings: OnceCell<Settings>,
     /// The output folder, if the caller holds it already.
     folder: Option<RunFolder>,
-    /// The device failed while it updated the adapter, which may hold anything now.
+    /// The device failed, or a file of the model changed, while the adapter was updated: it may hold anything now.
     in_doubt: bool,
 }
 
@@ -238,27 +244,7 @@ impl<'a> Trainer<'a> {
         &self.adapter
     }
 
-    /// What the run will need, from the plan of its largest batch.
-    pub fn estimate(&self) -> Result<Estimate> {
-        let batches = batches::shuffled(self.train, &self.batch_options(), 0)?;
-        let largest = batches.iter().max_by_key(|batch| (batch.padded_tokens(), batch.supervised.len()));
-        let activations = match largest {
-            Some(batch) => {
-                let (graph, outputs, updates) = self.record(BatchShape::of(batch), Purpose::Update)?;
-                self.model.device().plan(&graph, &outputs, &updates)?.arena_bytes
-            }
-            None => 0,
-        };
-        Ok(Estimate {
-            trainable: self.modules.iter().map(|m| m.rank * (m.in_features + m.out_features)).sum(),
-            total: self.model.matrix_parameters(),
-            weights: self.model.bytes(),
-            optimizer: self.optimizer.bytes(),
-            activations,
-        })
-    }
-
-    fn batch_options(&self) -> BatchOptions {
+    pub(super) fn batch_options(&self) -> BatchOptions {
         BatchOptions {
             batch_size: self.options.batch_size,
             max_length: self.options.max_length,
@@ -284,15 +270,20 @@ impl<'a> Trainer<'a> {
             padding: 0.0,
             tokens_per_second: 0.0,
             interrupted: false,
+            diverged: None,
         };
         if self.state.step == 0 && !self.valid.is_empty() {
             let loss = self.validate(stop, &mut metrics, observer)?;
             summary.first_valid_loss = loss;
+            loss.into_iter().for_each(|loss| self.state.watch.note_untrained(loss));
         }
+        let mut last_valid_loss = None;
         let (mut seconds, mut real, mut padded) = (0.0, 0, 0);
         let mut epoch_batches = self.epoch_batches()?;
-        let mut stopped_early =
-            self.state.validation_due && self.validate_and_judge(stop, &mut metrics, observer)?;
+        let mut stopped_early = false;
+        if self.state.validation_due {
+            (last_valid_loss, stopped_early) = self.validate_and_judge(stop, &mut metrics, observer)?;
+        }
         while self.state.step < self.options.steps && !stopped_early {
             if stop.load(Ordering::Relaxed) {
                 summary.interrupted = true;
@@ -301,8 +292,7 @@ impl<'a> Trainer<'a> {
             let started = Instant::now();
             let done = match self.train_step(&mut epoch_batches) {
                 Err(error @ Error::NonFinite { .. }) => {
-                    metrics.sync()?;
-                    self.save(observer)?;
+                    self.save(&mut metrics, observer)?;
                     return Err(error);
                 }
                 other => other?,
@@ -329,22 +319,32 @@ impl<'a> Trainer<'a> {
                 metrics.write(&report)?;
                 observer(&Event::Report(report));
             }
+            let vocab = self.model.config().vocab;
+            if let Some(what) = self.state.watch.note_step(step, done.loss, done.norm, vocab) {
+                observer(&Event::Diverged { step, what: what.clone() });
+                summary.diverged = Some(what);
+                break;
+            }
             let last = step == self.options.steps;
             if !self.valid.is_empty() && (last || due(step, self.options.eval_every)) {
-                stopped_early = self.validate_and_judge(stop, &mut metrics, observer)?;
+                (last_valid_loss, stopped_early) = self.validate_and_judge(stop, &mut metrics, observer)?;
                 if stopped_early {
                     break;
                 }
             }
-            if due(step, self.options.save_every) && !last {
-                metrics.sync()?;
-                self.save(observer)?;
+            // A state that diverges would take the place of the last good checkpoint.
+            if due(step, self.options.save_every) && !last && self.state.watch.is_calm() {
+                self.save(&mut metrics, observer)?;
             }
         }
         summary.interrupted |= self.state.validation_due;
-        metrics.sync()?;
-        self.save(observer)?;
-        self.finish()?;
+        if summary.diverged.is_none() && !summary.interrupted {
+            summary.diverged = self.diverged_at_the_end(&summary, last_valid_loss);
+        }
+        if summary.interrupted || summary.diverged.is_none() {
+            self.save(&mut metrics, observer)?;
+        }
+        self.finish(&mut summary)?;
         summary.steps = self.state.step;
         summary.best = self.state.best();
         summary.padding = if padded > 0 { 1.0 - real as f64 / padded as f64 } else { 0.0 };
@@ -387,7 +387,7 @@ impl<'a> Trainer<'a> {
             folder.keep();
         }
         observer(&Event::Start { step: self.state.step });
-        Metrics::open(&self.out.join("metrics.jsonl"), self.state.step)
+        Metrics::open(&self.out.join(METRICS), self.state.step)
     }
 
     /// Everything that decides the result, computed once.
@@ -437,9 +437,7 @@ impl<'a> Trainer<'a> {
             return Err(Error::invalid("a step", "has no batch; give at least one"));
         };
         if self.in_doubt {
-            let message = "the device failed during an update, and the adapter may be broken; start again from the \
-                           newest checkpoint (--resume)";
-            return Err(Error::invalid("training", message));
+            return Err(Error::invalid("training", IN_DOUBT));
         }
         let step = self.state.step;
         let supervised: usize = batches.iter().map(|batch| batch.supervised.len()).sum();
@@ -460,7 +458,8 @@ impl<'a> Trainer<'a> {
         finite(loss)?;
         let hyper = Optimizer::hyper(learning_rate, step + 1, factor)?;
         let results = self.micro_step(last, others.len(), Some(&hyper));
-        self.in_doubt = matches!(results, Err(Error::Device { .. }));
+        let results = results.and_then(|results| self.model.check_files().map(|()| results));
+        self.in_doubt = matches!(results, Err(Error::Device { .. } | Error::Changed { .. }));
         let results = results?;
         let mean = finite(loss + results[0])?;
         let norm = results[1] * factor;
@@ -509,7 +508,7 @@ impl<'a> Trainer<'a> {
         program
     }
 
-    fn record(&self, shape: BatchShape, purpose: Purpose) -> Result<Recorded> {
+    pub(super) fn record(&self, shape: BatchShape, purpose: Purpose) -> Result<Recorded> {
         let train = purpose != Purpose::Evaluate;
         let dropout = if train { self.config.dropout } else { 0.0 };
         let checkpoint = train && self.options.checkpoint_layers;
@@ -526,21 +525,22 @@ impl<'a> Trainer<'a> {
         Ok((graph, vec![loss, norm], updates))
     }
 
-    /// Validates, and returns whether training is to stop since no validation was better for long enough.
+    /// Validates, and returns the loss, and whether training is to stop since no validation was better for long enough.
     fn validate_and_judge(
         &mut self,
         stop: &AtomicBool,
         metrics: &mut Metrics,
         observer: &mut dyn FnMut(&Event),
-    ) -> Result<bool> {
+    ) -> Result<(Option<f64>, bool)> {
+        let loss = self.validate(stop, metrics, observer)?;
         // An interrupted validation is saved as due, so that the resumed run is the one that nothing disturbed.
-        self.state.validation_due = self.validate(stop, metrics, observer)?.is_none();
+        self.state.validation_due = loss.is_none();
         let (step, patience) = (self.state.step, self.options.patience);
-        let stops = !self.state.validation_due && patience > 0 && self.state.bad_evals >= patience;
+        let stops = loss.is_some() && patience > 0 && self.state.bad_evals >= patience;
         if stops {
             observer(&Event::EarlyStop { step, best_step: self.state.best_step });
         }
-        Ok(stops)
+        Ok((loss, stops))
     }
 
     /// Mean loss of the validation set; `None` if it was interrupted.
@@ -561,6 +561,7 @@ impl<'a> Trainer<'a> {
             loss += f64::from(outputs[0].as_slice::<f32>()?[0]);
             tokens += batch.supervised.len();
         }
+        self.model.check_files()?;
         let loss = loss / tokens.max(1) as f64;
         let step = self.state.step;
         if !loss.is_finite() {
@@ -569,16 +570,62 @@ impl<'a> Trainer<'a> {
         }
         let report =
             Report { step, epoch: Some(self.state.epoch), valid_loss: Some(loss), ..Report::default() };
+        self.restore_folder(metrics, observer)?;
         metrics.write(&report)?;
         observer(&Event::Report(report));
-        if self.state.note_validation(loss) {
+        // Equal probabilities for all tokens are no success, even if the untrained model was worse.
+        let collapsed = step > 0 && self.state.watch.is_collapsed(loss, self.model.config().vocab);
+        self.state.bad_evals += usize::from(collapsed);
+        let best = !collapsed && self.state.note_validation(loss);
+        if best {
             self.adapter_now()?.save(&self.out)?;
         }
+        observer(&Event::Validated { step, loss, best });
         Ok(Some(loss))
     }
 
-    /// A copy of the adapter as it is now.
+    /// What shows that a run which came to its end has diverged: its last losses, or a validation loss that rose by more
+    /// than noise while none was better than the untrained model's.
+    fn diverged_at_the_end(&self, summary: &Summary, last_valid_loss: Option<f64>) -> Option<String> {
+        let rose = |last: f64, first: f64| last > 1.01 * first;
+        match (last_valid_loss, self.state.best()) {
+            (Some(last), Some((first, 0))) if rose(last, first) => Some(format!(
+                "the validation loss rose from {first:.3} to {last:.3}, and none was better than before training"
+            )),
+            _ => self.state.watch.at_the_end(self.state.step, summary.train_loss),
+        }
+    }
+
+    /// Creates the output folder again if somebody deleted it during the run, and reports it.
+    fn restore_folder(&mut self, metrics: &mut Metrics, observer: &mut dyn FnMut(&Event)) -> Result<()> {
+        if self.folder.as_ref().is_some_and(RunFolder::is_held) {
+            return Ok(());
+        }
+        self.folder = None;
+        let mut folder = RunFolder::claim(&self.out)?;
+        folder.keep();
+        self.folder = Some(folder);
+        let best = self.state.best().map(|(_, step)| step);
+        let lost_best = best.filter(|_| !self.out.join(TENSOR_FILE).exists());
+        if lost_best.is_some() {
+            // The next validation, or the end, writes an adapter again.
+            (self.state.best_loss, self.state.best_step) = (None, 0);
+        }
+        *metrics = Metrics::open(&self.out.join(METRICS), self.state.step)?;
+        observer(&Event::FolderRestored { path: self.out.clone(), lost_best });
+        Ok(())
+    }
+
+    /// Number of optimizer steps done.
+    pub fn step(&self) -> usize {
+        self.state.step
+    }
+
+    /// A copy of the adapter as it is now. An error if an update failed, after which it may be broken.
     pub fn adapter_now(&self) -> Result<Adapter> {
+        if self.in_doubt {
+            return Err(Error::invalid("adapter", IN_DOUBT));
+        }
         let modules = self
             .modules
             .iter()
@@ -602,7 +649,10 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    fn save(&mut self, observer: &mut dyn FnMut(&Event)) -> Result<()> {
+    fn save(&mut self, metrics: &mut Metrics, observer: &mut dyn FnMut(&Event)) -> Result<()> {
+        self.model.check_files()?;
+        self.restore_folder(metrics, observer)?;
+        metrics.sync()?;
         let adapter = self.adapter_now()?;
         let path = checkpoint::save(&self.out, &adapter, &self.optimizer.state()?, &self.state)?;
         checkpoint::prune(&self.out, self.options.keep_checkpoints.max(1))?;
@@ -610,14 +660,35 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Without validation the last adapter is the one to keep.
-    fn finish(&self) -> Result<()> {
-        if self.state.best().is_none() { self.adapter_now()?.save(&self.out) } else { Ok(()) }
+    /// Without validation the last adapter is the one to keep, or after divergence that of the newest checkpoint, which
+    /// is older. An error if training diverged and no adapter is better than before.
+    fn finish(&self, summary: &mut Summary) -> Result<()> {
+        let kept = match (&summary.diverged, self.state.best()) {
+            (None, Some(_)) => return Ok(()),
+            (None, None) => return self.adapter_now()?.save(&self.out),
+            (Some(_), Some((_, step))) if step > 0 => return Ok(()),
+            (Some(_), Some(_)) => None,
+            (Some(_), None) => checkpoint::latest(&self.out)?,
+        };
+        let what = summary.diverged.clone().unwrap_or_default();
+        let kept = match kept {
+            Some(checkpoint) => {
+                Adapter::load(&checkpoint)?.save(&self.out)?;
+                format!("the adapter of {} was kept", checkpoint.display())
+            }
+            None => "no adapter better than none was found".to_owned(),
+        };
+        let rate = self.options.schedule.learning_rate;
+        let advice = format!(
+            "{kept}; use a lower learning rate (it was {rate:e}; for LoRA usually 1e-5 to 1e-3) or a longer warm-up, and \
+             look at the data"
+        );
+        Err(Error::Diverged { step: self.state.step, what, advice })
     }
 }
 
 type Restored = (Adapter, Vec<(String, HostTensor)>, TrainerState);
-type Recorded = (Graph, Vec<crate::graph::LazyTensor>, Vec<crate::graph::LazyTensor>);
+pub(super) type Recorded = (Graph, Vec<crate::graph::LazyTensor>, Vec<crate::graph::LazyTensor>);
 
 /// What an optimizer step did.
 #[derive(Debug, Clone, Copy)]
@@ -633,6 +704,9 @@ pub struct StepDone {
     /// Tokens with padding.
     pub computed_tokens: usize,
 }
+
+const IN_DOUBT: &str =
+    "an update failed, and the adapter in memory may be broken; start again from the newest checkpoint";
 
 fn due(step: usize, every: usize) -> bool {
     every > 0 && step.is_multiple_of(every)

@@ -72,6 +72,36 @@ fn attention_of_a_long_sequence_is_split_and_gives_the_same() {
     }
 }
 
+/// Queries of a head are spread over launches, with and without parts of their keys that are merged.
+#[test]
+fn attention_of_few_queries_is_split_and_gives_the_same() {
+    let _alone = crate::alone();
+    let (heads, d) = (2, 32);
+    let size = heads * d;
+    // By the estimate 0.0032 and 0.0105 ms: four launches of 4 of 16 rows, two of 2 of 4.
+    for (queries, keys, limit, expected) in [(8, 160, 0.001, 4), (2, 2080, 0.006, 2)] {
+        let [q, k, v] = [(1, queries), (2, keys), (3, keys)].map(|(seed, rows)| numbers(seed, rows * size));
+        let run = |device: &Device, q: &[f32]| {
+            launches("");
+            let graph = Graph::new();
+            let [q, k, v] = [q, &k, &v].map(|values| graph.constant(tensor(values, heads, d)));
+            let out = q.attention(&k, &v, MASK, &[]).unwrap();
+            let found = device.eval(&[out]).unwrap().remove(0).to_f64();
+            (found, launches("attention_few_float_float"))
+        };
+        let (split, count) = run(&device(limit), &q);
+        assert!(count.is_none_or(|count| count == expected), "{count:?}");
+        let whole = Device::metal_with(Preference::Metal).unwrap();
+        for query in 0..queries {
+            let row = query * size..(query + 1) * size;
+            let (alone, count) = run(&whole, &q[row.clone()]);
+            assert!(count.is_none_or(|count| count == 1), "{count:?}");
+            // The same threadgroups with the same numbers.
+            assert_eq!(split[row], alone, "query {query} over {keys} keys");
+        }
+    }
+}
+
 /// The gradients of 128 queries: those of two halves, which are not split, side by side for q and summed for k and v.
 #[test]
 fn gradients_of_attention_over_a_long_sequence_are_split_and_give_the_same() {

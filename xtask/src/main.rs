@@ -2,7 +2,9 @@
 
 mod apple_check;
 mod faults;
+mod fuzz;
 mod mac;
+mod memory;
 mod softmetal;
 #[cfg(test)]
 mod workflow;
@@ -17,8 +19,11 @@ const HELP: &str = "cargo xtask test     format, lints, documents, all tests; th
                                      with --calibrate [SUITE] candle's own Metal tests\n\
                     cargo xtask apple-check  everything compiled, linted, documented and linked for macOS, on Debian\n\
                     cargo xtask mac [--list] [--only STEP,STEP]  on a Mac: kernels, tests, leaks and measurements, with a report to send\n\
+                    cargo xtask fuzz MINUTES [--only TARGET,TARGET] [--minimize]  what reads files against mutated inputs, so many\n\
+                                     minutes in all; --minimize replaces the committed corpus by a small one\n\
                     cargo xtask compare  metal-candle bench ops, train and generate beside the peers that are installed\n\
                                      (compare/requirements.txt, and cargo install --path compare/candle)\n\
+                    cargo xtask memory [--binary FILE]  the estimate of a run's memory beside its peak, in every dtype; Linux\n\
                     cargo xtask crash    every fault at every file operation of runs, merges, pulls and the data cache\n\
                     cargo xtask soak [MINUTES]  runs, kills, faults and resumes, with memory, threads and handles watched";
 
@@ -35,6 +40,8 @@ fn main() -> ExitCode {
         "compare" => compare(),
         "crash" => faults::crash(),
         "soak" => faults::soak(std::env::args().nth(2).as_deref()),
+        "fuzz" => fuzz::fuzz(&std::env::args().skip(2).collect::<Vec<_>>()),
+        "memory" => memory::memory(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => {
             eprintln!("{HELP}");
             return ExitCode::from(2);

@@ -91,6 +91,8 @@ pub(crate) static ALIASES: &[Alias] = &[
     alias("axolotl", "peft-use-rslora", "rslora"),
     alias("axolotl", "lora-exclude-modules", "exclude"),
     alias("axolotl", "peft-layers-to-transform", "layers"),
+    alias("axolotl", "val-set-size", "valid-size"),
+    alias("LLaMA-Factory", "val-size", "valid-size"),
     alias("LLaMA-Factory", "cutoff-len", "max-length"),
     alias("LLaMA-Factory", "lora-target", "targets"),
     alias("LLaMA-Factory", "adapter-name-or-path", "adapter"),
@@ -146,140 +148,142 @@ static COMMANDS: &[(&str, &str, &str)] = &[
     ("ollama", "ls", "list"),
 ];
 
-/// Commands of other tools that have no counterpart: the tool, its command, and what to use instead.
-static FOREIGN_COMMANDS: &[(&str, &str, &str)] = &[
+/// A tool, its words that have no counterpart here, and what to use instead of them.
+type Foreign = (&'static str, &'static [&'static str], &'static str);
+
+const NO_SERVER: &str = "there is no server; `metal-candle generate --json` answers one prompt for a program";
+const ANSWERS_ONLY: &str = "use --train-on completion, which is the default";
+const ADAMW: &str = "leave it out: the optimizer is AdamW, with --weight-decay";
+const OWN_TEMPLATE: &str = "leave it out: the model's own chat template is used; --raw leaves it out";
+const OWN_CONTEXT: &str = "leave it out: the context is the model's own";
+
+/// Commands of other tools that have no counterpart.
+static FOREIGN_COMMANDS: &[Foreign] = &[
     (
         "ollama",
-        "show",
+        &["show"],
         "`metal-candle list` shows the models, and `metal-candle train --model NAME --dry-run` the size of one",
     ),
-    ("ollama", "rm", "delete the folder that `metal-candle list` names"),
-    ("ollama", "ps", "nothing runs in the background: a model is loaded by the command that uses it"),
-    (
-        "ollama",
-        "serve",
-        "there is no server; `metal-candle generate --json` answers one prompt for a program",
-    ),
-    (
-        "mlx-lm",
-        "server",
-        "there is no server; `metal-candle generate --json` answers one prompt for a program",
-    ),
-    ("ollama", "create", "`metal-candle merge` makes a model of a base and an adapter"),
-    ("ollama", "push", "upload the adapter's folder with `hf upload`: its files are PEFT's"),
-    ("ollama", "cp", "copy the folder that `metal-candle list` names"),
-    ("mlx-lm", "convert", "models are read as they are on the hub; --dtype bf16 halves the memory"),
-    ("mlx-lm", "manage", "`metal-candle list` shows what the cache holds"),
+    ("ollama", &["rm"], "delete the folder that `metal-candle list` names"),
+    ("ollama", &["ps"], "nothing runs in the background: a model is loaded by the command that uses it"),
+    ("ollama", &["serve"], NO_SERVER),
+    ("mlx-lm", &["server"], NO_SERVER),
+    ("ollama", &["create"], "`metal-candle merge` makes a model of a base and an adapter"),
+    ("ollama", &["push"], "upload the adapter's folder with `hf upload`: its files are PEFT's"),
+    ("ollama", &["cp"], "copy the folder that `metal-candle list` names"),
+    ("mlx-lm", &["convert"], "models are read as they are on the hub; --dtype bf16 halves the memory"),
+    ("mlx-lm", &["manage"], "`metal-candle list` shows what the cache holds"),
     (
         "llama.cpp",
-        "quantize",
+        &["quantize"],
         "models are not quantized here; a GGUF file that is quantized already can be used with --model",
     ),
     (
         "axolotl",
-        "preprocess",
+        &["preprocess"],
         "rows become tokens when training starts: `metal-candle train --data … --dry-run`",
     ),
-    ("TRL", "dpo", "only supervised fine-tuning is implemented: `metal-candle train`"),
-    ("TRL", "grpo", "only supervised fine-tuning is implemented: `metal-candle train`"),
-    ("hf", "login", "set HF_TOKEN, or run `hf auth login`: its token is used"),
+    ("TRL", &["dpo", "grpo"], "only supervised fine-tuning is implemented: `metal-candle train`"),
+    ("hf", &["login"], "set HF_TOKEN, or run `hf auth login`: its token is used"),
 ];
 
-/// Flags of other tools that have no flag of the same meaning: the tool, its flag, and the word that we use.
-pub(crate) static FOREIGN_FLAGS: &[(&str, &str, &str)] = &[
-    ("mlx-lm", "mask-prompt", "use --train-on completion, which is the default"),
-    ("mlx-lm", "test", "run `metal-candle eval --data DATA/test.jsonl --adapter OUT` after training"),
-    ("mlx-lm", "test-batches", "`metal-candle eval` evaluates all of its data"),
-    ("mlx-lm", "val-batches", "leave it out: the whole validation set is evaluated"),
-    ("mlx-lm", "fine-tune-type", "leave it out for LoRA, the only kind that is trained"),
-    ("mlx-lm", "optimizer", "leave it out: the optimizer is AdamW, with --weight-decay"),
+/// Flags of other tools that have no flag of the same meaning.
+pub(crate) static FOREIGN_FLAGS: &[Foreign] = &[
+    ("mlx-lm", &["mask-prompt"], ANSWERS_ONLY),
+    ("mlx-lm", &["test"], "run `metal-candle eval --data DATA/test.jsonl --adapter OUT` after training"),
+    ("mlx-lm", &["test-batches"], "`metal-candle eval` evaluates all of its data"),
+    ("mlx-lm", &["val-batches"], "leave it out: the whole validation set is evaluated"),
+    ("mlx-lm", &["fine-tune-type"], "leave it out for LoRA, the only kind that is trained"),
+    ("mlx-lm", &["optimizer"], ADAMW),
     (
         "mlx-lm",
-        "resume-adapter-file",
+        &["resume-adapter-file"],
         "use --adapter with the adapter's folder, or --resume to go on with an interrupted run",
     ),
-    ("mlx-lm", "wandb", "read OUT/metrics.jsonl: it has one JSON object for each report"),
-    ("mlx-lm", "report-to", "read OUT/metrics.jsonl: it has one JSON object for each report"),
-    ("mlx-lm", "project-name", "read OUT/metrics.jsonl: it has one JSON object for each report"),
-    ("mlx-lm", "clear-cache-threshold", "leave it out: memory is planned before the run"),
-    ("mlx-lm", "de-quantize", "leave it out: merged weights are never quantized; --dtype chooses their type"),
-    ("mlx-lm", "dequantize", "leave it out: merged weights are never quantized; --dtype chooses their type"),
-    ("mlx-lm", "export-gguf", "convert the merged folder with llama.cpp's convert_hf_to_gguf.py"),
-    ("mlx-lm", "upload-repo", "upload the merged folder with `hf upload`"),
-    ("mlx-lm", "hf-path", "use --model with the hub id"),
-    ("mlx-lm", "max-kv-size", "leave it out: the cache holds the model's whole context"),
-    ("mlx-lm", "ignore-chat-template", "use --raw"),
     (
         "mlx-lm",
-        "use-default-chat-template",
-        "leave it out: the model's own chat template is used; --raw leaves it out",
+        &["wandb", "report-to", "project-name"],
+        "read OUT/metrics.jsonl: it has one JSON object for each report",
     ),
-    ("mlx-lm", "chat-template-config", "use --template-var NAME=JSON"),
-    ("mlx-lm", "trust-remote-code", "leave it out: no code of a model is ever run"),
-    ("mlx-lm", "prefill-step-size", "leave it out: long prompts are read in pieces anyway"),
-    ("transformers", "bf16", "use --dtype bf16"),
-    ("transformers", "fp16", "use --dtype f16"),
-    ("transformers", "do-sample", "use --temperature above 0"),
-    ("transformers", "num-beams", "leave it out: answers are sampled or greedy"),
+    ("mlx-lm", &["clear-cache-threshold"], "leave it out: memory is planned before the run"),
+    (
+        "mlx-lm",
+        &["de-quantize", "dequantize"],
+        "leave it out: merged weights are never quantized; --dtype chooses their type",
+    ),
+    ("mlx-lm", &["export-gguf"], "convert the merged folder with llama.cpp's convert_hf_to_gguf.py"),
+    ("mlx-lm", &["upload-repo"], "upload the merged folder with `hf upload`"),
+    ("mlx-lm", &["hf-path"], "use --model with the hub id"),
+    ("mlx-lm", &["max-kv-size"], "leave it out: the cache holds the model's whole context"),
+    ("mlx-lm", &["ignore-chat-template"], "use --raw"),
+    ("mlx-lm", &["use-default-chat-template"], OWN_TEMPLATE),
+    ("mlx-lm", &["chat-template-config"], "use --template-var NAME=JSON"),
+    ("mlx-lm", &["trust-remote-code"], "leave it out: no code of a model is ever run"),
+    ("mlx-lm", &["prefill-step-size"], "leave it out: long prompts are read in pieces anyway"),
+    ("transformers", &["bf16"], "use --dtype bf16"),
+    ("transformers", &["fp16"], "use --dtype f16"),
+    ("transformers", &["do-sample"], "use --temperature above 0"),
+    ("transformers", &["num-beams"], "leave it out: answers are sampled or greedy"),
     (
         "transformers",
-        "resume-from-checkpoint",
+        &["resume-from-checkpoint"],
         "use --resume: it takes the newest checkpoint in the output folder",
     ),
-    ("transformers", "optim", "leave it out: the optimizer is AdamW, with --weight-decay"),
-    ("transformers", "adam-beta1", "leave it out: it is 0.9"),
-    ("transformers", "adam-beta2", "leave it out: it is 0.999"),
-    ("transformers", "adam-epsilon", "leave it out: it is 1e-8"),
-    ("transformers", "per-device-eval-batch-size", "use --batch-size: it holds for validation too"),
-    ("transformers", "evaluation-strategy", "use --eval-every STEPS"),
-    ("transformers", "eval-strategy", "use --eval-every STEPS"),
-    ("transformers", "save-strategy", "use --save-every STEPS"),
-    ("TRL", "assistant-only-loss", "use --train-on completion, which is the default"),
-    ("TRL", "completion-only-loss", "use --train-on completion, which is the default"),
-    ("TRL", "packing", "leave it out: batches are formed of rows of similar length"),
-    ("PEFT", "use-dora", "leave it out: only LoRA is trained"),
-    ("PEFT", "modules-to-save", "leave it out: whole modules are not trained, only adapters"),
-    ("PEFT", "load-in-4bit", "use --dtype bf16: quantized weights are not kept while training"),
-    ("PEFT", "load-in-8bit", "use --dtype bf16: quantized weights are not kept while training"),
-    ("axolotl", "val-set-size", "put a valid.jsonl beside train.jsonl"),
-    ("axolotl", "train-on-inputs", "use --train-on all"),
-    ("axolotl", "lora-target-linear", "use --targets all-linear, which is the default"),
-    ("llama.cpp", "ctx-size", "leave it out: the context is the model's own"),
-    ("llama.cpp", "n-gpu-layers", "use --device metal or --device cpu: a model is on one device as a whole"),
-    ("llama.cpp", "gpu-layers", "use --device metal or --device cpu: a model is on one device as a whole"),
-    ("llama.cpp", "file", "read the prompt from standard input: metal-candle generate < FILE"),
-    ("llama.cpp", "interactive", "use `metal-candle chat`"),
-    ("llama.cpp", "conversation", "use `metal-candle chat`"),
-    ("llama.cpp", "no-conversation", "use `metal-candle generate --raw`"),
-    ("llama.cpp", "single-turn", "use `metal-candle generate`"),
-    ("llama.cpp", "flash-attn", "leave it out: attention is always fused"),
-    ("llama.cpp", "hf-file", "use --model ORG/NAME:FILE.gguf"),
-    ("llama.cpp", "lora-scaled", "use --adapter: an adapter's scale is the one it was trained with"),
+    ("transformers", &["optim"], ADAMW),
+    ("transformers", &["adam-beta1"], "leave it out: it is 0.9"),
+    ("transformers", &["adam-beta2"], "leave it out: it is 0.999"),
+    ("transformers", &["adam-epsilon"], "leave it out: it is 1e-8"),
+    ("transformers", &["per-device-eval-batch-size"], "use --batch-size: it holds for validation too"),
+    ("transformers", &["evaluation-strategy", "eval-strategy"], "use --eval-every STEPS"),
+    ("transformers", &["save-strategy"], "use --save-every STEPS"),
+    ("TRL", &["assistant-only-loss", "completion-only-loss"], ANSWERS_ONLY),
+    ("TRL", &["packing"], "leave it out: batches are formed of rows of similar length"),
+    ("PEFT", &["use-dora"], "leave it out: only LoRA is trained"),
+    ("PEFT", &["modules-to-save"], "leave it out: whole modules are not trained, only adapters"),
+    (
+        "PEFT",
+        &["load-in-4bit", "load-in-8bit"],
+        "use --dtype bf16: quantized weights are not kept while training",
+    ),
+    ("axolotl", &["train-on-inputs"], "use --train-on all"),
+    ("axolotl", &["lora-target-linear"], "use --targets all-linear, which is the default"),
+    ("llama.cpp", &["ctx-size"], OWN_CONTEXT),
     (
         "llama.cpp",
-        "ignore-eos",
+        &["n-gpu-layers", "gpu-layers"],
+        "use --device metal or --device cpu: a model is on one device as a whole",
+    ),
+    ("llama.cpp", &["file"], "read the prompt from standard input: metal-candle generate < FILE"),
+    ("llama.cpp", &["interactive", "conversation"], "use `metal-candle chat`"),
+    ("llama.cpp", &["no-conversation"], "use `metal-candle generate --raw`"),
+    ("llama.cpp", &["single-turn"], "use `metal-candle generate`"),
+    ("llama.cpp", &["flash-attn"], "leave it out: attention is always fused"),
+    ("llama.cpp", &["hf-file"], "use --model ORG/NAME:FILE.gguf"),
+    ("llama.cpp", &["lora-scaled"], "use --adapter: an adapter's scale is the one it was trained with"),
+    (
+        "llama.cpp",
+        &["ignore-eos"],
         "leave it out: an answer ends where the model ends it, or after --max-tokens",
     ),
-    ("llama.cpp", "grammar", "leave it out: answers are not constrained"),
-    ("llama.cpp", "jinja", "leave it out: the model's chat template is always used, unless --raw is given"),
+    ("llama.cpp", &["grammar"], "leave it out: answers are not constrained"),
     (
         "llama.cpp",
-        "chat-template",
-        "leave it out: the model's own chat template is used; --raw leaves it out",
+        &["jinja"],
+        "leave it out: the model's chat template is always used, unless --raw is given",
     ),
-    ("llama.cpp", "presence-penalty", "use --repetition-penalty"),
-    ("llama.cpp", "frequency-penalty", "use --repetition-penalty"),
-    ("llama.cpp", "no-mmap", "leave it out: files are mapped only while they are loaded"),
-    ("llama.cpp", "mlock", "leave it out: weights are not paged out by us"),
-    ("llama.cpp", "log-disable", "use --quiet"),
-    ("llama.cpp", "no-display-prompt", "leave it out: the prompt is not printed"),
-    ("ollama", "format", "use --json for a JSON object with text, tokens and times"),
-    ("ollama", "num-ctx", "leave it out: the context is the model's own"),
-    ("ollama", "think", "use --template-var enable_thinking=true"),
-    ("ollama", "keepalive", "leave it out: a model is loaded by the command that uses it"),
+    ("llama.cpp", &["chat-template"], OWN_TEMPLATE),
+    ("llama.cpp", &["presence-penalty", "frequency-penalty"], "use --repetition-penalty"),
+    ("llama.cpp", &["no-mmap"], "leave it out: files are mapped only while they are loaded"),
+    ("llama.cpp", &["mlock"], "leave it out: weights are not paged out by us"),
+    ("llama.cpp", &["log-disable"], "use --quiet"),
+    ("llama.cpp", &["no-display-prompt"], "leave it out: the prompt is not printed"),
+    ("ollama", &["format"], "use --json for a JSON object with text, tokens and times"),
+    ("ollama", &["num-ctx"], OWN_CONTEXT),
+    ("ollama", &["think"], "use --template-var enable_thinking=true"),
+    ("ollama", &["keepalive"], "leave it out: a model is loaded by the command that uses it"),
     (
         "ollama",
-        "insecure",
+        &["insecure"],
         "leave it out: certificates are always checked; SSL_CERT_FILE adds one of your own",
     ),
 ];
@@ -380,12 +384,15 @@ pub(crate) fn foreign_flag(word: &str) -> Option<(&'static str, &'static str)> {
         "i" => "conversation",
         other => other,
     };
-    FOREIGN_FLAGS.iter().find(|(_, flag, _)| *flag == word).map(|(tool, _, advice)| (*tool, *advice))
+    FOREIGN_FLAGS.iter().find(|(_, flags, _)| flags.contains(&word)).map(|(tool, _, advice)| (*tool, *advice))
 }
 
 /// The tool that has this command, and what to use instead of it.
 pub(crate) fn foreign_command(word: &str) -> Option<(&'static str, &'static str)> {
-    FOREIGN_COMMANDS.iter().find(|(_, name, _)| *name == word).map(|(tool, _, advice)| (*tool, *advice))
+    FOREIGN_COMMANDS
+        .iter()
+        .find(|(_, names, _)| names.contains(&word))
+        .map(|(tool, _, advice)| (*tool, *advice))
 }
 
 #[cfg(test)]

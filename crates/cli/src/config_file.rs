@@ -29,7 +29,7 @@ struct Reader<'a> {
     shown: String,
     text: &'a str,
     flags: TrainFlags,
-    /// Which key of the file gave each setting, and what it gave.
+    /// Key of the file that gave each setting, and its value.
     sources: BTreeMap<String, (String, Value)>,
     notes: Vec<String>,
 }
@@ -51,15 +51,15 @@ pub(crate) fn read(path: &Path) -> Result<Config, Failure> {
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let ending = path.extension().map(|e| e.to_ascii_lowercase()).unwrap_or_default();
-    let entries = if ending == "yaml" || ending == "yml" || ending == "json" {
-        yaml(&shown, text)?
-    } else {
-        toml(&shown, text)?
-    };
+    let is_yaml = ending == "yaml" || ending == "yml" || ending == "json";
+    let entries = if is_yaml { yaml(&shown, text)? } else { toml(&shown, text)? };
     let mut reader =
         Reader { shown, text, flags: TrainFlags::default(), sources: BTreeMap::new(), notes: Vec::new() };
     for (key, value) in &entries {
         reader.entry(key, value, &entries)?;
+    }
+    if is_yaml && mlx::is_own(&entries) {
+        reader.defaults_of_mlx(&entries)?;
     }
     reader.finish()
 }
@@ -97,11 +97,15 @@ impl Reader<'_> {
     /// Reads one key. A key without a value says nothing.
     fn entry(&mut self, key: &str, value: &Value, all: &Map<String, Value>) -> Result<(), Failure> {
         if value.is_null() {
-            return Ok(());
+            return self.check_finite(key);
         }
         let refused =
             |(cause, advice): Refusal| Failure::input(format!("{}: {cause}", self.place(key)), advice);
         let name = key.replace('_', "-");
+        // The epochs decide, as without the key.
+        if name == "max-steps" && value.as_f64().is_some_and(|steps| steps <= 0.0) {
+            return Ok(());
+        }
         if mlx::applies(&name) {
             let found = mlx::read(&name, value, all).map_err(refused)?;
             return self.take(key, found);
@@ -119,6 +123,51 @@ impl Reader<'_> {
             _ => name,
         };
         self.set(key, &setting, value.clone())
+    }
+
+    /// Refuses nan and infinity, which TOML and YAML have and JSON has not: they arrive as no value at all.
+    fn check_finite(&self, key: &str) -> Result<(), Failure> {
+        let line = self.line_of(key).map(|(_, line)| line).unwrap_or_default();
+        let value = line.split_once([':', '=']).map_or("", |(_, value)| value).trim().to_ascii_lowercase();
+        let plain = value.trim_start_matches(['+', '-', '.', '"', '\'']);
+        if plain.starts_with("nan") || plain.starts_with("inf") {
+            let cause = format!("{}: is not a finite number", self.place(key));
+            return Err(Failure::input(
+                cause,
+                "write a number in digits, or leave the key out for its default",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Sets what a file of mlx-lm leaves out as mlx-lm does, and says so.
+    fn defaults_of_mlx(&mut self, all: &Map<String, Value>) -> Result<(), Failure> {
+        const SAME: [&[&str]; 3] =
+            [&["steps", "iters", "epochs"], &["layers", "num-layers"], &["warmup", "warmup-ratio"]];
+        let mut used = Vec::new();
+        for (words, setting, value) in mlx::defaults(all, self.flags.rank) {
+            let same = SAME.into_iter().find(|same| same.contains(&setting)).unwrap_or(&[]);
+            if self.sources.contains_key(setting) || same.iter().any(|name| self.sources.contains_key(*name))
+            {
+                continue;
+            }
+            self.set(words, setting, value)?;
+            used.push(words);
+        }
+        if !used.is_empty() {
+            self.notes.push(format!(
+                "{}: is a file of mlx-lm, so what it leaves out has mlx-lm's default values: {}",
+                self.shown,
+                used.join(", ")
+            ));
+        }
+        if used.contains(&"mask_prompt: false") {
+            self.notes.push(format!(
+                "{}: prompts are trained, too, as mlx-lm does; set mask_prompt to true to train the answers only",
+                self.shown
+            ));
+        }
+        Ok(())
     }
 
     fn take(&mut self, key: &str, found: Found) -> Result<(), Failure> {
@@ -141,6 +190,10 @@ impl Reader<'_> {
             ));
         }
         let parsed = parsed(setting, &value).map_err(|message| self.refuse(key, &message, &value))?;
+        if let Some(number) = given_number(&value) {
+            crate::settings::ranges::check(setting, number)
+                .map_err(|(cause, advice)| Failure::input(format!("{}: {cause}", self.place(key)), advice))?;
+        }
         let parsed = parsed.in_our_words().map_err(|(_, message)| {
             let (cause, advice) = message.split_once("; ").unwrap_or((&message, "correct that value"));
             Failure::input(format!("{}: {cause}", self.place(key)), advice)
@@ -175,15 +228,20 @@ impl Reader<'_> {
 
     /// `file (line 3): 'key'`.
     fn place(&self, key: &str) -> String {
+        match self.line_of(key) {
+            Some((index, _)) => format!("{} (line {}): '{key}'", self.shown, index + 1),
+            None => format!("{}: '{key}'", self.shown),
+        }
+    }
+
+    /// The line that defines a key, with its index.
+    fn line_of(&self, key: &str) -> Option<(usize, &str)> {
         let defines = |line: &str| {
             let line = line.trim_start().trim_start_matches(['"', '\'', '{']).trim_start_matches('"');
             let rest = line.strip_prefix(key).map(|rest| rest.trim_start_matches(['"', '\'']).trim_start());
             rest.is_some_and(|rest| rest.starts_with([':', '=', '.']))
         };
-        match self.text.lines().position(defines) {
-            Some(index) => format!("{} (line {}): '{key}'", self.shown, index + 1),
-            None => format!("{}: '{key}'", self.shown),
-        }
+        self.text.lines().enumerate().find(|(_, line)| defines(line))
     }
 
     fn finish(mut self) -> Result<Config, Failure> {
@@ -260,6 +318,11 @@ fn parsed(setting: &str, value: &Value) -> Result<TrainFlags, String> {
         Some(Ok(flags)) => Ok(flags),
         _ => Err(first),
     }
+}
+
+/// The number that a value is, also one in text.
+fn given_number(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
 /// A number as JSON has it, whole if it is.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use metal_candle::training::data::{Format, Row};
+use metal_candle::training::data::{Format, Row, ValidationSize, read_rows};
 use metal_candle::training::{Columns, DataSet};
 use serde::{Deserialize, Serialize};
 
@@ -15,19 +15,30 @@ use crate::hub::{Hub, HubError, RemoteFile};
 use crate::progress::size;
 use crate::session::Session;
 
-/// How to read a data set.
+/// Options for reading a data set.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Options {
-    /// Which split of a hub's data set is trained; `None` for `train`.
+    /// Split of a hub's data set to train on; `None` for `train`.
     pub(crate) split: Option<String>,
     pub(crate) columns: Columns,
+    /// Number of rows to take for validation; `None` for the default.
+    pub(crate) valid: Option<ValidationSize>,
+    /// Set if a data set without training rows will do.
+    pub(crate) any_split: bool,
 }
 
 impl Options {
     /// Parses the flags `--split` and `--columns`.
     pub(crate) fn new(split: Option<&str>, columns: Option<&str>) -> anyhow::Result<Self> {
         let columns = columns.map(str::parse).transpose()?.unwrap_or_default();
-        Ok(Self { split: split.map(str::to_owned), columns })
+        Ok(Self { split: split.map(str::to_owned), columns, valid: None, any_split: false })
+    }
+
+    /// Refuses `--split` for a path on this machine.
+    fn refuse_split(&self) -> Result<(), Failure> {
+        let Some(split) = &self.split else { return Ok(()) };
+        let advice = "leave out --split and pass the file to --data";
+        Err(Failure::input(format!("split: '{split}' is for data sets of the hub"), advice))
     }
 }
 
@@ -62,20 +73,18 @@ pub(crate) fn open(text: &str, options: &Options, session: &Session) -> anyhow::
         builtin::find(text).map(builtin::BuiltIn::folder).transpose()?
     };
     if let Some(path) = local {
-        if let Some(split) = &options.split {
-            let advice = "leave out --split and pass the file to --data";
-            return Err(
-                Failure::input(format!("split: '{split}' is for data sets of the hub"), advice).into()
-            );
-        }
-        let set = DataSet::open(&path, &options.columns)?;
+        options.refuse_split()?;
+        let set = match options.any_split {
+            true => DataSet::open_any(&path, &options.columns)?,
+            false => DataSet::open_with(&path, &options.columns, options.valid)?,
+        };
         let full = std::fs::canonicalize(&path).unwrap_or(path);
         let name = if full.is_dir() { full.file_name() } else { full.file_stem() };
         let name = name.map_or_else(|| "data".to_owned(), |name| name.to_string_lossy().into_owned());
         return Ok(Named { name, set });
     }
     let id = hub_id(text).ok_or_else(|| missing(text))?;
-    let files = fetch(&id, options.split.as_deref(), session).map_err(|failure| {
+    let files = fetch(&id, options, session).map_err(|failure| {
         Failure::new(
             failure.code,
             format!("{text}: no such file or folder; on the hub: {}", failure.cause),
@@ -83,7 +92,11 @@ pub(crate) fn open(text: &str, options: &Options, session: &Session) -> anyhow::
         )
     })?;
     let mut set = DataSet::from_files(&files.train, &files.valid, &files.test, &options.columns)?;
-    set.split_off_validation();
+    match options.valid {
+        Some(size) => set.split_off(size)?,
+        None if options.any_split => {}
+        None => set.split_off_validation(),
+    }
     let name = id.repository.rsplit('/').next().unwrap_or("data").to_owned();
     Ok(Named { name, set })
 }
@@ -96,14 +109,16 @@ pub(crate) fn open_for_evaluation(
 ) -> anyhow::Result<Vec<Row>> {
     let path = crate::model_source::expand_home(text);
     if path.is_file() {
-        return Ok(metal_candle::training::data::read_rows(&path, &options.columns)?);
+        options.refuse_split()?;
+        return Ok(read_rows(&path, &options.columns)?);
     }
+    let options = &Options { any_split: true, ..options.clone() };
     let set = open(text, options, session)?.set;
     // A split that was asked for by name is evaluated whole.
     if options.split.is_some() {
         return Ok([set.train, set.valid].concat());
     }
-    if set.test.is_empty() && (set.valid.is_empty() || set.split_off > 0) {
+    if set.test.is_empty() && set.valid.is_empty() {
         let advice = "pass a file of rows, or --split train for a data set of the hub";
         return Err(Failure::input(format!("{text}: has no test or validation rows"), advice).into());
     }
@@ -144,13 +159,14 @@ fn hub_id(text: &str) -> Option<HubId> {
 }
 
 /// Fetches the files of a data set; what the cache has is used when the hub is not reached.
-fn fetch(id: &HubId, split: Option<&str>, session: &Session) -> Result<Stored, Failure> {
+fn fetch(id: &HubId, options: &Options, session: &Session) -> Result<Stored, Failure> {
     let folder = cache::root()?.join("datasets").join(id.repository.replace('/', "--"));
     let _lock = cache::lock(&folder, session)?;
-    let key = format!("{}-{}", id.folder.replace('/', "--"), split.unwrap_or("train"));
+    let split = options.split.as_deref().unwrap_or(if options.any_split { "any" } else { "train" });
+    let key = format!("{}-{split}", id.folder.replace('/', "--"));
     let manifest = folder.join(format!("{key}.files.json"));
     let on_disk = |e: &std::io::Error| crate::download::disk(&folder.display().to_string(), e);
-    match fetch_files(id, split, &folder, session) {
+    match fetch_files(id, options, &folder, session) {
         Ok(stored) => {
             let text = serde_json::to_vec(&stored).unwrap_or_default();
             metal_candle::atomic::write(&manifest, &text).map_err(|e| on_disk(&std::io::Error::other(e)))?;
@@ -170,12 +186,7 @@ fn fetch(id: &HubId, split: Option<&str>, session: &Session) -> Result<Stored, F
     }
 }
 
-fn fetch_files(
-    id: &HubId,
-    split: Option<&str>,
-    folder: &Path,
-    session: &Session,
-) -> Result<Stored, HubError> {
+fn fetch_files(id: &HubId, options: &Options, folder: &Path, session: &Session) -> Result<Stored, HubError> {
     let hub = Hub::from_env()?;
     let mut repository = hub.dataset(&id.repository, "main", session)?;
     if !repository.files.iter().any(|file| is_data(&file.name)) {
@@ -184,7 +195,7 @@ fn fetch_files(
             repository = converted;
         }
     }
-    let chosen = choose(&repository.files, id, split)?;
+    let chosen = choose(&repository.files, id, options)?;
     let all: Vec<&RemoteFile> = chosen.iter().flatten().collect();
     let target = |file: &RemoteFile| folder.join(&repository.commit).join(&file.name);
     let absent: Vec<&&RemoteFile> = all
@@ -207,14 +218,14 @@ fn fetch_files(
     Ok(Stored { train: paths(train), valid: paths(valid), test: paths(test) })
 }
 
-/// Whether a file of a repository holds rows.
+/// Returns whether a file of a repository contains rows.
 fn is_data(name: &str) -> bool {
     let file = name.rsplit('/').next().unwrap_or(name);
     let about = ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"];
     Format::of(Path::new(name)).is_some() && !about.contains(&file)
 }
 
-/// The split and the configuration's folder that a file's path tells.
+/// The split and the configuration's folder, from a file's path.
 fn place_of(name: &str) -> (String, String) {
     let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
     let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
@@ -231,8 +242,12 @@ fn place_of(name: &str) -> (String, String) {
     (split.to_lowercase(), folder.to_owned())
 }
 
+/// Names of splits for validation and for tests.
+const VALID: [&str; 4] = ["validation", "valid", "val", "dev"];
+const TEST: [&str; 1] = ["test"];
+
 /// The files of train, valid and test.
-fn choose(files: &[RemoteFile], id: &HubId, split: Option<&str>) -> Result<[Vec<RemoteFile>; 3], Failure> {
+fn choose(files: &[RemoteFile], id: &HubId, options: &Options) -> Result<[Vec<RemoteFile>; 3], Failure> {
     let inside = |name: &str| {
         id.folder.is_empty()
             || name.strip_prefix(id.folder.as_str()).is_some_and(|rest| rest.starts_with('/'))
@@ -243,40 +258,62 @@ fn choose(files: &[RemoteFile], id: &HubId, split: Option<&str>) -> Result<[Vec<
     }
     let mut names: Vec<&str> = groups.keys().map(|(split, _)| split.as_str()).collect();
     names.dedup();
-    if names.is_empty() {
-        let cause = format!("'{}' has no JSON, CSV or Parquet files", id.repository);
-        return Err(Failure::input(cause, "convert the data set to JSON lines and pass the file"));
-    }
-    let wanted = match split {
-        Some(split) => split.to_lowercase(),
-        None if names.contains(&"train") => "train".to_owned(),
-        None if names.len() == 1 => names[0].to_owned(),
-        None => {
-            let cause = format!("'{}' has no split 'train'", id.repository);
-            return Err(Failure::input(cause, format!("choose one with --split: {}", names.join(", "))));
-        }
-    };
-    let folders: Vec<&str> =
-        groups.keys().filter(|(split, _)| *split == wanted).map(|(_, folder)| folder.as_str()).collect();
-    let folder = match folders.as_slice() {
-        [] => {
-            let cause = format!("'{}' has no split '{wanted}'", id.repository);
-            return Err(Failure::input(cause, format!("choose one with --split: {}", names.join(", "))));
-        }
-        [folder] => (*folder).to_owned(),
-        several => {
-            let cause = format!("'{}' has several configurations: {}", id.repository, several.join(", "));
-            return Err(Failure::input(cause, format!("add one: --data {}/{}", id.repository, several[0])));
-        }
-    };
+    let wanted = wanted_split(&names, id, options)?;
+    let folder = folder_of(&groups, &wanted, id)?;
     let of = |names: &[&str]| {
         let found = names.iter().find_map(|name| groups.get(&((*name).to_owned(), folder.clone())));
         one_format(found.cloned().unwrap_or_default())
     };
-    Ok(match split {
+    let held_out = VALID.contains(&wanted.as_str()) || TEST.contains(&wanted.as_str());
+    Ok(match options.split {
         Some(_) => [of(&[&wanted]), Vec::new(), Vec::new()],
-        None => [of(&[&wanted]), of(&["validation", "valid", "val", "dev"]), of(&["test"])],
+        None if held_out => [Vec::new(), of(&VALID), of(&TEST)],
+        None => [of(&[&wanted]), of(&VALID), of(&TEST)],
     })
+}
+
+/// The split to train on, or another one where that will do and there is none.
+fn wanted_split(names: &[&str], id: &HubId, options: &Options) -> Result<String, Failure> {
+    if names.is_empty() {
+        let cause = format!("'{}' has no JSON, CSV or Parquet files", id.repository);
+        return Err(Failure::input(cause, "convert the data set to JSON lines and pass the file"));
+    }
+    if let Some(split) = &options.split {
+        return Ok(split.to_lowercase());
+    }
+    let held_out = TEST.iter().chain(&VALID).find(|name| names.contains(name));
+    match (names, held_out) {
+        _ if names.contains(&"train") => Ok("train".to_owned()),
+        (_, Some(held_out)) if options.any_split => Ok((*held_out).to_owned()),
+        ([only], None) => Ok((*only).to_owned()),
+        _ => {
+            let cause = format!("'{}' has no split 'train'", id.repository);
+            Err(Failure::input(cause, format!("choose one with --split: {}", names.join(", "))))
+        }
+    }
+}
+
+/// The folder of a data set's configuration that has the wanted split.
+fn folder_of(
+    groups: &BTreeMap<(String, String), Vec<RemoteFile>>,
+    wanted: &str,
+    id: &HubId,
+) -> Result<String, Failure> {
+    let folders: Vec<&str> =
+        groups.keys().filter(|(split, _)| split == wanted).map(|(_, folder)| folder.as_str()).collect();
+    match folders.as_slice() {
+        [] => {
+            let mut names: Vec<&str> = groups.keys().map(|(split, _)| split.as_str()).collect();
+            names.dedup();
+            let cause = format!("'{}' has no split '{wanted}'", id.repository);
+            Err(Failure::input(cause, format!("choose one with --split: {}", names.join(", "))))
+        }
+        [folder] => Ok((*folder).to_owned()),
+        several => {
+            let cause = format!("'{}' has several configurations: {}", id.repository, several.join(", "));
+            Err(Failure::input(cause, format!("add one: --data {}/{}", id.repository, several[0])))
+        }
+    }
 }
 
 /// Files of one format only; a data set may have the same rows in several.
@@ -295,10 +332,14 @@ mod tests {
     use super::*;
 
     fn chosen(names: &[&str], folder: &str, split: Option<&str>) -> Result<[Vec<String>; 3], String> {
+        chosen_by(names, folder, &Options { split: split.map(str::to_owned), ..Options::default() })
+    }
+
+    fn chosen_by(names: &[&str], folder: &str, options: &Options) -> Result<[Vec<String>; 3], String> {
         let file = |name: &&str| RemoteFile { name: (*name).to_owned(), size: None, sha256: None };
         let files: Vec<RemoteFile> = names.iter().map(file).collect();
         let id = HubId { repository: "org/name".to_owned(), folder: folder.to_owned() };
-        match choose(&files, &id, split) {
+        match choose(&files, &id, options) {
             Ok(found) => Ok(found.map(|files| files.into_iter().map(|file| file.name).collect())),
             Err(failure) => Err(format!("{} | {}", failure.cause, failure.advice)),
         }
@@ -341,6 +382,23 @@ mod tests {
         );
         assert_eq!(chosen(&two, "socratic", None).unwrap()[0], [two[1]]);
         assert!(chosen(&["README.md"], "", None).unwrap_err().contains("has no JSON, CSV or Parquet files"));
+    }
+
+    #[test]
+    fn held_out_rows_are_trained_only_if_asked_for() {
+        let any = Options { any_split: true, ..Options::default() };
+        for files in
+            [&["test.jsonl"][..], &["data/validation-00000-of-00001.parquet"], &["dev.csv", "test.csv"]]
+        {
+            let error = chosen(files, "", None).unwrap_err();
+            assert!(
+                error.starts_with("'org/name' has no split 'train' | choose one with --split: "),
+                "{error}"
+            );
+            let [train, valid, test] = chosen_by(files, "", &any).unwrap();
+            assert_eq!((train.len(), valid.len() + test.len()), (0, files.len()));
+        }
+        assert_eq!(chosen(&["test.jsonl"], "", Some("test")).unwrap()[0], ["test.jsonl"]);
     }
 
     #[test]

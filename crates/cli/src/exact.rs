@@ -5,7 +5,7 @@ use std::ops::Range;
 use metal_candle::inference::{Finish, GenerateOptions, Generator};
 use metal_candle::models::AdapterParameters;
 use metal_candle::training::batches::BatchOptions;
-use metal_candle::training::{Example, inexact_answers};
+use metal_candle::training::{Example, Miss, inexact_answers};
 
 use crate::model::Loaded;
 use crate::session::Session;
@@ -35,9 +35,9 @@ impl ExactAnswers {
         let inexact = inexact_answers(&loaded.decoder, adapter, examples, options, &stop, &|_, _| ())?;
         let mut generator = Generator::new(&loaded.decoder, adapter)?;
         let mut exact = examples.len() - inexact.len();
-        for index in inexact {
+        for miss in inexact {
             session.check_interrupt("counting exact answers")?;
-            exact += usize::from(same_text(loaded, &mut generator, &examples[index])?);
+            exact += usize::from(same_text(loaded, &mut generator, &examples[miss.example], miss)?);
         }
         Ok(Self { exact, examples: examples.len() })
     }
@@ -50,10 +50,21 @@ impl ExactAnswers {
 
 /// Returns true if greedy decoding gives the text of the example's only answer and ends there. A chat with several
 /// answers needs a prompt for each of them and is not decoded.
-fn same_text(loaded: &Loaded, generator: &mut Generator<'_>, example: &Example) -> anyhow::Result<bool> {
+fn same_text(
+    loaded: &Loaded,
+    generator: &mut Generator<'_>,
+    example: &Example,
+    miss: Miss,
+) -> anyhow::Result<bool> {
     let Some(answer) = only_answer(&example.supervised) else { return Ok(false) };
     let tokenizer = &loaded.files.tokenizer;
     let expected = tokenizer.decode(&example.tokens[answer.clone()])?;
+    // What greedy decoding has written after its first other token; decoding is only worth its time while that agrees.
+    let mut begun = example.tokens[answer.start..miss.position].to_vec();
+    begun.push(miss.predicted);
+    if !agrees(&expected, &tokenizer.decode(&begun)?) {
+        return Ok(false);
+    }
     let options = GenerateOptions { max_tokens: 2 * answer.len() + 8, ..GenerateOptions::default() };
     let mut text = String::new();
     let answered =
@@ -62,6 +73,12 @@ fn same_text(loaded: &Loaded, generator: &mut Generator<'_>, example: &Example) 
             expected.starts_with(&text)
         })?;
     Ok(answered.finish == Finish::EndOfText && answered.text == expected)
+}
+
+/// Returns true if `begun` can still become `expected`: it is its beginning, apart from a character whose bytes are not
+/// complete yet.
+fn agrees(expected: &str, begun: &str) -> bool {
+    expected.starts_with(begun.trim_end_matches(char::REPLACEMENT_CHARACTER))
 }
 
 /// Returns the trained positions if they are one run.
@@ -74,6 +91,15 @@ fn only_answer(trained: &[bool]) -> Option<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_that_has_left_the_expected_text_is_not_decoded_further() {
+        assert!(agrees("9:30 am", "9:3"));
+        assert!(agrees("Zoë", "Zo\u{fffd}"));
+        assert!(agrees("9:30", "9:30"));
+        assert!(!agrees("9:30", "9:15"));
+        assert!(!agrees("9:30", "9:30 am"));
+    }
 
     #[test]
     fn only_a_single_run_of_trained_tokens_is_an_answer() {

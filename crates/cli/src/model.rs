@@ -7,7 +7,6 @@ use metal_candle::backend::Device;
 use metal_candle::models::{AdapterParameters, Decoder, ModelFiles};
 use metal_candle::tensor::DType;
 use metal_candle::training::Adapter;
-use serde_json::{Map, Value};
 
 use crate::adapter_source::{self, Chosen};
 use crate::args::ModelArgs;
@@ -30,7 +29,9 @@ impl Loaded {
         session: &Session,
     ) -> anyhow::Result<Self> {
         let path = fetch::resolve(model, fetch::Options::default(), session)?.path;
-        let files = ModelFiles::open(&path)?;
+        let mut files = ModelFiles::open(&path)?;
+        files.chat_template =
+            files.chat_template.map(|template| template.with_stop(session.interrupt.flag()));
         let meter = RefCell::new(session.progress.count("loading the model", 100));
         let progress = |share: f64| meter.borrow_mut().set((share * 100.0) as u64);
         let decoder = Decoder::load(files.config.clone(), &files.weights, device, dtype, &progress)?;
@@ -47,18 +48,12 @@ impl Loaded {
         let model = adapter_source::model(args.model.as_deref(), adapter.as_ref())?;
         let (dtype, device) = (settings::dtype(&args.dtype)?, settings::device(&args.device, args.threads)?);
         let variables = template_vars::parse(&args.template_var)?;
-        let loaded = Self::open(&model, dtype, &device, session)?.with_template_variables(variables);
+        let mut loaded = Self::open(&model, dtype, &device, session)?;
+        template_vars::set(&mut loaded.files, variables, session)?;
         let Some(chosen) = adapter else { return Ok((loaded, None)) };
         chosen.announce(&model, &loaded.files);
         let placed = loaded.place(&chosen.adapter)?;
         Ok((loaded, Some(placed)))
-    }
-
-    /// Gives the chat template default variables.
-    pub(crate) fn with_template_variables(mut self, variables: Map<String, Value>) -> Self {
-        self.files.chat_template =
-            self.files.chat_template.map(|template| template.with_variables(variables));
-        self
     }
 
     /// Puts an adapter on the model's device.

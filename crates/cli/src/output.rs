@@ -6,7 +6,7 @@ use metal_candle::atomic::WRITING;
 use metal_candle::training::{RunFolder, checkpoint};
 use metal_candle::{Error, durable};
 
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, of_io};
 
 /// What is to happen to a run that the folder holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,13 @@ pub(crate) fn clear(out: &Path) -> Result<(), Failure> {
 }
 
 pub(crate) fn unwritable(out: &Path, error: &std::io::Error) -> Failure {
-    Failure::input(format!("{}: cannot write: {error}", out.display()), "choose another folder with --out")
+    let cause = format!("{}: cannot write: {error}", out.display());
+    match of_io(error.kind()) {
+        (Code::Run, advice) => {
+            Failure::new(Code::Run, cause, format!("{advice}; or choose another folder with --out"))
+        }
+        _ => Failure::input(cause, "choose another folder with --out"),
+    }
 }
 
 /// A path as a shell takes it.

@@ -7,6 +7,7 @@ use metal_candle::backend::Device;
 use metal_candle::backend::profile::{self, Detail, Peak, Profile};
 
 use crate::bench::table::{Table, number};
+use crate::console;
 use crate::session::Session;
 
 /// What is recorded of a run.
@@ -53,7 +54,7 @@ impl<'a> Profiling<'a> {
             session.note(format!("{} spans written to {}{dropped}", profile.spans().len(), path.display()));
         }
         if self.args.profile {
-            eprint!("{}", table(&profile, self.device.peak().as_ref()));
+            console::note(&table(&profile, self.device.peak().as_ref()));
         }
         Ok(())
     }

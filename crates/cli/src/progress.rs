@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::console;
+
 const BYTES: &str = "{msg} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
 const COUNT: &str = "{msg} [{bar:32}] {pos}/{len} {eta} left";
 const STEPS: &str = "step {pos}/{len} [{bar:24}] {msg} {eta} left";
@@ -55,7 +57,7 @@ impl Progress {
     pub(crate) fn note(&self, text: &str) {
         match self.mode {
             Mode::Quiet => {}
-            Mode::Lines => eprintln!("{text}"),
+            Mode::Lines => console::note_line(text),
             // A bar that cannot be redrawn (the terminal is gone) is no reason to stop.
             Mode::Bars => drop(self.bars.println(text)),
         }

@@ -1,9 +1,9 @@
 //! What every command shares: how it reports and how it is stopped.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::sync::Mutex;
 
+pub(crate) use crate::console::{print, print_line};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
@@ -40,18 +40,4 @@ impl Session {
         }
         Ok(())
     }
-}
-
-/// Writes a result to stdout. A reader that has left (`| head`) ends the run quietly, as Unix tools do.
-pub(crate) fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => Ok(other?),
-    }
-}
-
-/// Writes a result and a line end to stdout.
-pub(crate) fn print_line(text: &str) -> anyhow::Result<()> {
-    print(&format!("{text}\n"))
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use metal_candle::backend::Device;
 use metal_candle::backend::select::{Choices, Table};
 use metal_candle::tensor::DType;
+use metal_candle::training::data::ValidationSize;
 use metal_candle::training::{
     LoraConfig, OptimizerOptions, Schedule, ScheduleKind, Targets, TrainOn, TrainOptions,
 };
@@ -13,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache;
 use crate::failure::Failure;
+
+/// Most positions of a batch: kernels count them in 32 bits with a sign.
+const MAX_BATCH_TOKENS: usize = i32::MAX as usize;
 
 /// Every setting, as a flag and as a key of the configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
@@ -30,6 +34,10 @@ pub(crate) struct TrainFlags {
     /// Names that the data has for our columns, e.g. prompt=question,completion=answer
     #[arg(long)]
     pub(crate) columns: Option<String>,
+    /// Rows taken from the training rows for validation: a share (0.05) or a number (200); 0 for none [default: a twentieth of
+    /// one file, at most 100; none of a folder]
+    #[arg(long)]
+    pub(crate) valid_size: Option<f64>,
     /// The output folder [default: adapters/<data set's name>]
     #[arg(long, short)]
     pub(crate) out: Option<PathBuf>,
@@ -52,16 +60,16 @@ pub(crate) struct TrainFlags {
     /// Batches added up before an update [default: 1]
     #[arg(long)]
     pub(crate) accumulation: Option<usize>,
-    /// The longest sequence, in tokens [default: 512]
+    /// Maximum length of a sequence, in tokens [default: 512]
     #[arg(long)]
     pub(crate) max_length: Option<usize>,
-    /// The greatest learning rate [default: 1e-3]
+    /// Peak learning rate [default: 1e-3]
     #[arg(long)]
     pub(crate) learning_rate: Option<f64>,
     /// constant, linear or cosine [default: cosine]
     #[arg(long, value_parser = words::schedule)]
     pub(crate) schedule: Option<String>,
-    /// Steps until the greatest rate is reached [default: a twentieth of the steps]
+    /// Steps until the peak rate is reached [default: a twentieth of the steps]
     #[arg(long)]
     pub(crate) warmup: Option<usize>,
     /// The same as a share of the steps
@@ -132,7 +140,7 @@ pub(crate) struct TrainFlags {
     /// A variable of the chat template, e.g. enable_thinking=false; the value is JSON or a word. Repeatable
     #[arg(long = "template-var", value_name = "NAME=VALUE")]
     pub(crate) template_var: Option<Vec<String>>,
-    /// How frozen weights are stored: f32, bf16 or f16 [default: f32]
+    /// Type of the frozen weights: f32, bf16 or f16 [default: f32]
     #[arg(long, value_parser = words::dtype)]
     pub(crate) dtype: Option<String>,
     /// auto, cpu or metal; auto takes the GPU where there is one [default: auto]
@@ -173,6 +181,7 @@ impl TrainFlags {
             data,
             split,
             columns,
+            valid_size,
             out,
             adapter,
             epochs,
@@ -211,6 +220,37 @@ impl TrainFlags {
             threads,
             grad_checkpoint,
         )
+    }
+
+    /// Sentences about settings that were chosen and change nothing, for a run with or without validation.
+    pub(crate) fn without_effect(&self, validated: bool) -> Vec<String> {
+        let constant = self.schedule.as_deref() == Some("constant");
+        let mut found = Vec::new();
+        if constant && self.min_learning_rate.is_some_and(|rate| rate > 0.0) {
+            found.push(
+                "min-learning-rate has no effect with the schedule constant, whose rate does not fall"
+                    .to_owned(),
+            );
+        }
+        if !validated && self.patience.is_some_and(|patience| patience > 0) {
+            found.push(
+                "patience has no effect without rows for validation; --valid-size takes some".to_owned(),
+            );
+        }
+        found
+    }
+
+    /// The number of rows that are taken for validation, if that was chosen.
+    pub(crate) fn validation(&self) -> Result<Option<ValidationSize>, Failure> {
+        match self.valid_size {
+            None => Ok(None),
+            Some(share) if (0.0..1.0).contains(&share) => Ok(Some(ValidationSize::Share(share))),
+            Some(rows) if rows >= 1.0 && rows.fract() == 0.0 => Ok(Some(ValidationSize::Rows(rows as usize))),
+            Some(other) => Err(Failure::input(
+                format!("valid-size: {other} is neither a share nor a number of rows"),
+                "use a share from 0 to below 1, as in --valid-size 0.05, or a whole number of rows",
+            )),
+        }
     }
 
     /// Fills in the settings that suit a built-in data set, unless `--data` names another one.
@@ -261,29 +301,16 @@ impl TrainFlags {
             self.steps = Some(batches.div_ceil(accumulation));
         }
         if self.steps.is_none() {
-            let epochs = self.epochs.unwrap_or(1.0);
-            if !(epochs > 0.0 && epochs.is_finite()) {
-                let cause = format!("epochs: {epochs} must be above 0");
-                return Err(Failure::input(cause, "for one pass use --epochs 1"));
-            }
-            let per_step = self.batch_size.unwrap_or(1).max(1) * accumulation;
-            self.steps = Some(((epochs * examples as f64 / per_step as f64).ceil() as usize).max(1));
+            let epochs = in_range("epochs", self.epochs.unwrap_or(1.0))?;
+            let per_step = self.batch_size.unwrap_or(1).max(1) as f64 * accumulation as f64;
+            self.steps = Some(((epochs * examples as f64 / per_step).ceil() as usize).max(1));
         }
         // The number of steps says all: a file with both would contradict itself after a change of one.
         self.epochs = None;
         let steps = self.steps.unwrap_or(1);
-        if steps == 0 {
-            return Err(Failure::input("steps: is 0", "use --steps 1 or more"));
-        }
+        in_range("steps", steps as f64)?;
         if let Some(ratio) = self.warmup_ratio.take() {
-            if !(0.0..=1.0).contains(&ratio) {
-                let cause = format!("warmup-ratio: is {ratio}, must be from 0 to 1");
-                return Err(Failure::input(
-                    cause,
-                    "use a share of the steps, for example --warmup-ratio 0.05",
-                ));
-            }
-            self.warmup = Some((ratio * steps as f64).ceil() as usize);
+            self.warmup = Some((in_range("warmup-ratio", ratio)? * steps as f64).ceil() as usize);
         }
         self.warmup = Some(self.warmup.unwrap_or(steps / 20));
         self.eval_every = Some(self.eval_every.unwrap_or(steps.div_ceil(4)));
@@ -337,13 +364,15 @@ impl TrainFlags {
             };
             list(text).iter().map(|text| item(text)).collect()
         };
-        let ranks = pairs("rank-pattern", &self.rank_pattern)?;
-        if let Some((name, rank)) = ranks.iter().find(|(_, rank)| rank.fract() != 0.0 || *rank < 1.0) {
-            return Err(Failure::input(
-                format!("rank-pattern: {name}={rank} is no rank"),
-                "use whole numbers from 1 on",
-            ));
-        }
+        let pattern = |key: &str, of: &str, text: &Option<String>| {
+            let pairs = pairs(key, text)?;
+            for (name, number) in &pairs {
+                ranges::check(of, *number)
+                    .map_err(|(cause, advice)| Failure::input(format!("{key}: {name}: {cause}"), advice))?;
+            }
+            Ok::<_, Failure>(pairs)
+        };
+        let ranks = pattern("rank-pattern", "rank", &self.rank_pattern)?;
         Ok(LoraConfig {
             rank: self.rank.unwrap_or(base.rank),
             alpha: self.alpha.unwrap_or(base.alpha),
@@ -358,13 +387,32 @@ impl TrainFlags {
             },
             exclude: list(&self.exclude),
             rank_pattern: ranks.into_iter().map(|(name, rank)| (name, rank as usize)).collect(),
-            alpha_pattern: pairs("alpha-pattern", &self.alpha_pattern)?,
+            alpha_pattern: pattern("alpha-pattern", "alpha", &self.alpha_pattern)?,
             layers: self.layers.as_deref().map(layers).transpose()?,
             seed: self.seed.unwrap_or(0),
         })
     }
 
-    /// How to train; call [`TrainFlags::with_steps`] before.
+    /// Checks numbers whose product has a limit of its own.
+    fn check_products(&self) -> Result<(), Failure> {
+        let (batch, length) = (self.batch_size.unwrap_or(8), self.max_length.unwrap_or(512));
+        if batch.checked_mul(length).is_none_or(|tokens| tokens > MAX_BATCH_TOKENS) {
+            let cause =
+                format!("batch-size × max-length: {batch} × {length} tokens are too many for a batch");
+            let advice =
+                format!("use at most {MAX_BATCH_TOKENS} in all: a smaller --batch-size or --max-length");
+            return Err(Failure::input(cause, advice));
+        }
+        // AdamW multiplies a weight by 1 − rate·decay: beyond 1 it changes its sign at every step.
+        let (rate, decay) = (self.learning_rate.unwrap_or(1e-3), f64::from(self.weight_decay.unwrap_or(0.0)));
+        if rate * decay > 1.0 {
+            let cause = format!("learning-rate × weight-decay: {rate} × {decay} is above 1");
+            return Err(Failure::input(cause, "use a smaller --weight-decay, usually 0 to 0.1"));
+        }
+        Ok(())
+    }
+
+    /// Options of the trainer; call [`TrainFlags::with_steps`] before.
     pub(crate) fn options(&self, resume: bool) -> Result<TrainOptions, Failure> {
         let steps = self.steps.unwrap_or(1);
         let schedule = Schedule {
@@ -384,17 +432,8 @@ impl TrainFlags {
             .validate()
             .map_err(|error| Failure::input(error.to_string(), "see `metal-candle train --help`"))?;
         let limit = self.max_grad_norm.unwrap_or(1.0);
-        if limit < 0.0 || limit.is_nan() {
-            return Err(Failure::input(
-                format!("max-grad-norm: {limit} must be 0 or more"),
-                "use 0 for no limit",
-            ));
-        }
         let decay = self.weight_decay.unwrap_or(0.0);
-        if !(decay >= 0.0 && decay.is_finite()) {
-            let cause = format!("weight-decay: {decay} must be 0 or more");
-            return Err(Failure::input(cause, "use 0 for none, usually at most 0.1"));
-        }
+        self.check_products()?;
         Ok(TrainOptions {
             steps,
             batch_size: self.batch_size.unwrap_or(8),
@@ -418,6 +457,14 @@ impl TrainFlags {
     }
 }
 
+/// A setting's number, or a failure that names its range.
+fn in_range(name: &str, number: f64) -> Result<f64, Failure> {
+    match ranges::check(name, number) {
+        Ok(()) => Ok(number),
+        Err((cause, advice)) => Err(Failure::input(format!("{name}: {cause}"), advice)),
+    }
+}
+
 /// Our word for a choice, or a failure that names the setting.
 fn chosen(name: &str, text: &str, word: fn(&str) -> Result<String, String>) -> Result<String, Failure> {
     word(text).map_err(|message| {
@@ -438,7 +485,12 @@ pub(crate) fn train_on(text: &str) -> Result<TrainOn, Failure> {
 pub(crate) fn device(name: &str, threads: usize) -> anyhow::Result<Device> {
     match chosen("device", name, words::device)?.as_str() {
         "cpu" => Ok(Device::cpu(threads)?),
-        "metal" => metal(),
+        "metal" => {
+            if threads > 0 {
+                tracing::warn!("--threads has no effect on the GPU: it is the number of the cpu's threads");
+            }
+            metal()
+        }
         _ if cfg!(target_os = "macos") => match metal() {
             Ok(device) => Ok(device),
             Err(error) => {
@@ -496,6 +548,7 @@ fn layers(text: &str) -> Result<Vec<usize>, Failure> {
     Ok(layers)
 }
 
+pub(crate) mod ranges;
 pub(crate) mod words;
 
 #[cfg(test)]

@@ -1,9 +1,30 @@
 //! `--template-var NAME=VALUE`: variables of the chat template.
 
-use metal_candle::models::parse_json;
+use metal_candle::models::{ModelFiles, parse_json};
 use serde_json::{Map, Value};
 
 use crate::failure::Failure;
+use crate::session::Session;
+
+/// Gives a model's chat template default variables. What would have no effect is refused or reported.
+pub(crate) fn set(
+    files: &mut ModelFiles,
+    variables: Map<String, Value>,
+    session: &Session,
+) -> Result<(), Failure> {
+    if variables.is_empty() {
+        return Ok(());
+    }
+    let Some(template) = files.chat_template.take() else {
+        let cause = format!("--template-var has no effect here: {} has no chat template", files.name);
+        return Err(Failure::input(cause, "leave it out, or use a model tuned for chat"));
+    };
+    for name in variables.keys().filter(|name| !template.mentions(name)) {
+        session.note(format!("note: the chat template of {} does not mention '{name}'", files.name));
+    }
+    files.chat_template = Some(template.with_variables(variables));
+    Ok(())
+}
 
 /// Parses variables. A value that is not JSON is a text.
 pub(crate) fn parse(texts: &[String]) -> Result<Map<String, Value>, Failure> {

@@ -9,39 +9,53 @@ use clap::{Command, CommandFactory, FromArgMatches};
 use crate::aliases;
 use crate::args::Cli;
 use crate::failure::{Code, Failure, nearest};
-
-/// Least values of flags whose range does not begin with 0.
-const LEAST: [(&str, u64); 8] = [
-    ("rank", 1),
-    ("steps", 1),
-    ("iters", 1),
-    ("batch-size", 1),
-    ("accumulation", 1),
-    ("max-length", 2),
-    ("max-tokens", 1),
-    ("keep-checkpoints", 1),
-];
+use crate::settings::ranges;
 
 /// Reads the command line. `Err` is the exit code after help, version or a refusal has been printed.
 pub(crate) fn parse() -> Result<Cli, ExitCode> {
     let words = aliases::with_two_hyphens(std::env::args_os());
-    read(words.clone()).map_err(|error| {
+    if let Some(failure) = not_utf8(&words) {
+        return Err(failure.report());
+    }
+    let (cli, numbers) = read(words.clone()).map_err(|error| {
         if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             // A closed pipe is the only way in which printing help fails.
             drop(error.print());
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Code::Usage as u8));
         }
         failure(&error, &words).report()
-    })
+    })?;
+    numbers.map_err(|failure| failure.report())?;
+    Ok(cli)
 }
 
-fn read(words: Vec<OsString>) -> Result<Cli, clap::Error> {
+/// Refuses a word that is not UTF-8. Names of models, data and folders are written into `run.toml` and
+/// `adapter_config.json`, which hold UTF-8 only, so that a run with such a name could not be resumed.
+fn not_utf8(words: &[OsString]) -> Option<Failure> {
+    let index = words.iter().position(|word| word.to_str().is_none())?;
+    let word = words[index].to_string_lossy();
+    let (flag, value) = match word.split_once('=') {
+        Some((flag, value)) if flag.starts_with('-') => (flag.to_owned(), value),
+        _ => {
+            let before = words[..index].last().map(|word| word.to_string_lossy().into_owned());
+            (before.filter(|word| word.starts_with('-')).unwrap_or_else(|| "argument".to_owned()), &*word)
+        }
+    };
+    let advice =
+        "rename the file or folder, or make a link to it with a name in UTF-8 (ln -s); pass text in UTF-8";
+    Some(Failure::input(format!("{flag}: '{value}' is not UTF-8"), advice))
+}
+
+/// The command line, and whether its numbers are within their ranges.
+fn read(words: Vec<OsString>) -> Result<(Cli, Result<(), Failure>), clap::Error> {
     let mut command = aliases::apply(Cli::command());
     let mut matches = command.try_get_matches_from_mut(words)?;
-    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    let numbers = ranges::check_flags(&command, &matches);
+    let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
+    Ok((cli, numbers))
 }
 
-/// What a refusal of clap amounts to.
+/// Cause and advice for a refusal of clap.
 fn failure(error: &clap::Error, words: &[OsString]) -> Failure {
     let text = |kind: ContextKind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
@@ -165,36 +179,33 @@ fn unknown_command(word: &str, command: &Command) -> Failure {
 
 /// A value that is no number at all is wrong usage; a number outside its range is bad input, as it is in a file.
 fn wrong_value(flag: &str, value: &str, reason: &str) -> Failure {
-    let name = flag.trim_start_matches('-');
-    let whole = reason.contains("digit") || reason.contains("number too") || reason.contains(" is not in ");
-    let numeric = whole || reason.contains("float");
-    let Ok(number) = value.parse::<f64>() else {
-        return match numeric {
-            true => Failure::usage(
-                format!("{flag}: '{value}' is not a number"),
-                format!("for example {flag} {}", 8),
-            ),
-            // The tool's own checks give cause and advice in one.
-            false => {
-                let (cause, advice) = reason.split_once("; ").unwrap_or((reason, "correct that value"));
-                Failure::usage(format!("{flag}: {cause}"), advice)
-            }
-        };
-    };
-    if !whole {
-        return Failure::input(format!("{flag}: {reason}"), "correct that value");
+    if let Some((cause, advice)) = ranges::refusal(flag.trim_start_matches('-'), value) {
+        return Failure::input(format!("{flag}: {cause}"), advice);
     }
-    let least = LEAST.iter().find(|(known, _)| *known == name).map_or(0, |(_, least)| *least);
-    let range = match reason.split(" is not in ").nth(1).and_then(|range| range.split_once("..=")) {
-        Some((from, to)) => format!("from {from} to {to}"),
-        None => format!("from {least} to {}", u64::MAX),
-    };
-    let cause = if number.fract() == 0.0 {
-        format!("{flag}: {value} is out of range")
-    } else {
-        format!("{flag}: {value} is not a whole number")
-    };
-    Failure::input(cause, format!("use a whole number {range}"))
+    let whole = reason.contains("digit") || reason.contains("number too") || reason.contains(" is not in ");
+    if whole || reason.contains("float") {
+        return Failure::usage(
+            format!("{flag}: '{value}' is not a number"),
+            format!("for example {flag} {}", example(flag.trim_start_matches('-'))),
+        );
+    }
+    // The tool's own checks give cause and advice in one.
+    let (cause, advice) = reason.split_once("; ").unwrap_or((reason, "correct that value"));
+    Failure::usage(format!("{flag}: {cause}"), advice)
+}
+
+/// A usual value of a flag that takes a number.
+fn example(name: &str) -> &'static str {
+    match name {
+        "learning-rate" => "1e-4",
+        "min-learning-rate" => "1e-5",
+        "dropout" | "warmup-ratio" | "min-p" | "valid-size" => "0.05",
+        "weight-decay" => "0.01",
+        "temperature" => "0.8",
+        "top-p" => "0.95",
+        "repetition-penalty" => "1.1",
+        _ => "8",
+    }
 }
 
 /// `--seed` of `--seed <SEED>`.
@@ -213,6 +224,26 @@ mod tests {
         failure(&error, &words)
     }
 
+    /// clap reported such a name of a model as wrong usage without naming it, and an output folder failed only when the
+    /// run was about to begin.
+    #[cfg(unix)]
+    #[test]
+    fn names_that_are_not_utf8_are_refused_with_their_flag() {
+        use std::os::unix::ffi::OsStringExt;
+        for (before, bytes, cause) in [
+            ("--out", &b"caf\xe9"[..], "--out: 'caf\u{fffd}' is not UTF-8"),
+            ("--data", b"\xff", "--data: '\u{fffd}' is not UTF-8"),
+            ("train", b"--model=\xff", "--model: '\u{fffd}' is not UTF-8"),
+            ("train", b"\xff", "argument: '\u{fffd}' is not UTF-8"),
+        ] {
+            let words =
+                [OsString::from("metal-candle"), OsString::from(before), OsString::from_vec(bytes.to_vec())];
+            let failure = not_utf8(&words).unwrap();
+            assert_eq!((failure.code, failure.cause.as_str()), (Code::Input, cause));
+        }
+        assert_eq!(not_utf8(&[OsString::from("é")]), None);
+    }
+
     #[test]
     fn refusals_have_a_cause_and_an_advice() {
         for (line, code, cause, advice) in [
@@ -220,19 +251,25 @@ mod tests {
                 "metal-candle train --seed -1",
                 Code::Input,
                 "--seed: -1 is out of range",
-                "use a whole number from 0 to 18446744073709551615",
+                "use a whole number from 0 to 18446744073709551615; any number",
             ),
             (
                 "metal-candle train --rank 4.5",
                 Code::Input,
                 "--rank: 4.5 is not a whole number",
-                "use a whole number from 1 to 18446744073709551615",
+                "use a whole number from 1 to 16384; usually 4 to 64",
             ),
             (
                 "metal-candle train --rank x",
                 Code::Usage,
                 "--rank: 'x' is not a number",
                 "for example --rank 8",
+            ),
+            (
+                "metal-candle train --lr high",
+                Code::Usage,
+                "--learning-rate: 'high' is not a number",
+                "for example --learning-rate 1e-4",
             ),
             (
                 "metal-candle train --epochs 2 --steps 3",

@@ -176,7 +176,10 @@ fn a_models_step_and_generation_are_measured_beside_peers_that_agree() {
     let model = model(folder.path());
     let run = |job: &str, peers: &str| {
         let file = folder.path().join("report.json");
-        let sizes = ["--batch-size", "2", "--length", "16", "--prompt", "20", "--tokens", "8"];
+        let sizes = match job {
+            "train" => ["--batch-size", "2", "--length", "16"],
+            _ => ["--prompt", "20", "--tokens", "8"],
+        };
         let (text, _) =
             ok(tool(&["bench", job, "--rounds", "2", "--quiet", "--threads", "1", "--peers", peers])
                 .args(sizes)

@@ -21,15 +21,74 @@ const REFUSED: &[Refused] = &[
     ("train --weight-decay -1", 3, "weight-decay: -1 must be 0 or more", "0 for none"),
     ("train --epochs -1", 3, "epochs: -1 must be above 0", "--epochs 1"),
     ("train --warmup-ratio 2", 3, "warmup-ratio: is 2, must be from 0 to 1", ""),
+    ("train --rank-pattern nosuch=4", 3, "rank pattern: 'nosuch' matches no adapted module", ""),
+    ("train --exclude q_prj", 3, "excluded modules: 'q_prj' is no linear layer", ""),
     ("train --num-layers 99", 3, "num-layers: is 99, but the model has 2 layers", "-1 for all"),
     ("generate --prompt x --seed -1", 3, "--seed: -1 is out of range", "from 0"),
     ("generate --prompt x --max-tokens -1", 3, "--max-tokens: -1 is out of range", "from 1"),
     ("generate --prompt x --temp -1", 3, "temperature", ""),
+    ("generate --prompt x --stop=", 3, "stop: is an empty text", "leave it out"),
     // Words that are no number, no choice, no flag, no command.
     ("train --rank many", 2, "--rank: 'many' is not a number", ""),
     ("train --schedule cosin", 2, "--schedule: 'cosin' is unknown", "did you mean 'cosine'?"),
     ("train --dtype int8", 2, "--dtype: 'int8' is unknown", ""),
     ("train --train-on answers", 2, "--train-on: 'answers' is unknown", "completion or all"),
+    (
+        "data --data data --model model --train-on answers",
+        2,
+        "--train-on: 'answers' is unknown",
+        "completion or all",
+    ),
+    ("train --max_steps -1", 3, "--steps: -1 is out of range", "leave it out to train by epochs"),
+    (
+        "train --val_set_size 1.5",
+        3,
+        "valid-size: 1.5 is neither a share nor a number of rows",
+        "--valid-size 0.05",
+    ),
+    ("train --valid-size 0.1", 3, "the data has 6 rows for validation already; leave it out", ""),
+    // Flags without an effect.
+    ("data --data data --train-on all", 2, "--model", ""),
+    ("data --data data --max-length 9", 2, "--model", ""),
+    ("data --data data --template-var a=1", 2, "--model", ""),
+    (
+        "data --data data/train.jsonl --split train",
+        3,
+        "split: 'train' is for data sets of the hub",
+        "leave out --split",
+    ),
+    (
+        "eval --data data/valid.jsonl --split test",
+        3,
+        "split: 'test' is for data sets of the hub",
+        "leave out --split",
+    ),
+    (
+        "eval --data book.txt --train-on completion",
+        2,
+        "is a text file, and --train-on is for rows",
+        "leave out --train-on",
+    ),
+    ("eval --data book.txt --exact", 2, "is a text file, and --exact is for rows", "leave out --exact"),
+    ("eval --data book.txt --template-var a=1", 2, "is a text file, and --template-var is for rows", ""),
+    ("generate --prompt x --template-var a=1", 3, "--template-var has no effect here", "leave it out"),
+    ("train --template-var a=1", 3, "--template-var has no effect here", "leave it out"),
+    ("train --dry-run --profile", 2, "contradict each other", "give one of them"),
+    ("train --dry-run --trace x.json", 2, "contradict each other", "give one of them"),
+    (
+        "bench train --model model --tokens 9",
+        2,
+        "--tokens has no effect here",
+        "`metal-candle bench generate` obeys it",
+    ),
+    (
+        "bench generate --model model --length 9",
+        2,
+        "--length has no effect here",
+        "`metal-candle bench train` obeys it",
+    ),
+    ("pull model --force", 3, "model: is a path on this machine", "--force"),
+    ("pull model --from pip", 3, "model: is a path on this machine", "--from"),
     (
         "generate --prompt x --device cuda",
         2,
@@ -95,6 +154,7 @@ const REFUSED: &[Refused] = &[
 #[test]
 fn what_is_refused_says_why_and_what_to_do() {
     let bench = Bench::new();
+    std::fs::write(bench.path("book.txt"), "Once upon a time").unwrap();
     let needs_model = ["train", "lora", "generate", "chat", "eval"];
     for (line, code, cause, advice) in REFUSED {
         let mut words: Vec<&str> = line.split(' ').collect();
@@ -167,11 +227,12 @@ fn configuration_files_of_other_trainers_are_read() {
         &bench,
         "train --model model --data data --layers 1-1 --batch-size 2 --steps 6 --learning-rate 1e-4 --report-every 2 \
          --eval-every 3 --out o --save-every 2 --max-length 64 --grad-checkpoint --rank 4 --alpha 8 --dropout 0.1 \
-         --targets self_attn.q_proj,self_attn.v_proj",
+         --targets self_attn.q_proj,self_attn.v_proj --train-on all --schedule constant --warmup 0 --max-grad-norm 0",
     );
     assert_eq!(found, ours);
     let output = bench.run(&["train", "lora_config.yaml", "--dry-run"]);
     let notes = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(notes.contains("set mask_prompt to true to train the answers only"), "{notes}");
     assert!(notes.contains("'val_batches': is not used: the whole validation set is evaluated"), "{notes}");
     // Flags win over the file, also in other words.
     let flags = settings(&bench, "train lora_config.yaml --epochs 1 --num-layers -1 --rank 2");

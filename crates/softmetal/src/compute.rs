@@ -123,7 +123,10 @@ define_class!(
             if !compute.takes("setBytes", index) {
                 return;
             }
-            if length == 0 || length > MAX_BYTES {
+            if length == 0 {
+                report(&rules::BYTES_EMPTY, format!("index {index}"));
+            }
+            if length > MAX_BYTES {
                 report(&rules::BYTES_LENGTH, format!("{length} bytes at index {index}"));
             }
             count(|counters| counters.bytes_set += length as u64);

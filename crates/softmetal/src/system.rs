@@ -28,6 +28,8 @@ pub struct Mac {
     pub threads: Threads,
     /// What becomes of a dispatch whose threadgroups are larger than its pipeline allows.
     pub oversized: Oversized,
+    /// Whether `MPSMatrix` counts the last row with its gap, so that columns at the end of a buffer do not fit.
+    pub whole_rows: bool,
 }
 
 /// Ways in which the system returns its GPU.
@@ -156,6 +158,7 @@ impl Default for Mac {
             old_sdk: false,
             threads: Threads::default(),
             oversized: Oversized::Reported,
+            whole_rows: false,
         }
     }
 }

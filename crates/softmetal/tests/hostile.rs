@@ -13,6 +13,7 @@ use objc2::{AllocAnyThread, msg_send};
 use objc2_foundation::{NSError, NSProcessInfo, NSString, NSUnderlyingErrorKey};
 use objc2_metal::*;
 use objc2_metal_performance_shaders::*;
+use softmetal::check::capture;
 use softmetal::faults::{Kill, Victims, kill};
 use softmetal::system::{Devices, Gpu, Mac, Oversized, kernel_release};
 use softmetal::{counters, leaks};
@@ -148,6 +149,35 @@ fn a_gpu_without_mps_gives_nil_and_the_question_is_counted() {
         assert_eq!(left, [], "nothing is left");
     }
     assert_eq!(counters::take().mps_support_queries, 0, "nobody else asks");
+}
+
+#[test]
+fn a_matrix_of_columns_at_the_end_of_a_buffer_may_not_fit() {
+    let _alone = alone();
+    // 3 rows of 4 columns of 6: the last element ends at byte 64, the last row at 72.
+    let made = |bytes: usize, offset: usize| {
+        let (found, broken) = capture(|| {
+            autoreleasepool(|_| {
+                let bench = Bench::new();
+                let buffer = bench.buffer(bytes / 4, SHARED);
+                // SAFETY: the arguments are those of the initializer, which may return nil.
+                unsafe {
+                    let float = MPSDataType::Float32;
+                    let descriptor = MPSMatrixDescriptor::matrixDescriptorWithRows_columns_rowBytes_dataType(
+                        3, 4, 24, float,
+                    );
+                    let matrix: Option<Retained<MPSMatrix>> = msg_send![MPSMatrix::alloc(), initWithBuffer: &*buffer, offset: offset, descriptor: &*descriptor];
+                    matrix.is_some()
+                }
+            })
+        });
+        (found, broken.iter().map(|violation| violation.rule).collect::<Vec<_>>())
+    };
+    let small = "mps-matrix-buffer-small";
+    assert_eq!([made(64, 0), made(72, 8)], [(true, vec![]), (true, vec![])]);
+    let _mac = Mac { whole_rows: true, ..Mac::default() }.install();
+    assert_eq!([made(64, 0), made(72, 8)], [(false, vec![small]), (false, vec![small])]);
+    assert_eq!([made(72, 0), made(80, 8)], [(true, vec![]), (true, vec![])]);
 }
 
 #[test]

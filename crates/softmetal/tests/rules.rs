@@ -218,6 +218,13 @@ const CASES: &[Case] = &[
         |bench| in_encoder(bench, |encoder| unsafe { encoder.setBytes_length_atIndex(bytes(), 4096, 0) }),
     ),
     (
+        "bytes-empty",
+        // SAFETY: no byte is read.
+        |bench| in_encoder(bench, |encoder| unsafe { encoder.setBytes_length_atIndex(bytes(), 0, 0) }),
+        // SAFETY: there is one byte.
+        |bench| in_encoder(bench, |encoder| unsafe { encoder.setBytes_length_atIndex(bytes(), 1, 0) }),
+    ),
+    (
         "threadgroup-memory-unit",
         // SAFETY: the device checks the length.
         |bench| in_encoder(bench, |encoder| unsafe { encoder.setThreadgroupMemoryLength_atIndex(20, 0) }),

@@ -10,7 +10,7 @@ import pathlib
 import random
 
 SEED = 20261127
-ROWS = {"train": 800, "valid": 40, "test": 60}
+ROWS = {"train": 800, "valid": 48, "test": 60}
 
 # The first word of a name, a reason or a street is one that common tokenizers keep whole both with and without a space
 # before it. Copying it into quotes then takes one token, which a small model learns in minutes; spelling is another task.
@@ -45,10 +45,10 @@ REASONS = {
         "party tour show": "family museum book dog tree video summer river star wine wood",
     },
     "valid": {
-        "tutorial": "Arabic radio",
-        "talk": "loan price trade",
-        "examination": "heart liver",
-        "festival": "song color",
+        "tutorial": "Arabic radio German English computer audio",
+        "talk": "research food policy weather trade",
+        "examination": "heart brain tooth",
+        "festival": "song flower game bird",
     },
     "test": {
         "session": "Spanish photo running sleep",
@@ -62,7 +62,7 @@ STREETS = {
     "train": """Apple Bank Bay Bell Blue Church City East Farm Field Forest Gate Gold Grand Green Hill Home King Lake Light Long
         Main Market Mill Moon North Ocean Old Park Prince Queen River Rock Royal School Sea Silver Sky South Spring Station
         Stone Summer Union West White Wood""",
-    "valid": "Black Cloud Red Sand Sun",
+    "valid": "Atlantic Black Dark Fort Pacific Red Sand Sun Washington Yellow",
     "test": "Edge Golden Lincoln Newton Rain Salt Snow Star Tree Water Wild Wind Winter",
 }
 STREET_KINDS = {"train": "Street|Avenue|Lane|Road|Court|Square|Way", "valid": "Alley|Path", "test": "Row|Drive"}
@@ -151,6 +151,8 @@ PHRASINGS = {
         "Calendar entry: {who}, {day}, {time}, {what}, {place}.",
         "{on} at {time} it is time for the {what} of {who} at {place}.",
         "Reserve {time} {on} for {who}, who has {a} at {place}.",
+        "As agreed with {who}: {what} at {place}, {day}, {time}.",
+        "{who} invited me to {a} at {place} {on} at {time}.",
     ],
     "test": [
         "{who} got {a} at {place}, namely {on} at {time}.",
@@ -216,9 +218,9 @@ def rows(split, count, source):
 
 
 def main():
-    source = random.Random(SEED)
     folder = pathlib.Path(__file__).parent
     for split, count in ROWS.items():
+        source = random.Random(f"{split} {SEED}")
         made = list(rows(split, count, source))
         source.shuffle(made)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made)

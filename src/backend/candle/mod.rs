@@ -44,6 +44,22 @@ use crate::tensor::Shape;
 use fused::Fused;
 use op::{apply, wrap};
 
+impl super::Device {
+    /// Returns candle's device for the same hardware: its Metal device for the GPU, its CPU for every other device.
+    ///
+    /// On macOS 14 and older candle's own `Device::new_metal` panics. [`Device::best`](super::Device::best) followed by
+    /// this method returns candle's CPU there.
+    ///
+    /// # Errors
+    /// Returns candle's error if it cannot open the GPU.
+    pub fn candle(&self) -> Result<candle_core::Device> {
+        match self.name().as_str() {
+            "metal" => candle_core::Device::new_metal(0),
+            _ => Ok(candle_core::Device::Cpu),
+        }
+    }
+}
+
 /// Which keys a query of [`CustomMetalOps::attention_fused`] sees.
 #[derive(Debug, Clone, Copy)]
 pub enum AttentionMask<'a> {

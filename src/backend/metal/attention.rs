@@ -140,7 +140,10 @@ pub(super) fn compile(op: &Attention, site: &mut Site<'_>) -> Result<()> {
     } else {
         launch.write(&out).write_or(lse.as_ref(), &q.first()).unused(&q.first())
     };
-    site.push(launch.constants(&sizes), [parts, heads, batch * t], [512, 1, 1]);
+    for (first_block, rows) in block_ranges(site, batch * t * heads) {
+        let launch = launch.clone().constants(&Sizes { first_block, ..sizes });
+        site.push(launch, [parts, rows, 1], [512, 1, 1]);
+    }
     if parts > 1 {
         let launch = site.kernel(SOURCE, &format!("attention_merge_{}", out.type_name()))?.read(&partial);
         let launch = launch.write(&out).write_or(lse.as_ref(), &q.first()).constants(&sizes);

@@ -196,7 +196,7 @@ fn lower(gpu: &Arc<Gpu>, arena: &Arena, plan: &Plan) -> Result<Lowered> {
         index += 1 + site.done;
         let added = &mut items[first..];
         check_threads(added)?;
-        let load = load(gpu.chip, step, added.len());
+        let load = load(gpu.chip, step, added);
         let once =
             !step.op.contract().updates(step.inputs.len()).is_empty() && !matches!(step.op, Op::KvWrite(_));
         for item in added.iter_mut() {
@@ -276,21 +276,23 @@ fn check_threads(items: &[Item]) -> Result<()> {
 }
 
 /// Estimated cost of each of a step's launches.
-fn load(chip: Chip, step: &Step, launches: usize) -> Load {
+fn load(chip: Chip, step: &Step, launches: &[Item]) -> Load {
     let cost = step.cost();
-    let (bytes, share) = (cost.read + cost.written, launches.max(1) as u64);
-    Load { milliseconds: milliseconds(chip, step) / share as f64, bytes: bytes / share }
+    let (bytes, share) = (cost.read + cost.written, launches.len().max(1) as u64);
+    Load { milliseconds: milliseconds(chip, step, launches) / share as f64, bytes: bytes / share }
 }
 
-/// Estimated milliseconds of a step on the GPU.
-fn milliseconds(chip: Chip, step: &Step) -> f64 {
+/// Estimated milliseconds of a step on the GPU. Attention's do not depend on its launches.
+fn milliseconds(chip: Chip, step: &Step, launches: &[Item]) -> f64 {
     let cost = step.cost();
-    1e3 * chip.seconds_at(cost.flops, cost.read + cost.written, efficiency(step))
+    1e3 * chip.seconds_at(cost.flops, cost.read + cost.written, efficiency(step, launches))
 }
 
 /// Share of the chip's peak that a step's kernels are expected to reach. Command buffers are kept short by this
 /// estimate, so it is the low end of what instruction counts of the kernels allow.
-fn efficiency(step: &Step) -> f64 {
+fn efficiency(step: &Step, launches: &[Item]) -> f64 {
+    let general =
+        |item: &Item| matches!(&item.work, Work::Launch(launch) if matmul::is_general(&launch.pipeline));
     let dtype = |input: usize| step.inputs.get(input).map(|operand| operand.dtype);
     let weight = match &step.op {
         Op::MatMul(_) => Some(1),
@@ -303,7 +305,9 @@ fn efficiency(step: &Step) -> f64 {
         // Tiles without matrix units, with an address computed for each loaded element.
         Op::Attention(_) => 0.04,
         Op::AttentionGrad(_) => 0.03,
-        // Products of two dtypes: one load from threadgroup memory for each multiplication.
+        // One load from threadgroup memory for each multiplication: products that MLX's kernel does not take.
+        _ if launches.iter().any(general) => 0.1,
+        // Few rows of two dtypes.
         _ if weight.is_some_and(|weight| dtype(weight) != dtype(0)) => 0.1,
         // Seven integer operations to decode each weight.
         Op::QuantMatMul(_) | Op::QuantMatMulGrad(_) => 0.1,
@@ -322,7 +326,7 @@ pub(super) fn attention_launches(gpu: &Gpu, step: &Step, blocks: usize) -> usize
     };
     let skew = if causal { 2.0 } else { 1.0 };
     let limit = gpu.choices.launch_milliseconds.unwrap_or(MILLISECONDS / 4.0);
-    let wanted = skew * milliseconds(gpu.chip, step) / limit;
+    let wanted = skew * milliseconds(gpu.chip, step, &[]) / limit;
     (wanted.ceil() as usize).clamp(1, blocks.max(1))
 }
 
@@ -485,16 +489,20 @@ mod tests {
     use super::*;
     use crate::backend::{Device, select::Preference};
     use crate::graph::{Graph, LazyTensor};
-    use crate::ops::{Attention, Real};
+    use crate::ops::{Attention, MatMul, Real};
     use crate::tensor::DType;
 
-    /// Milliseconds of the steps of a plan for an M1.
+    /// Milliseconds of the launches of a plan for an M1, which the software device's GPU counts as.
     fn estimate(y: impl FnOnce(&Graph) -> LazyTensor) -> f64 {
         let device = Device::metal_with(Preference::Metal).unwrap();
         let graph = Graph::new();
         let y = y(&graph);
         let program = device.compile(&graph, &[y], &[]).unwrap();
-        program.plan().steps.iter().map(|step| load(Chip::of("Apple M1"), step, 1).milliseconds).sum()
+        let gpu = Arc::new(Gpu::new(Preference::Metal).unwrap());
+        assert_eq!(gpu.chip, Chip::of("Apple M1"));
+        let arena = Arena::new(&gpu);
+        arena.reserve(&gpu, program.plan().arena_bytes).unwrap();
+        lower(&gpu, &arena, program.plan()).unwrap().items.iter().map(|item| item.load.milliseconds).sum()
     }
 
     fn input(graph: &Graph, name: &str, dims: &[usize], dtype: DType) -> LazyTensor {
@@ -513,6 +521,31 @@ mod tests {
         let (alike, mixed) = (product(DType::F32), product(DType::BF16));
         assert!((alike - 0.129).abs() < 0.001, "{alike}");
         assert!((mixed - 1.032).abs() < 0.001, "{mixed}");
+    }
+
+    /// MLX's kernel takes neither a factor without an addend nor an addend below a tile of rows.
+    #[test]
+    fn products_that_the_general_kernel_computes_are_estimated_at_what_it_reaches() {
+        let product = |rows: usize, alpha: f32, addend: bool| {
+            estimate(|graph| {
+                let x = input(graph, "x", &[rows, 512], DType::F32);
+                let w = input(graph, "w", &[512, 512], DType::F32);
+                let c = input(graph, "c", &[rows, 512], DType::F32);
+                let inputs = if addend { vec![&x, &w, &c] } else { vec![&x, &w] };
+                let op = MatMul { alpha: Real(alpha), ..MatMul::new(false, true) };
+                graph.record(op, &inputs).unwrap().remove(0)
+            })
+        };
+        for (rows, alpha, addend, expected) in [
+            (512, 1.0, false, 0.129),
+            (512, 2.0, true, 0.129),
+            (512, 2.0, false, 1.032),
+            (500, 1.0, false, 0.126),
+            (500, 1.0, true, 1.008),
+        ] {
+            let found = product(rows, alpha, addend);
+            assert!((found - expected).abs() < 0.001, "{rows} {alpha} {addend}: {found}");
+        }
     }
 
     /// 4·512·512·4·64 operations are 268 million: 0.129 ms for a good kernel, twenty times that for these.

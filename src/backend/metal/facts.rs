@@ -29,11 +29,29 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Returns the reason why the Metal backend does not support this GPU, if it does not; see [`unsupported`].
+    pub fn unsupported(&self) -> Option<&'static str> {
+        let number =
+            |family: &str| family.strip_prefix("Apple").and_then(|number| number.parse::<u32>().ok());
+        let apple7 = self.families.iter().any(|family| number(family).is_some_and(|number| number >= 7));
+        unsupported(&self.name, apple7)
+    }
+
     /// What depends on the version of the system: what, the version that it needs, and whether it is there.
     pub fn gates(&self) -> [(&'static str, usize, bool); 1] {
         [("Metal kernels and Metal Performance Shaders", 15)]
             .map(|(what, major)| (what, major, self.system.0 >= major))
     }
+}
+
+/// Returns the reason why the Metal backend does not support a GPU of this `MTLDevice.name`, if it does not. `apple7`:
+/// the GPU belongs to the family Apple7 or a later one. The name counts as well, since the GPU of a virtual machine
+/// computes wrongly whatever family it reports.
+pub fn unsupported(name: &str, apple7: bool) -> Option<&'static str> {
+    if name.contains("Paravirtual") {
+        return Some("is virtual");
+    }
+    (!apple7).then_some("is below GPU family Apple7 (M1)")
 }
 
 /// The facts of the system's GPU.

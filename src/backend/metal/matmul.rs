@@ -6,7 +6,7 @@
 use bytemuck::NoUninit;
 
 use super::gemv;
-use super::pipeline::{Constant, Source};
+use super::pipeline::{Constant, Pipeline, Source};
 use super::site::{Builder, Site, Tensor, small, type_name};
 use crate::Result;
 use crate::backend::metal_chip::ChipClass;
@@ -181,6 +181,11 @@ pub(super) fn product(
     let groups = [d.columns.div_ceil(32), d.rows.div_ceil(32), d.batch];
     site.push(launch.write(&d.tensor).constants(&sizes), groups, [16, 16, 1]);
     Ok(())
+}
+
+/// Whether this is the kernel that takes any strides and types.
+pub(super) fn is_general(pipeline: &Pipeline) -> bool {
+    pipeline.name().starts_with("matmul_")
 }
 
 /// Gives a product to Metal Performance Shaders, if they are preferred or faster and may take it.

@@ -6,6 +6,7 @@ use objc2_metal::{MTLCopyAllDevices, MTLCreateSystemDefaultDevice, MTLDevice, MT
 
 use super::fault::failed;
 use crate::Result;
+use crate::backend::metal_facts::unsupported;
 use crate::error::DeviceFault;
 
 /// Oldest supported major version of macOS: candle's Metal device needs the class MTLResidencySetDescriptor, and Metal
@@ -76,8 +77,8 @@ pub(in crate::backend) fn architecture(device: &ProtocolObject<dyn MTLDevice>) -
 /// Refuses a system or a GPU on which the kernels would compute wrongly or not at all.
 ///
 /// # Errors
-/// macOS is older than 15, or the GPU does not belong to the family Apple7: an AMD GPU of an Intel Mac has SIMD groups
-/// of 64 threads, the GPU of a virtual machine has no SIMD-group reductions.
+/// macOS is older than 15, or the GPU is unsupported by name or family: an AMD GPU of an Intel Mac has SIMD groups of 64
+/// threads, the GPU of a virtual machine has no SIMD-group reductions.
 pub(in crate::backend) fn check(device: &ProtocolObject<dyn MTLDevice>) -> Result<()> {
     let refuse = |message: String| Err(failed("the GPU", DeviceFault::Unavailable, message));
     // By the kernel alone where it answers: this is asked at every operation on candle's tensors.
@@ -90,14 +91,15 @@ pub(in crate::backend) fn check(device: &ProtocolObject<dyn MTLDevice>) -> Resul
             "macOS {major}.{minor} is too old; the Metal backend needs macOS {MINIMUM} or later"
         ));
     }
-    if !device.supportsFamily(MTLGPUFamily::Apple7) {
-        let name = autoreleasepool(|_| device.name().to_string());
-        return refuse(format!(
-            "{name} does not belong to GPU family Apple7 or later; the Metal backend needs Apple silicon (M1 or later), \
-             not an AMD or virtual GPU"
-        ));
+    let apple7 = device.supportsFamily(MTLGPUFamily::Apple7);
+    let name = autoreleasepool(|_| device.name().to_string());
+    match unsupported(&name, apple7) {
+        Some(reason) => refuse(format!(
+            "{name} {reason}; the Metal backend needs Apple silicon (M1 or later, GPU family Apple7), not an AMD or virtual \
+             GPU"
+        )),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -76,3 +76,28 @@ impl Operand {
         Array::over(buffer, offset, self.layout, transposed)
     }
 }
+
+#[cfg(all(test, softmetal))]
+mod tests {
+    use objc2_metal::{MTLDevice as _, MTLResourceOptions};
+
+    use super::*;
+    use crate::backend::metal::device::Gpu;
+    use crate::backend::select::Preference;
+
+    /// 3 rows of 4 columns of 6: the last element ends at byte 64, the last row at 72.
+    #[test]
+    fn columns_at_the_end_of_a_buffer_stay_with_own_kernels() {
+        let gpu = Gpu::new(Preference::Mps).unwrap();
+        let at = |bytes: usize, start: usize| {
+            let shared = MTLResourceOptions::StorageModeShared;
+            let raw = gpu.device.newBufferWithLength_options(bytes, shared).unwrap();
+            Operand::single(Address::Fixed(raw, start), DType::F32, (3, 4), 6).fits()
+        };
+        assert_eq!([at(64, 0), at(72, 8), at(71, 0)], [false; 3]);
+        assert_eq!([at(72, 0), at(80, 8)], [true; 2]);
+        // The arena has room behind its last tensor, up to a limit.
+        let behind = |row: usize| Operand::single(Address::Arena(64), DType::F32, (3, 4), row).fits();
+        assert_eq!([behind(6), behind(4 + ROW_GAP / 4), behind(5 + ROW_GAP / 4)], [true, true, false]);
+    }
+}

@@ -8,7 +8,7 @@ use super::arguments::{Args, int_or};
 use super::interpreter::Interpreter;
 use super::strings::{self, required};
 use super::value::{Dict, Value, View};
-use super::{Result, TemplateError, operators};
+use super::{Result, TemplateError, limits, operators};
 
 /// Methods that change what they belong to, which the sandbox of transformers refuses.
 const DICT_CHANGES: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
@@ -40,6 +40,7 @@ impl Interpreter<'_> {
 
     /// `value[key]`: the item, otherwise the attribute.
     pub(super) fn subscript(&mut self, value: &Value, key: &Value) -> Result<Value> {
+        limits::spend(key.cost() + if let Value::Str(_) = value { value.cost() } else { 0 })?;
         value.defined()?;
         if let Some(found) = operators::item(value, key) {
             return Ok(found);
@@ -142,6 +143,7 @@ impl Interpreter<'_> {
 
     /// Calls a method.
     pub(super) fn call_method(&mut self, value: &Value, name: &str, args: Args) -> Result<Value> {
+        limits::spend(value.cost())?;
         match value {
             Value::Str(text) if matches!(name, "format" | "format_map") => self.str_format(text, name, args),
             Value::Str(text) => strings::call(text, name, args),
@@ -215,7 +217,11 @@ fn dict_method(dict: &Rc<Dict>, name: &str, args: Args) -> Result<Value> {
         "items" => args.none(name).map(|()| Value::View(View::Items, dict.clone())),
         "keys" => args.none(name).map(|()| Value::View(View::Keys, dict.clone())),
         "values" => args.none(name).map(|()| Value::View(View::Values, dict.clone())),
-        "copy" => args.none(name).map(|()| Value::Dict(Rc::new((**dict).clone()))),
+        "copy" => {
+            args.none(name)?;
+            limits::items(dict.len())?;
+            Ok(Value::Dict(Rc::new((**dict).clone())))
+        }
         "get" => {
             let [key, default] = args.bind(name, ["", ""], 1)?;
             Ok(dict.get(&required(key))?.cloned().unwrap_or(required(default)))

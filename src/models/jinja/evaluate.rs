@@ -7,7 +7,7 @@ use super::ast::{Arguments, CompareOp, Expr};
 use super::interpreter::Interpreter;
 use super::scope::Scope;
 use super::value::{Dict, Value};
-use super::{Result, TemplateError, operators, repr};
+use super::{Result, TemplateError, limits, operators, repr};
 
 impl Interpreter<'_> {
     pub(super) fn eval(&mut self, expr: &Expr, scope: &Rc<Scope>) -> Result<Value> {
@@ -184,6 +184,7 @@ impl Interpreter<'_> {
 
 /// One comparison.
 pub(super) fn compare(operator: CompareOp, left: &Value, right: &Value) -> Result<bool> {
+    limits::spend(left.cost().min(1 << 20) + right.cost().min(1 << 20))?;
     use std::cmp::Ordering::{Equal, Greater, Less};
     Ok(match operator {
         CompareOp::Eq => left.equals(right),

@@ -43,6 +43,7 @@ impl Parser {
     fn conditional_expression(&mut self) -> Result<Expr> {
         let mut value = self.or()?;
         while self.skip_name("if") {
+            self.link()?;
             let condition = self.or()?;
             let otherwise = if self.skip_name("else") {
                 Some(Box::new(self.nested(Self::conditional_expression)?))
@@ -57,6 +58,7 @@ impl Parser {
     fn or(&mut self) -> Result<Expr> {
         let mut left = self.and()?;
         while self.skip_name("or") {
+            self.link()?;
             left = Expr::Or(Box::new(left), Box::new(self.and()?));
         }
         Ok(left)
@@ -65,6 +67,7 @@ impl Parser {
     fn and(&mut self) -> Result<Expr> {
         let mut left = self.not()?;
         while self.skip_name("and") {
+            self.link()?;
             left = Expr::And(Box::new(left), Box::new(self.not()?));
         }
         Ok(left)
@@ -110,6 +113,7 @@ impl Parser {
                 _ => return Ok(left),
             };
             self.next();
+            self.link()?;
             left = Expr::Binary(operator, Box::new(left), Box::new(self.concat()?));
         }
     }
@@ -137,6 +141,7 @@ impl Parser {
                 _ => return Ok(left),
             };
             self.next();
+            self.link()?;
             left = Expr::Binary(operator, Box::new(left), Box::new(self.power()?));
         }
     }
@@ -145,6 +150,7 @@ impl Parser {
     fn power(&mut self) -> Result<Expr> {
         let mut left = self.unary(true)?;
         while self.skip_operator("**") {
+            self.link()?;
             left = Expr::Binary(BinaryOp::Pow, Box::new(left), Box::new(self.unary(true)?));
         }
         Ok(left)
@@ -227,6 +233,9 @@ impl Parser {
 
     fn postfix(&mut self, mut value: Expr) -> Result<Expr> {
         loop {
+            if let Token::Operator("." | "[" | "(") = self.token() {
+                self.link()?;
+            }
             value = match self.token() {
                 Token::Operator(".") => {
                     self.next();
@@ -330,8 +339,10 @@ impl Parser {
             value = if self.is_operator("|") {
                 self.filters(Some(value), false)?
             } else if self.skip_name("is") {
+                self.link()?;
                 self.test(value)?
             } else if self.is_operator("(") {
+                self.link()?;
                 Expr::Call(Box::new(value), Box::new(self.arguments()?))
             } else {
                 return Ok(value);
@@ -351,6 +362,7 @@ impl Parser {
                 };
             }
             inline = false;
+            self.link()?;
             let name = self.dotted_name()?;
             let arguments = if self.is_operator("(") { self.arguments()? } else { Arguments::default() };
             value = Some(Expr::Filter(value.map(Box::new), name, Box::new(arguments)));

@@ -9,7 +9,7 @@ use super::interpreter::Interpreter;
 use super::number_format::magnitude;
 use super::strings::{self, required};
 use super::value::{Text, Value};
-use super::{Result, TemplateError, json, markup, operators, percent, pretty, repr};
+use super::{Result, TemplateError, json, limits, markup, operators, percent, pretty, repr};
 
 pub(super) const FILTERS: [&str; 54] = [
     "abs",
@@ -70,6 +70,7 @@ pub(super) const FILTERS: [&str; 54] = [
 
 impl Interpreter<'_> {
     pub(super) fn filter(&mut self, name: &str, value: Value, args: Args) -> Result<Value> {
+        limits::spend(value.cost())?;
         match name {
             "default" | "d" => {
                 let [default, boolean] = args.bind(name, ["default_value", "boolean"], 0)?;
@@ -366,14 +367,14 @@ fn indent(value: &Value, args: Args) -> Result<Value> {
         Some(Value::Str(text)) => text.text.to_string(),
         width => {
             let width = usize::try_from(int_or("indent", width, 4)?).unwrap_or(0);
-            repr::within_limit(width)?;
+            limits::text(width)?;
             " ".repeat(width)
         }
     };
     let blank = blank.is_some_and(|blank| blank.is_true());
     let text = format!("{text}\n");
-    let lines = strings::split_lines(&text, false);
-    repr::within_limit(text.len().saturating_add(lines.len().saturating_mul(indention.len())))?;
+    let lines = strings::split_lines(&text, false)?;
+    limits::text(text.len().saturating_add(lines.len().saturating_mul(indention.len())))?;
     let mut out = String::new();
     for (index, line) in lines.iter().enumerate() {
         if index > 0 {
@@ -397,7 +398,7 @@ fn truncate(value: Value, args: Args) -> Result<Value> {
     let length = int_or(name, length, 255)?;
     let end = end.map_or(Ok("...".to_owned()), |end| str(name, &end).map(str::to_owned))?;
     let leeway = int_or(name, leeway.filter(|leeway| !matches!(leeway, Value::None)), 5)?;
-    let kept = length - end.chars().count() as i64;
+    let kept = length.saturating_sub(end.chars().count() as i64);
     if kept < 0 || leeway < 0 {
         return Err(TemplateError::new(format!(
             "truncate: a length of {length} is shorter than its end {end:?}"
@@ -425,9 +426,21 @@ fn word_wrap(value: &Value, args: Args) -> Result<Value> {
     let wrap = str_or_none("wordwrap", wrap)?.unwrap_or_else(|| "\n".to_owned());
     let break_long = break_long.is_none_or(|flag| flag.is_true());
     let hyphens = hyphens.is_none_or(|flag| flag.is_true());
-    let mut lines = Vec::new();
-    for line in strings::split_lines(str("wordwrap", value)?, false) {
-        lines.push(pretty::wrap(line, width, break_long, hyphens)?.join(&wrap));
+    let text = str("wordwrap", value)?;
+    // Each word is a list of characters meanwhile.
+    limits::build(text.len().saturating_mul(limits::VALUE_BYTES))?;
+    let mut out = String::new();
+    for (index, line) in strings::split_lines(text, false)?.into_iter().enumerate() {
+        if index > 0 {
+            out.push_str(&wrap);
+        }
+        for (part, wrapped) in pretty::wrap(line, width, break_long, hyphens)?.iter().enumerate() {
+            if part > 0 {
+                out.push_str(&wrap);
+            }
+            out.push_str(wrapped);
+            limits::text(out.len())?;
+        }
     }
-    Ok(lines.join(&wrap).into())
+    Ok(out.into())
 }

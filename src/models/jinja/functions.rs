@@ -7,8 +7,8 @@ use super::arguments::{Args, int, str};
 use super::interpreter::{Interpreter, check_namespace_name};
 use super::number_format::format_value;
 use super::strings::required;
-use super::value::{Dict, Range, Text, Value};
-use super::{Result, TemplateError, repr};
+use super::value::{Dict, Range, Sequence, Text, Value};
+use super::{Result, TemplateError, limits, repr};
 
 /// Names of the functions that every template can call.
 const GLOBALS: [&str; 9] =
@@ -31,17 +31,21 @@ impl Interpreter<'_> {
                 for (name, _) in dict.entries() {
                     check_namespace_name(name.as_str().unwrap_or_default())?;
                 }
-                Ok(Value::Namespace(Rc::new(RefCell::new(dict))))
+                Ok(self.namespace(dict))
             }
             "joiner" => {
                 let [separator] = args.bind(name, ["sep"], 0)?;
-                Ok(Value::Joiner(Rc::new((separator.unwrap_or_else(|| ", ".into()), RefCell::new(false)))))
+                let separator = separator.unwrap_or_else(|| ", ".into());
+                if separator.depth() >= limits::MAX_NESTING {
+                    return Err(limits::too_deep());
+                }
+                Ok(Value::Joiner(Rc::new((separator, RefCell::new(false)))))
             }
             "cycler" => {
                 if args.positional.is_empty() || !args.named.is_empty() {
                     return Err(TemplateError::new("cycler needs at least one item and no keywords"));
                 }
-                Ok(Value::Cycler(Rc::new((args.positional, RefCell::new(0)))))
+                Ok(Value::Cycler(Rc::new((Sequence::new(args.positional), RefCell::new(0)))))
             }
             "raise_exception" => {
                 let [message] = args.bind(name, ["message"], 1)?;
@@ -50,7 +54,14 @@ impl Interpreter<'_> {
             "strftime_now" => {
                 let [format] = args.bind(name, ["format"], 1)?;
                 let format = required(format);
-                Ok((self.now)(str(name, &format)?).into())
+                let format = str(name, &format)?;
+                if format.len() > limits::MAX_TIME_FORMAT {
+                    let limit = limits::MAX_TIME_FORMAT;
+                    let message =
+                        format!("strftime_now: the format has {} bytes; the limit is {limit}", format.len());
+                    return Err(TemplateError::new(message));
+                }
+                Ok((self.now)(format).into())
             }
             "lipsum" => Err(TemplateError::new("lipsum() is not supported, as its text is random")),
             _ => Err(TemplateError::new(format!("'{name}' is not callable"))),
@@ -117,7 +128,7 @@ impl Interpreter<'_> {
             }
             let spec = self.format_fields(spec, args, next, depth - 1)?;
             out.push_str(&format_value(&value, &spec)?);
-            repr::within_limit(out.len())?;
+            limits::text(out.len())?;
         }
         out.push_str(rest);
         Ok(out)

@@ -7,13 +7,11 @@ use std::sync::Arc;
 use super::arguments::Args;
 use super::ast::{Expr, For, MacroNode, Stmt, StmtKind, Target};
 use super::scope::Scope;
-use super::value::{Dict, Items, Loop, Macro, Value};
-use super::{Result, TemplateError, repr};
+use super::value::{Dict, Items, Kept, Loop, Macro, Value};
+use super::{Result, TemplateError, limits, repr};
 
 /// Deepest nesting of statements and expressions while a template runs.
 const MAX_DEPTH: usize = 3000;
-/// Statements after which a template is taken to run forever.
-const MAX_STATEMENTS: usize = 50_000_000;
 
 /// What a body ended with.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,10 +28,9 @@ pub(super) struct Interpreter<'t> {
     marks: Option<[char; 2]>,
     /// Scope of the template, with the variables of the call around it.
     root: Rc<Scope>,
-    /// Scopes with macros, which refer to their scopes.
-    macro_scopes: Vec<Rc<Scope>>,
+    /// What may refer to itself, or to a long chain of its like. It is emptied at the end, one after the other.
+    kept: Kept,
     depth: usize,
-    statements: usize,
     pub(super) line: usize,
     /// Text of the `{% filter %}` block whose filters run.
     pub(super) block_text: Option<Value>,
@@ -46,9 +43,8 @@ impl<'t> Interpreter<'t> {
             out: String::new(),
             marks,
             root: Rc::default(),
-            macro_scopes: Vec::new(),
+            kept: Kept::default(),
             depth: 0,
-            statements: 0,
             line: 1,
             block_text: None,
             now,
@@ -64,20 +60,20 @@ impl<'t> Interpreter<'t> {
         self.root = Scope::inside(&context);
         let root = self.root.clone();
         let result = self.body(body, &root);
-        for scope in self.macro_scopes.drain(..) {
-            scope.clear();
-        }
-        match result {
-            Ok(_) => Ok(self.out),
+        self.kept.clear();
+        // An operation may have failed without saying so.
+        match result.and_then(|_| limits::spend(0)) {
+            Ok(()) => Ok(self.out),
             Err(error) => Err(error.with_line(self.line)),
         }
     }
 
     /// Runs something one level deeper.
     pub(super) fn nested<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        limits::spend(1)?;
         self.depth += 1;
         let result = if self.depth > MAX_DEPTH {
-            Err(TemplateError::new("maximum recursion depth exceeded"))
+            Err(TemplateError::new(format!("maximum recursion depth exceeded: the limit is {MAX_DEPTH}")))
         } else {
             run(self)
         };
@@ -89,10 +85,6 @@ impl<'t> Interpreter<'t> {
         self.nested(|interpreter| {
             for statement in body {
                 interpreter.line = statement.line;
-                interpreter.statements += 1;
-                if interpreter.statements > MAX_STATEMENTS {
-                    return Err(TemplateError::new("the template does not come to an end"));
-                }
                 let flow = interpreter.statement(statement, scope)?;
                 if flow != Flow::Next {
                     return Ok(flow);
@@ -114,7 +106,7 @@ impl<'t> Interpreter<'t> {
         match &statement.kind {
             StmtKind::Text(text) => {
                 self.out.push_str(text);
-                repr::within_limit(self.out.len())?;
+                limits::text(self.out.len())?;
             }
             StmtKind::Print(expr) => {
                 let value = self.eval(expr, scope)?;
@@ -181,6 +173,12 @@ impl<'t> Interpreter<'t> {
         Ok(Flow::Next)
     }
 
+    pub(super) fn namespace(&mut self, values: Dict) -> Value {
+        let namespace = Rc::new(RefCell::new(values));
+        self.kept.namespace(&namespace);
+        Value::Namespace(namespace)
+    }
+
     /// A block's text after the block's filters.
     fn filtered(&mut self, filter: Option<&Expr>, text: String, scope: &Rc<Scope>) -> Result<Value> {
         let Some(filter) = filter else { return Ok(text.into()) };
@@ -191,9 +189,7 @@ impl<'t> Interpreter<'t> {
     }
 
     fn macro_value(&mut self, node: &Arc<MacroNode>, scope: &Rc<Scope>) -> Value {
-        if !self.macro_scopes.last().is_some_and(|last| Rc::ptr_eq(last, scope)) {
-            self.macro_scopes.push(scope.clone());
-        }
+        self.kept.scope(scope);
         Value::Macro(Rc::new(Macro { node: node.clone(), scope: scope.clone() }))
     }
 
@@ -204,9 +200,14 @@ impl<'t> Interpreter<'t> {
         let function = self.eval(function, scope)?;
         let mut args = self.arguments(arguments, scope)?;
         let caller = Value::Macro(Rc::new(Macro { node: node.clone(), scope: scope.clone() }));
-        args.named.push(("caller".to_owned(), caller));
-        let value = self.call(&function, args)?;
-        repr::write_text(&mut self.out, &value)
+        args.named.push(("caller".to_owned(), caller.clone()));
+        let value = self.call(&function, args);
+        if let Value::Macro(caller) = &caller
+            && Rc::strong_count(caller) > 1
+        {
+            self.kept.scope(scope);
+        }
+        repr::write_text(&mut self.out, &value?)
     }
 
     pub(super) fn assign(&mut self, target: &Target, value: Value, scope: &Rc<Scope>) -> Result<()> {
@@ -245,7 +246,7 @@ impl<'t> Interpreter<'t> {
             Value::Iterator(items) => items,
             iterable => {
                 let items = iterable.items()?.into();
-                Rc::new(RefCell::new(Items { items, error: None }))
+                Rc::new(RefCell::new(Items { items, ..Items::default() }))
             }
         };
         let state = Rc::new(RefCell::new(Loop {
@@ -261,11 +262,18 @@ impl<'t> Interpreter<'t> {
             depth0,
             changed: None,
         }));
-        while let Some(item) = self.advance(&state)? {
+        let result = self.run_loop(node, scope, &state);
+        if Rc::strong_count(&state) > 1 {
+            self.kept.looped(&state);
+        }
+        result
+    }
+
+    fn run_loop(&mut self, node: &Arc<For>, scope: &Rc<Scope>, state: &Rc<RefCell<Loop>>) -> Result<Flow> {
+        while let Some(item) = self.advance(state)? {
             let inner = Scope::inside(scope);
             inner.set("loop", Value::Loop(state.clone()));
             self.assign(&node.target, item, &inner)?;
-            self.statements += 1;
             let flow = self.body(&node.body, &inner)?;
             if flow == Flow::Break {
                 break;

@@ -4,9 +4,10 @@ use num_bigint::BigInt;
 use serde_json::Value as Json;
 
 use super::arguments::{Args, str};
+use super::limits::MAX_DIGITS;
 use super::repr::{self, MAX_DEPTH};
 use super::value::{Dict, Value};
-use super::{Result, TemplateError};
+use super::{Result, TemplateError, limits};
 
 /// Name of the only field of an object that stands for an integer beyond 64 bits, which `serde_json` has not.
 const BIG_INTEGER: &str = "\u{f8ff}integer";
@@ -52,7 +53,7 @@ pub(in super::super) fn parse(text: &str) -> serde_json::Result<Json> {
                     // An integer in Python, a float elsewhere.
                     out.push_str(&text[copied..at]);
                     copied = at + 1;
-                } else if is_integer && !fits && number.len() > 1 {
+                } else if is_integer && !fits && (2..=MAX_DIGITS).contains(&number.len()) {
                     out.push_str(&text[copied..at]);
                     out.push_str(&format!("{{\"{BIG_INTEGER}\":\"{number}\"}}"));
                     copied = end;
@@ -86,7 +87,7 @@ pub(super) fn tojson(value: &Value, args: Args) -> Result<String> {
         Some(width) => {
             let width = super::arguments::int("tojson: indent", &width)?;
             let width = usize::try_from(width).unwrap_or(0);
-            repr::within_limit(width)?;
+            limits::text(width)?;
             Some(" ".repeat(width))
         }
     };
@@ -117,7 +118,8 @@ impl Writer {
         if depth > MAX_DEPTH {
             return Err(TemplateError::new("tojson: the value is nested too deeply"));
         }
-        repr::within_limit(out.len())?;
+        limits::text(out.len())?;
+        limits::spend(value.cost())?;
         match value {
             Value::Str(text) => self.text(out, &text.text),
             Value::List(items) | Value::Tuple(items) | Value::Group(items) => {
@@ -150,22 +152,25 @@ impl Writer {
         items: &[T],
         mut write: impl FnMut(&mut String, &T) -> Result<()>,
     ) -> Result<()> {
-        let line = |out: &mut String, depth: usize| {
+        let line = |out: &mut String, depth: usize| -> Result<()> {
             if let Some(indent) = &self.indent {
+                limits::text(out.len().saturating_add(indent.len().saturating_mul(depth)))?;
                 out.push('\n');
                 out.push_str(&indent.repeat(depth));
             }
+            Ok(())
         };
         out.push(open);
         for (index, item) in items.iter().enumerate() {
             if index > 0 {
                 out.push_str(&self.item);
             }
-            line(out, depth + 1);
+            line(out, depth + 1)?;
+            limits::text(out.len())?;
             write(out, item)?;
         }
         if !items.is_empty() {
-            line(out, depth);
+            line(out, depth)?;
         }
         out.push(close);
         Ok(())

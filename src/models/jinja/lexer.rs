@@ -5,7 +5,7 @@
 
 use num_bigint::BigInt;
 
-use super::{Result, TemplateError};
+use super::{Result, TemplateError, limits};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Token {
@@ -312,12 +312,22 @@ fn number(text: &str, after_dot: bool) -> Result<(Token, usize)> {
             text[..length].replace('_', "").parse().map_err(|_| TemplateError::new("not a number"))?;
         return Ok((Token::Float(value), length));
     }
+    if whole > limits::MAX_DIGITS {
+        let limit = limits::MAX_DIGITS;
+        return Err(TemplateError::new(format!("a number has {whole} digits; the limit is {limit}")));
+    }
     let prefix = text.get(..2).unwrap_or_default().to_ascii_lowercase();
     for (name, radix) in [("0b", 2), ("0o", 8), ("0x", 16)] {
         if prefix == name {
             let is_digit = |b: u8| char::from(b).is_digit(radix);
             let skip = usize::from(text[2..].starts_with('_'));
             let length = digits(&text[2 + skip..], is_digit);
+            if length > limits::MAX_DIGITS {
+                let limit = limits::MAX_DIGITS;
+                return Err(TemplateError::new(format!(
+                    "a number has {length} digits; the limit is {limit}"
+                )));
+            }
             if length > 0 {
                 let end = 2 + skip + length;
                 let value = BigInt::parse_bytes(text[2..end].replace('_', "").as_bytes(), radix);

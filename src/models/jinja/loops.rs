@@ -69,7 +69,8 @@ impl Interpreter<'_> {
         let mut state = state.borrow_mut();
         let looked_at = matches!(state.after, Some(Some(_)));
         let length = rest.len() + state.index + usize::from(looked_at);
-        state.source = Rc::new(RefCell::new(super::value::Items { items: rest.into(), error: None }));
+        state.source =
+            Rc::new(RefCell::new(super::value::Items { items: rest.into(), ..Default::default() }));
         state.is_filtered = false;
         state.length = Some(length);
         Ok(length)

@@ -15,6 +15,9 @@ mod functions;
 mod interpreter;
 mod json;
 mod lexer;
+mod limits;
+#[cfg(test)]
+mod limits_tests;
 mod loops;
 mod markup;
 mod number_format;
@@ -32,13 +35,19 @@ mod tests;
 mod time;
 mod value;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use jiff::Zoned;
 use serde_json::Value as Json;
 
 pub(super) use json::parse as parse_json;
 
-/// Stack of the thread that renders templates with macros or recursive loops, which may nest deeply.
+/// Stack of the thread that renders templates with macros, recursive loops or long chains, which may nest deeply.
 const STACK_BYTES: usize = 64 << 20;
+
+/// Maximum length of a message, in bytes.
+const MAX_MESSAGE: usize = 2000;
 
 /// An error of a template, with its line where that is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,11 +60,18 @@ type Result<T> = std::result::Result<T, TemplateError>;
 
 impl TemplateError {
     fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), line: None }
+        let mut message = message.into();
+        // Messages quote what a template built, which may be long.
+        if message.len() > MAX_MESSAGE {
+            let boundary = (0..=MAX_MESSAGE).rev().find(|at| message.is_char_boundary(*at));
+            message.truncate(boundary.unwrap_or(0));
+            message.push('…');
+        }
+        Self { message, line: None }
     }
 
     fn at(message: impl Into<String>, line: usize) -> Self {
-        Self { message: message.into(), line: Some(line) }
+        Self { line: Some(line), ..Self::new(message) }
     }
 
     fn with_line(self, line: usize) -> Self {
@@ -74,6 +90,11 @@ pub(super) struct Template {
 impl Template {
     /// Compiles a template.
     pub(super) fn new(source: &str) -> Result<Self> {
+        if source.len() > limits::MAX_SOURCE {
+            let (length, limit) = (source.len(), limits::MAX_SOURCE);
+            let message = format!("the template has {length} bytes; the limit is {limit}");
+            return Err(TemplateError::at(message, 1));
+        }
         let parsed = parser::parse(source)?;
         Ok(Self {
             body: parsed.body,
@@ -87,9 +108,16 @@ impl Template {
         self.has_generation_blocks
     }
 
-    /// Renders the template. `marks` are put around the text of `{% generation %}` blocks.
-    pub(super) fn render(&self, variables: &[(&str, Json)], marks: Option<[char; 2]>) -> Result<String> {
+    /// Renders the template. `marks` are put around the text of `{% generation %}` blocks. The rendering fails soon
+    /// after `stop` is set.
+    pub(super) fn render(
+        &self,
+        variables: &[(&str, Json)],
+        marks: Option<[char; 2]>,
+        stop: Option<Arc<AtomicBool>>,
+    ) -> Result<String> {
         let run = || {
+            limits::begin(stop);
             let now = |format: &str| {
                 let now = Zoned::now();
                 time::strftime(format, now.datetime(), now.timestamp().as_second())

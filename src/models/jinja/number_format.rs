@@ -3,12 +3,10 @@
 use num_bigint::BigInt;
 use num_traits::{Signed, ToPrimitive};
 
+use super::limits::MAX_WIDTH;
 use super::operators::{as_float, truncate};
 use super::value::Value;
 use super::{Result, TemplateError, repr};
-
-/// Widths and precisions above this are refused: no chat needs them.
-pub(super) const MAX_WIDTH: usize = 1 << 20;
 
 /// A format: `[[fill]align][sign][#][0][width][grouping][.precision][kind]`.
 #[derive(Debug, Clone, Default)]
@@ -67,8 +65,12 @@ impl Spec {
         }
         spec.kind = chars.get(at).copied();
         at += usize::from(spec.kind.is_some());
-        if at != chars.len() || spec.width > MAX_WIDTH || spec.precision.is_some_and(|p| p > MAX_WIDTH) {
+        if at != chars.len() {
             return Err(invalid());
+        }
+        if spec.width.max(spec.precision.unwrap_or(0)) > MAX_WIDTH {
+            let message = format!("a width or precision of the format is above the limit of {MAX_WIDTH}");
+            return Err(TemplateError::new(message));
         }
         Ok(spec)
     }
@@ -170,20 +172,19 @@ fn zero_room(spec: &Spec, taken: usize) -> usize {
 }
 
 fn grouped(digits: &str, separator: char, size: usize, width: usize) -> String {
-    let mut digits = digits.to_owned();
-    loop {
-        let mut out = String::new();
-        for (index, digit) in digits.chars().enumerate() {
-            if index > 0 && (digits.len() - index).is_multiple_of(size) {
-                out.push(separator);
-            }
-            out.push(digit);
-        }
-        if out.len() >= width {
-            return out;
-        }
-        digits.insert(0, '0');
+    let mut count = digits.len();
+    while count + count.saturating_sub(1) / size < width {
+        count += 1;
     }
+    let zeros = std::iter::repeat_n('0', count - digits.len());
+    let mut out = String::new();
+    for (index, digit) in zeros.chain(digits.chars()).enumerate() {
+        if index > 0 && (count - index).is_multiple_of(size) {
+            out.push(separator);
+        }
+        out.push(digit);
+    }
+    out
 }
 
 pub(super) fn radix(kind: Option<char>) -> (u32, &'static str) {

@@ -8,14 +8,13 @@ use num_traits::{FromPrimitive, Signed, ToPrimitive, Zero};
 use super::ast::BinaryOp;
 use super::markup::escape;
 use super::value::{Text, Value};
-use super::{Result, TemplateError, percent, repr};
+use super::{Result, TemplateError, limits, percent};
 
 /// Integers with more bits than this are refused: no chat has them.
 const MAX_BITS: u64 = 1 << 16;
-/// Most items of a list that a template builds by repetition.
-const MAX_ITEMS: usize = 10_000_000;
 
 pub(super) fn binary(operator: BinaryOp, left: &Value, right: &Value) -> Result<Value> {
+    limits::spend(left.cost() + right.cost())?;
     left.defined()?;
     match (operator, left, right) {
         (BinaryOp::Mod, Value::Str(format), _) => {
@@ -26,9 +25,11 @@ pub(super) fn binary(operator: BinaryOp, left: &Value, right: &Value) -> Result<
         }
         (BinaryOp::Add, Value::Str(a), Value::Str(b)) => return concatenate(a, b),
         (BinaryOp::Add, Value::List(a), Value::List(b)) => {
+            limits::items(a.len() + b.len())?;
             return Ok(Value::list(a.iter().chain(b.iter()).cloned().collect()));
         }
         (BinaryOp::Add, Value::Tuple(a) | Value::Group(a), Value::Tuple(b) | Value::Group(b)) => {
+            limits::items(a.len() + b.len())?;
             return Ok(Value::tuple(a.iter().chain(b.iter()).cloned().collect()));
         }
         (BinaryOp::Mul, Value::Str(_) | Value::List(_) | Value::Tuple(_) | Value::Group(_), _) => {
@@ -74,7 +75,7 @@ pub(super) fn binary(operator: BinaryOp, left: &Value, right: &Value) -> Result<
 /// Text joined to text. Text marked as safe escapes the other.
 fn concatenate(a: &Text, b: &Text) -> Result<Value> {
     let is_markup = a.is_markup || b.is_markup;
-    repr::within_limit(a.text.len() + b.text.len())?;
+    limits::text(a.text.len() + b.text.len())?;
     let part =
         |text: &Text| if is_markup && !text.is_markup { escape(&text.text) } else { text.text.to_string() };
     Ok(Value::Str(Text { text: (part(a) + &part(b)).into(), is_markup }))
@@ -83,15 +84,19 @@ fn concatenate(a: &Text, b: &Text) -> Result<Value> {
 fn repeat(value: &Value, count: &BigInt) -> Result<Value> {
     let too_long = || TemplateError::new("the result of a repetition is too long");
     let count = if count.is_negative() { 0 } else { count.to_usize().ok_or_else(too_long)? };
-    let repeated = |items: &[Value]| {
-        if items.len().saturating_mul(count) > MAX_ITEMS {
-            return Err(too_long());
-        }
+    let repeated = |items: &[Value]| -> Result<Vec<Value>> {
+        let length = items.len().saturating_mul(count);
+        limits::items(length)?;
+        // No item may be repeated without end.
+        let count = if items.is_empty() { 0 } else { count };
         Ok((0..count).flat_map(|_| items.iter().cloned()).collect())
     };
     Ok(match value {
         Value::Str(text) => {
-            repr::within_limit(text.text.len().saturating_mul(count))?;
+            let length = text.text.len().saturating_mul(count);
+            limits::text(length)?;
+            limits::build(length)?;
+            let count = if text.text.is_empty() { 0 } else { count };
             Value::Str(Text { text: text.text.repeat(count).into(), is_markup: text.is_markup })
         }
         Value::List(items) => Value::list(repeated(items)?),
@@ -273,30 +278,34 @@ pub(super) fn slice(value: &Value, bounds: [&Value; 3]) -> Result<Option<Value>>
     let (first, last) = if step > 0 { (0, length) } else { (length - 1, -1) };
     let start = bound(bounds[0]).map_or(first, clamp);
     let stop = bound(bounds[1]).map_or(last, clamp);
-    let mut indices = Vec::new();
-    let mut at = start;
-    while if step > 0 { at < stop } else { at > stop } {
-        indices.push(usize::try_from(at).unwrap_or(0));
-        at += step;
-    }
+    limits::spend(value.cost())?;
+    let count = if step > 0 { (stop - start + step - 1) / step } else { (start - stop - step - 1) / -step };
+    let index = |at: i128| usize::try_from(start + at * step).unwrap_or(0);
+    let indices = (0..count.max(0)).map(index);
     Ok(Some(match value {
         Value::Str(text) => {
             let part: String = if step == 1 {
-                text.text.chars().skip(indices.first().copied().unwrap_or(0)).take(indices.len()).collect()
+                text.text.chars().skip(index(0)).take(indices.count()).collect()
             } else {
                 let chars: Vec<char> = text.text.chars().collect();
-                indices.into_iter().map(|index| chars[index]).collect()
+                indices.map(|index| chars[index]).collect()
             };
             Value::Str(Text { text: part.into(), is_markup: text.is_markup })
         }
-        Value::Range(range) => Value::Range(Rc::new(super::value::Range {
-            start: range.start + range.step * i64::try_from(start).unwrap_or(0),
-            stop: range.start + range.step * i64::try_from(stop).unwrap_or(0),
-            step: range.step * i64::try_from(step).unwrap_or(1),
-        })),
+        Value::Range(range) => {
+            let (first, stride) = (i128::from(range.start), i128::from(range.step));
+            let bound = |value: i128| {
+                i64::try_from(value).map_err(|_| TemplateError::new("the bounds of the range are too large"))
+            };
+            Value::Range(Rc::new(super::value::Range {
+                start: bound(first + stride * start)?,
+                stop: bound(first + stride * stop)?,
+                step: bound(stride * step)?,
+            }))
+        }
         _ => {
             let items = value.items()?;
-            let chosen = indices.into_iter().map(|index| items[index].clone()).collect();
+            let chosen = indices.map(|index| items[index].clone()).collect();
             if matches!(value, Value::List(_)) { Value::list(chosen) } else { Value::tuple(chosen) }
         }
     }))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::ast::{Expr, For, MacroNode, Stmt, StmtKind, Target};
 use super::lexer::{Token, tokens};
-use super::{Result, TemplateError};
+use super::{Result, TemplateError, limits};
 
 /// Expressions and blocks nested deeper than this are refused, as parser and renderer are recursive.
 const MAX_DEPTH: usize = 100;
@@ -13,15 +13,22 @@ const MAX_DEPTH: usize = 100;
 pub(super) struct Parsed {
     pub(super) body: Vec<Stmt>,
     pub(super) has_generation_blocks: bool,
-    /// Whether it has macros or recursive loops.
+    /// Whether it has macros, recursive loops or long chains of operators.
     pub(super) may_recurse: bool,
 }
 
 /// Parses a template.
 pub(super) fn parse(source: &str) -> Result<Parsed> {
     let tokens = tokens(source)?;
-    let mut parser =
-        Parser { tokens, position: 0, depth: 0, loops: 0, has_generation_blocks: false, may_recurse: false };
+    let mut parser = Parser {
+        tokens,
+        position: 0,
+        depth: 0,
+        links: 0,
+        loops: 0,
+        has_generation_blocks: false,
+        may_recurse: false,
+    };
     let (body, _) = parser.statements(&[])?;
     let Parser { has_generation_blocks, may_recurse, .. } = parser;
     Ok(Parsed { body, has_generation_blocks, may_recurse })
@@ -31,6 +38,8 @@ pub(super) struct Parser {
     tokens: Vec<(Token, usize)>,
     position: usize,
     depth: usize,
+    /// Number of operators, filters and attributes of the tag so far.
+    links: usize,
     /// Number of loops around the position.
     loops: usize,
     has_generation_blocks: bool,
@@ -108,12 +117,23 @@ impl Parser {
     pub(super) fn nested<T>(&mut self, rule: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.depth += 1;
         let result = if self.depth > MAX_DEPTH {
-            self.fail("expressions or blocks are nested too deeply")
+            self.fail(format!("expressions or blocks are nested too deeply; the limit is {MAX_DEPTH}"))
         } else {
             rule(self)
         };
         self.depth -= 1;
         result
+    }
+
+    /// Counts an operator, filter or attribute of a chain, each of which makes the tree of the tag deeper.
+    pub(super) fn link(&mut self) -> Result<()> {
+        self.links += 1;
+        self.may_recurse |= self.links > limits::LONG_CHAIN;
+        if self.links > limits::MAX_CHAIN {
+            let limit = limits::MAX_CHAIN;
+            return self.fail(format!("a tag has more than {limit} operators, filters and attributes"));
+        }
+        Ok(())
     }
 
     /// Statements up to one of the tags, whose name is returned and skipped. Its end is not skipped.
@@ -125,6 +145,7 @@ impl Parser {
         let mut body = Vec::new();
         loop {
             let line = self.line();
+            self.links = 0;
             match self.next() {
                 Token::Text(text) => body.push(Stmt { line, kind: StmtKind::Text(text) }),
                 Token::VariableBegin => {
@@ -341,7 +362,7 @@ impl Parser {
         let mut is_tuple = false;
         loop {
             if self.skip_operator("(") {
-                targets.push(self.target(namespaces, &[])?);
+                targets.push(self.nested(|parser| parser.target(namespaces, &[]))?);
                 self.expect_operator(")")?;
             } else {
                 let name = self.expect_name()?;

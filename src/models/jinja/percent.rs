@@ -2,10 +2,11 @@
 
 use num_traits::{Signed, ToPrimitive};
 
-use super::number_format::{MAX_WIDTH, Spec, digits, magnitude, radix, whole};
+use super::limits::MAX_WIDTH;
+use super::number_format::{Spec, digits, magnitude, radix, whole};
 use super::operators::as_float;
 use super::value::Value;
-use super::{Result, TemplateError, repr};
+use super::{Result, TemplateError, limits, repr};
 
 /// The values that a format takes.
 struct Values<'v> {
@@ -45,7 +46,7 @@ pub(super) fn format(format: &str, values: &Value) -> Result<String> {
         let named = chars.get(at) == Some(&'(');
         used_names |= named;
         out.push_str(&directive(&chars, &mut at, &mut values)?);
-        repr::within_limit(out.len())?;
+        limits::text(out.len())?;
     }
     if values.next < values.items.len() && !is_mapping && !used_names {
         return Err(TemplateError::new("not all arguments converted during string formatting"));
@@ -118,7 +119,9 @@ fn directive(chars: &[char], at: &mut usize, values: &mut Values<'_>) -> Result<
 
 /// A width or precision, which `*` takes from the values.
 fn number(chars: &[char], at: &mut usize, values: &mut Values<'_>) -> Result<Option<i64>> {
-    let too_large = || TemplateError::new("a width or precision of the format is too large");
+    let too_large = || {
+        TemplateError::new(format!("a width or precision of the format is above the limit of {MAX_WIDTH}"))
+    };
     if chars.get(*at) == Some(&'*') {
         *at += 1;
         let value = values.next()?.as_int().ok_or_else(|| TemplateError::new("* wants int"))?;

@@ -10,7 +10,7 @@ use super::filters::FILTERS;
 use super::interpreter::Interpreter;
 use super::strings::required;
 use super::value::Value;
-use super::{Result, TemplateError, operators, repr};
+use super::{Result, TemplateError, limits, operators, repr};
 
 const TESTS: [&str; 39] = [
     "odd",
@@ -56,6 +56,7 @@ const TESTS: [&str; 39] = [
 
 impl Interpreter<'_> {
     pub(super) fn test(&mut self, name: &str, value: &Value, args: Args) -> Result<bool> {
+        limits::spend(value.cost())?;
         let operator = match name {
             "==" | "eq" | "equalto" => Some(CompareOp::Eq),
             "!=" | "ne" => Some(CompareOp::Ne),

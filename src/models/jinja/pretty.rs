@@ -3,7 +3,7 @@
 use super::lexer::is_space;
 use super::strings::split_lines;
 use super::value::{Dict, Value};
-use super::{Result, TemplateError, repr};
+use super::{Result, TemplateError, limits, repr};
 
 const WIDTH: usize = 80;
 
@@ -18,6 +18,7 @@ fn with_sorted_keys(value: &Value, depth: usize) -> Result<Value> {
     if depth > repr::MAX_DEPTH {
         return Err(TemplateError::new("pprint: the value is nested too deeply"));
     }
+    limits::spend(4)?;
     let all =
         |items: &[Value]| items.iter().map(|item| with_sorted_keys(item, depth + 1)).collect::<Result<_>>();
     Ok(match value {
@@ -58,7 +59,7 @@ fn write(out: &mut String, value: &Value, indent: usize, allowance: usize, level
                 let inner = indent + 1 + key.chars().count() + 2;
                 write(out, value, inner, if index == last { allowance + 1 } else { 1 }, level + 1)?;
                 if index < last {
-                    new_line(out, ",", indent + 1);
+                    new_line(out, ",", indent + 1)?;
                 }
             }
             out.push('}');
@@ -77,10 +78,12 @@ fn write(out: &mut String, value: &Value, indent: usize, allowance: usize, level
     Ok(())
 }
 
-fn new_line(out: &mut String, before: &str, indent: usize) {
+fn new_line(out: &mut String, before: &str, indent: usize) -> Result<()> {
+    limits::text(out.len().saturating_add(indent))?;
     out.push_str(before);
     out.push('\n');
     out.push_str(&" ".repeat(indent));
+    Ok(())
 }
 
 fn write_items(
@@ -94,7 +97,7 @@ fn write_items(
     out.push_str(open);
     for (index, item) in items.iter().enumerate() {
         if index > 0 {
-            new_line(out, ",", indent + 1);
+            new_line(out, ",", indent + 1)?;
         }
         let after = if index + 1 == items.len() { allowance + close.len() } else { 1 };
         write(out, item, indent + 1, after, level + 1)?;
@@ -108,7 +111,7 @@ fn write_text(out: &mut String, text: &str, indent: usize, allowance: usize, lev
     let (indent, allowance) = if level == 1 { (indent + 1, allowance + 1) } else { (indent, allowance) };
     let width = WIDTH as i64 - indent as i64;
     let length = |text: &str| -> Result<i64> { Ok(repr::repr(&Value::from(text))?.chars().count() as i64) };
-    let lines = split_lines(text, true);
+    let lines = split_lines(text, true)?;
     let mut pieces: Vec<String> = Vec::new();
     for (index, line) in lines.iter().enumerate() {
         let is_last = index + 1 == lines.len();
@@ -141,7 +144,7 @@ fn write_text(out: &mut String, text: &str, indent: usize, allowance: usize, lev
     }
     for (index, piece) in pieces.iter().enumerate() {
         if index > 0 {
-            new_line(out, "", indent);
+            new_line(out, "", indent)?;
         }
         out.push_str(&repr::repr(&Value::from(piece.as_str()))?);
     }

@@ -5,12 +5,10 @@ use std::sync::OnceLock;
 use fancy_regex::Regex;
 
 use super::value::{Value, View};
-use super::{Result, TemplateError};
+use super::{Result, TemplateError, limits};
 
 /// Values nested deeper than this are refused, as the writers are recursive.
 pub(super) const MAX_DEPTH: usize = 128;
-/// Longest text that a template may build, in bytes.
-pub(super) const MAX_TEXT: usize = 256 << 20;
 
 /// Python's `str`.
 pub(super) fn text(value: &Value) -> Result<String> {
@@ -26,15 +24,7 @@ pub(super) fn write_text(out: &mut String, value: &Value) -> Result<()> {
         Value::Str(text) => out.push_str(&text.text),
         _ => write_repr(out, value, 0)?,
     }
-    within_limit(out.len())
-}
-
-/// Fails for a length of text that no chat has.
-pub(super) fn within_limit(length: usize) -> Result<()> {
-    if length > MAX_TEXT {
-        return Err(TemplateError::new(format!("the text has more than {MAX_TEXT} bytes")));
-    }
-    Ok(())
+    limits::text(out.len())
 }
 
 /// Python's `repr`.
@@ -48,6 +38,7 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<()> {
     if depth > MAX_DEPTH {
         return Err(TemplateError::new("the value is nested too deeply"));
     }
+    limits::spend(1)?;
     match value {
         Value::Undefined(_) => out.push_str("Undefined"),
         Value::None => out.push_str("None"),
@@ -55,6 +46,7 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<()> {
         Value::Int(value) => out.push_str(&integer(value)?),
         Value::Float(value) => out.push_str(&float(*value)),
         Value::Str(text) => {
+            limits::spend(text.text.len() / 8)?;
             if text.is_markup {
                 out.push_str("Markup(");
             }
@@ -118,7 +110,7 @@ fn write_repr(out: &mut String, value: &Value, depth: usize) -> Result<()> {
             return Err(TemplateError::new(format!("a {} cannot be written as text", value.type_name())));
         }
     }
-    within_limit(out.len())
+    limits::text(out.len())
 }
 
 fn write_items(out: &mut String, (open, close): (&str, &str), items: &[Value], depth: usize) -> Result<()> {

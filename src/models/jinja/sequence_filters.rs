@@ -8,8 +8,8 @@ use super::arguments::{Args, int, int_or, str};
 use super::ast::BinaryOp;
 use super::interpreter::Interpreter;
 use super::strings::required;
-use super::value::{Dict, Items, Value};
-use super::{Result, TemplateError, operators, repr};
+use super::value::{Dict, Items, Sequence, Value};
+use super::{Result, TemplateError, limits, operators, repr};
 
 /// Filters that are generators in Jinja2.
 const GENERATORS: [&str; 9] =
@@ -220,7 +220,7 @@ impl Interpreter<'_> {
         let mut out = Vec::new();
         for (key, items) in groups {
             let key = if ignore_case { self.by_path(&items[0], &path, default.as_ref())? } else { key };
-            out.push(Value::Group(Rc::new(vec![key, Value::list(items)])));
+            out.push(Value::Group(Sequence::new(vec![key, Value::list(items)]).into()));
         }
         Ok(Value::list(out))
     }
@@ -281,7 +281,7 @@ fn lazily(items: &[Value], mut make: impl FnMut(&Value) -> Result<Option<Value>>
             }
         }
     }
-    Value::Iterator(Rc::new(RefCell::new(made)))
+    Value::Iterator(Rc::new(RefCell::new(made.measured())))
 }
 
 /// The path of an attribute argument.
@@ -320,6 +320,7 @@ fn sorted(mut keyed: Vec<(Value, Value)>, reverse: bool) -> Result<Vec<(Value, V
             Ordering::Equal
         }
     });
+    limits::spend(0)?;
     failed.map_or(Ok(keyed), Err)
 }
 
@@ -351,7 +352,9 @@ fn batch(value: &Value, args: Args) -> Result<Value> {
     for chunk in value.items()?.chunks(count) {
         let mut row = chunk.to_vec();
         if let Some(fill) = &fill {
-            row.resize(count.min(100_000).max(row.len()), fill.clone());
+            let length = count.min(100_000).max(row.len());
+            limits::items(length)?;
+            row.resize(length, fill.clone());
         }
         rows.push(Value::list(row));
     }
@@ -364,6 +367,7 @@ fn slice(value: &Value, args: Args) -> Result<Value> {
         usize::try_from(int_or("slice", count, 0)?).ok().filter(|count| (1..=100_000).contains(count));
     let count = count.ok_or_else(|| TemplateError::new("slice: the number of slices must be above 0"))?;
     let fill = fill.filter(|fill| !matches!(fill, Value::None));
+    limits::items(count)?;
     let items = value.items()?;
     let (size, longer) = (items.len() / count, items.len() % count);
     let mut rows = Vec::new();

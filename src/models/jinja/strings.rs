@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use super::arguments::{Args, int, int_or, str, str_or_none};
 use super::lexer::is_space;
 use super::value::{Text, Value};
-use super::{Result, TemplateError, repr};
+use super::{Result, TemplateError, limits, repr};
 
 /// Names of the methods that Python's text has.
 pub(super) const METHODS: [&str; 47] = [
@@ -88,7 +88,7 @@ pub(super) fn call(text: &Text, name: &str, args: Args) -> Result<Value> {
         }
         "splitlines" => {
             let [keep] = args.bind(name, ["keepends"], 0)?;
-            let lines = split_lines(s, keep.is_some_and(|keep| keep.is_true()));
+            let lines = split_lines(s, keep.is_some_and(|keep| keep.is_true()))?;
             Ok(Value::list(lines.into_iter().map(Value::from).collect()))
         }
         "partition" | "rpartition" => {
@@ -238,7 +238,8 @@ fn casefold(text: &str) -> Result<String> {
 }
 
 fn split(text: &str, from_right: bool, separator: Option<&str>, count: i64) -> Result<Value> {
-    let limit = usize::try_from(count).unwrap_or(usize::MAX);
+    // One part more than a list can have is enough to refuse it.
+    let limit = usize::try_from(count).unwrap_or(usize::MAX).min(limits::MAX_ITEMS + 1);
     let mut parts: Vec<&str> = Vec::new();
     match separator {
         Some("") => return Err(TemplateError::new("empty separator")),
@@ -266,6 +267,7 @@ fn split(text: &str, from_right: bool, separator: Option<&str>, count: i64) -> R
             }
         }
     }
+    limits::items(parts.len())?;
     Ok(Value::list(parts.into_iter().map(Value::from).collect()))
 }
 
@@ -275,7 +277,7 @@ fn last_space(text: &str) -> usize {
 }
 
 /// The lines of a text, as Python separates them.
-pub(super) fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
+pub(super) fn split_lines(text: &str, keep_ends: bool) -> Result<Vec<&str>> {
     let is_end = |c: char| {
         matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}')
     };
@@ -293,8 +295,12 @@ pub(super) fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
         };
         lines.push(&rest[..if keep_ends { at + length } else { at }]);
         rest = &rest[at + length..];
+        if lines.len() > limits::MAX_ITEMS {
+            break;
+        }
     }
-    lines
+    limits::items(lines.len())?;
+    Ok(lines)
 }
 
 fn partition(text: &str, name: &str, separator: &str) -> Result<Value> {
@@ -327,7 +333,7 @@ fn join(separator: &str, items: &Value) -> Result<Value> {
             out.push_str(separator);
         }
         out.push_str(&text.text);
-        repr::within_limit(out.len())?;
+        limits::text(out.len())?;
     }
     Ok(out.into())
 }
@@ -336,7 +342,8 @@ fn join(separator: &str, items: &Value) -> Result<Value> {
 pub(super) fn replace(text: &str, old: &str, new: &str, count: i64) -> Result<String> {
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     let found = text.matches(old).count().min(count);
-    repr::within_limit(text.len().saturating_add(found.saturating_mul(new.len())))?;
+    limits::spend((text.len() + old.len()) / 32)?;
+    limits::text(text.len().saturating_add(found.saturating_mul(new.len())))?;
     Ok(text.replacen(old, new, count))
 }
 
@@ -405,7 +412,7 @@ fn search(text: &str, name: &str, part: &str, start: Option<Value>, end: Option<
 /// Number of characters that a text lacks to a width.
 fn missing(text: &str, width: i64) -> Result<usize> {
     let width = usize::try_from(width).unwrap_or(0);
-    repr::within_limit(width)?;
+    limits::text(width)?;
     Ok(width.saturating_sub(text.chars().count()))
 }
 
@@ -436,7 +443,7 @@ fn expand_tabs(text: &str, size: i64) -> Result<Value> {
     for c in text.chars() {
         if c == '\t' {
             let width = if size > 0 { size - column % size } else { 0 };
-            repr::within_limit(out.len().saturating_add(width))?;
+            limits::text(out.len().saturating_add(width))?;
             out.push_str(&" ".repeat(width));
             column += width;
         } else {

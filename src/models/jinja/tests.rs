@@ -8,7 +8,7 @@ fn render(source: &str) -> Result<String, String> {
     let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
     let variables: [(&str, Json); 3] =
         [("messages", messages), ("d", json!({"b": 1, "a": null})), ("numbers", json!([3, 1, 2]))];
-    Template::new(source).and_then(|template| template.render(&variables, None)).map_err(|e| e.message)
+    Template::new(source).and_then(|template| template.render(&variables, None, None)).map_err(|e| e.message)
 }
 
 #[track_caller]

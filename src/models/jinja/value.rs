@@ -11,7 +11,7 @@ use num_traits::{FromPrimitive, Zero};
 
 use super::ast::{For, MacroNode};
 use super::scope::Scope;
-use super::{Result, TemplateError};
+use super::{Result, TemplateError, limits};
 
 /// A value of a template. Lists, tuples and objects cannot change, as in Jinja2's immutable sandbox.
 #[derive(Clone)]
@@ -23,10 +23,10 @@ pub(super) enum Value {
     Int(BigInt),
     Float(f64),
     Str(Text),
-    List(Rc<Vec<Value>>),
-    Tuple(Rc<Vec<Value>>),
+    List(Rc<Sequence>),
+    Tuple(Rc<Sequence>),
     /// A group of `groupby`: a tuple of the key and its items, which have names.
-    Group(Rc<Vec<Value>>),
+    Group(Rc<Sequence>),
     Dict(Rc<Dict>),
     /// The keys, values or items of an object.
     View(View, Rc<Dict>),
@@ -41,7 +41,7 @@ pub(super) enum Value {
     /// Separator, and whether the joiner was called before.
     Joiner(Rc<(Value, RefCell<bool>)>),
     /// Values, and the position of the current one.
-    Cycler(Rc<(Vec<Value>, RefCell<usize>)>),
+    Cycler(Rc<(Sequence, RefCell<usize>)>),
 }
 
 /// Text, which `safe` and `escape` mark as HTML.
@@ -78,14 +78,54 @@ impl Range {
     }
 }
 
+/// The items of a list or tuple, which are never nested deeper than [`limits::MAX_NESTING`].
+#[derive(Default)]
+pub(super) struct Sequence {
+    items: Vec<Value>,
+    depth: usize,
+}
+
+impl Sequence {
+    pub(super) fn new(items: Vec<Value>) -> Self {
+        limits::built((items.len() + 1) * limits::VALUE_BYTES);
+        let depth = items.iter().map(|item| item.depth() + 1).max().unwrap_or(0);
+        if depth > limits::MAX_NESTING {
+            limits::too_deep();
+            return Self::default();
+        }
+        Self { items, depth }
+    }
+}
+
+impl std::ops::Deref for Sequence {
+    type Target = Vec<Value>;
+
+    fn deref(&self) -> &Vec<Value> {
+        &self.items
+    }
+}
+
 /// What an iterator still has, and the error that ends it.
 #[derive(Default)]
 pub(super) struct Items {
     pub(super) items: VecDeque<Value>,
     pub(super) error: Option<TemplateError>,
+    /// Depth of the items in one another, which is measured where a template can store the iterator.
+    pub(super) depth: usize,
 }
 
 impl Items {
+    /// The items with their depth, which an iterator that a template can store needs.
+    pub(super) fn measured(mut self) -> Self {
+        self.depth = self.items.iter().map(|item| item.depth() + 1).max().unwrap_or(0);
+        limits::built(self.items.len() * limits::VALUE_BYTES);
+        if self.depth > limits::MAX_NESTING {
+            limits::too_deep();
+            return Self::default();
+        }
+        self
+    }
+
     pub(super) fn next(&mut self) -> Result<Option<Value>> {
         match (self.items.pop_front(), self.error.take()) {
             (Some(item), error) => {
@@ -127,6 +167,7 @@ pub(super) struct Macro {
 pub(super) struct Dict {
     entries: Vec<(Value, Value)>,
     index: HashMap<Key, usize>,
+    depth: usize,
 }
 
 /// A key as Python hashes it: `1`, `1.0` and `true` are the same.
@@ -143,9 +184,15 @@ enum Key {
 
 impl Dict {
     pub(super) fn insert(&mut self, key: Value, value: Value) -> Result<()> {
+        let depth = key.depth().max(value.depth()) + 1;
+        if depth > limits::MAX_NESTING {
+            return Err(limits::too_deep());
+        }
+        self.depth = self.depth.max(depth);
         match self.index.entry(key.hash_key()?) {
             std::collections::hash_map::Entry::Occupied(at) => self.entries[*at.get()].1 = value,
             std::collections::hash_map::Entry::Vacant(at) => {
+                limits::built(2 * limits::VALUE_BYTES);
                 at.insert(self.entries.len());
                 self.entries.push((key, value));
             }
@@ -184,12 +231,14 @@ impl FromIterator<(Value, Value)> for Dict {
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
+        limits::built(text.len() + limits::VALUE_BYTES);
         Self::Str(Text { text: text.into(), is_markup: false })
     }
 }
 
 impl From<String> for Value {
     fn from(text: String) -> Self {
+        limits::built(text.len() + limits::VALUE_BYTES);
         Self::Str(Text { text: text.into(), is_markup: false })
     }
 }
@@ -208,15 +257,16 @@ impl From<bool> for Value {
 
 impl Value {
     pub(super) fn list(items: Vec<Self>) -> Self {
-        Self::List(Rc::new(items))
+        Self::List(Rc::new(Sequence::new(items)))
     }
 
     pub(super) fn tuple(items: Vec<Self>) -> Self {
-        Self::Tuple(Rc::new(items))
+        Self::Tuple(Rc::new(Sequence::new(items)))
     }
 
     pub(super) fn iterator(items: impl IntoIterator<Item = Self>) -> Self {
-        Self::Iterator(Rc::new(RefCell::new(Items { items: items.into_iter().collect(), error: None })))
+        let items = Items { items: items.into_iter().collect(), ..Items::default() };
+        Self::Iterator(Rc::new(RefCell::new(items.measured())))
     }
 
     pub(super) fn undefined(name: &str) -> Self {
@@ -258,7 +308,7 @@ impl Value {
         }
     }
 
-    pub(super) fn as_items(&self) -> Option<&Rc<Vec<Self>>> {
+    pub(super) fn as_items(&self) -> Option<&Rc<Sequence>> {
         match self {
             Self::List(items) | Self::Tuple(items) | Self::Group(items) => Some(items),
             _ => None,
@@ -271,6 +321,34 @@ impl Value {
             Self::Int(value) => Some(value.clone()),
             Self::Bool(value) => Some(BigInt::from(u8::from(*value))),
             _ => None,
+        }
+    }
+
+    /// Depth of the value's lists and objects in one another.
+    pub(super) fn depth(&self) -> usize {
+        match self {
+            Self::List(items) | Self::Tuple(items) | Self::Group(items) => items.depth,
+            Self::Dict(dict) | Self::View(_, dict) => dict.depth,
+            Self::Iterator(items) => items.try_borrow().map_or(0, |items| items.depth),
+            Self::Method(method) => method.0.depth() + 1,
+            Self::Joiner(joiner) => joiner.0.depth() + 1,
+            Self::Cycler(cycler) => cycler.0.depth,
+            // The interpreter keeps namespaces, loops and the scopes of macros, and empties them one by one.
+            _ => 0,
+        }
+    }
+
+    /// Steps that an operation which reads the value takes.
+    pub(super) fn cost(&self) -> usize {
+        match self {
+            Self::Str(text) => text.text.len() / 32,
+            Self::List(items) | Self::Tuple(items) | Self::Group(items) => items.len() / 8,
+            Self::Dict(dict) | Self::View(_, dict) => dict.len() / 8,
+            Self::Int(value) => {
+                let words = usize::try_from(value.bits() / 64).unwrap_or(usize::MAX);
+                words.saturating_mul(words) / 64
+            }
+            _ => 0,
         }
     }
 
@@ -315,6 +393,10 @@ impl Value {
 
     /// The items of a value that can be iterated. Iterators are left empty.
     pub(super) fn items(&self) -> Result<Vec<Self>> {
+        match self {
+            Self::Iterator(items) => limits::items(items.borrow().items.len())?,
+            _ => limits::items(self.len().unwrap_or(0))?,
+        }
         Ok(match self {
             Self::Undefined(_) => Vec::new(),
             Self::Str(text) => {
@@ -344,6 +426,8 @@ impl Value {
     }
 
     fn hash_key(&self) -> Result<Key> {
+        limits::spend(4)?;
+        limits::build(limits::VALUE_BYTES)?;
         Ok(match self {
             Self::Undefined(_) => Key::Undefined,
             Self::None => Key::None,
@@ -366,6 +450,11 @@ impl Value {
 
     /// Python's `==`.
     pub(super) fn equals(&self, other: &Self) -> bool {
+        // Lists can share their items, so that there are many more comparisons than values. Once the steps are used
+        // up, the answer does not matter: the next step fails.
+        if limits::spend(1).is_err() {
+            return false;
+        }
         match (self, other) {
             (Self::Undefined(_), Self::Undefined(_)) | (Self::None, Self::None) => true,
             (Self::Str(a), Self::Str(b)) => a.text == b.text,
@@ -428,6 +517,7 @@ impl Value {
 
     /// Order of two values, for `<` and sorting. `Ok(None)` if either is NaN.
     pub(super) fn compare(&self, other: &Self, operator: &str) -> Result<Option<Ordering>> {
+        limits::spend(1)?;
         match (self, other) {
             (Self::Str(a), Self::Str(b)) => return Ok(Some(a.text.cmp(&b.text))),
             (Self::List(a), Self::List(b))
@@ -467,6 +557,7 @@ impl Value {
             Self::Iterator(items) => {
                 let mut items = items.borrow_mut();
                 while let Some(next) = items.next()? {
+                    limits::spend(1)?;
                     if next.equals(item) {
                         return Ok(true);
                     }
@@ -495,5 +586,53 @@ fn compare_float(float: f64, int: &BigInt) -> Option<Ordering> {
             Some(whole.cmp(int).then(fraction))
         }
         None => float.partial_cmp(&0.0),
+    }
+}
+
+/// What can refer to itself or to a chain of its like: namespaces, the scopes of macros, and loops that a template has
+/// stored. Each is held until the end of the rendering and emptied by itself, so that nothing stays in memory and
+/// dropping a long chain does not recurse.
+#[derive(Default)]
+pub(super) struct Kept {
+    scopes: Vec<Rc<Scope>>,
+    namespaces: Vec<Rc<RefCell<Dict>>>,
+    loops: Vec<Rc<RefCell<Loop>>>,
+}
+
+/// Bytes of a scope, a namespace or a loop without its values.
+const KEPT_BYTES: usize = 256;
+
+impl Kept {
+    /// Keeps a scope that a macro refers to.
+    pub(super) fn scope(&mut self, scope: &Rc<Scope>) {
+        if !self.scopes.last().is_some_and(|last| Rc::ptr_eq(last, scope)) {
+            limits::built(KEPT_BYTES);
+            self.scopes.push(scope.clone());
+        }
+    }
+
+    pub(super) fn namespace(&mut self, namespace: &Rc<RefCell<Dict>>) {
+        limits::built(KEPT_BYTES);
+        self.namespaces.push(namespace.clone());
+    }
+
+    /// Keeps a loop that has ended.
+    pub(super) fn looped(&mut self, state: &Rc<RefCell<Loop>>) {
+        limits::built(KEPT_BYTES);
+        self.loops.push(state.clone());
+    }
+
+    pub(super) fn clear(&mut self) {
+        for scope in &self.scopes {
+            scope.clear();
+        }
+        for namespace in &self.namespaces {
+            drop(namespace.take());
+        }
+        for state in &self.loops {
+            let mut state = state.borrow_mut();
+            drop((state.after.take(), state.before.take(), state.current.take(), state.changed.take()));
+            state.source = Rc::default();
+        }
     }
 }

@@ -202,3 +202,52 @@ fn gguf_template_knows_its_tokens() {
     let template = ChatTemplate::from_gguf(&Gguf::open(&path).unwrap()).unwrap().unwrap();
     assert_eq!(template.render(&[], None, false).unwrap(), "<b>|");
 }
+
+#[test]
+fn text_becomes_a_part_where_a_template_reads_parts_only() {
+    let parts = "{% for m in messages %}<{{ m.role }}>{% for part in m['content'] %}{% if part['type'] == 'text' %}\
+                 {{ part['text'] }}{% endif %}{% endfor %}{% endfor %}";
+    let first = "{% for m in messages %}<{{ m.role }}>{{ m['content'][0]['text'] }}{% endfor %}";
+    let of_users = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'user' %}{{ m.content[0].text }}\
+                    {% else %}{{ m.content }}{% endif %}{% endfor %}";
+    let either = "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}\
+                  {% else %}{{ m.content[0].text }}{% endif %}{% endfor %}";
+    let printed = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
+    let messages = [
+        json!({"role": "system", "content": "s"}),
+        json!({"role": "user", "content": "a"}),
+        json!({"role": "assistant", "content": "b"}),
+    ];
+    for (source, adapted) in [(parts, 3), (first, 3), (of_users, 1), (either, 0), (printed, 0)] {
+        let template = ChatTemplate::new(source, None, None).unwrap();
+        let readable = template.readable(&messages);
+        assert_eq!(
+            readable.iter().filter(|message| message["content"].is_array()).count(),
+            adapted,
+            "{source}"
+        );
+        assert_eq!(
+            template.render(&readable, None, false).unwrap(),
+            "<system>s<user>a<assistant>b",
+            "{source}"
+        );
+    }
+}
+
+#[test]
+fn a_folders_named_special_tokens_are_variables() {
+    let folder = tempfile::tempdir().unwrap();
+    let write =
+        |name: &str, value: Value| std::fs::write(folder.path().join(name), value.to_string()).unwrap();
+    write(
+        "tokenizer_config.json",
+        json!({
+        "cls_token": "<c>", "mask_token": {"content": "<m>"}, "extra_special_tokens": {"image_token": "<i>"},
+        "additional_special_tokens": ["<x>"], "added_tokens_decoder": {},
+        "chat_template": "{{ cls_token }}{{ sep_token }}{{ mask_token }}{{ image_token }}|{{ additional_special_tokens }}"}),
+    );
+    write("special_tokens_map.json", json!({"sep_token": "<s>"}));
+    let template = ChatTemplate::from_folder(folder.path()).unwrap().unwrap();
+    assert_eq!(template.render(&[], None, false).unwrap(), "<c><s><m><i>|");
+    assert!(template.mentions("image_token") && !template.mentions("image"));
+}

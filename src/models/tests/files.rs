@@ -102,3 +102,71 @@ fn a_head_that_differs_from_the_embedding_is_used_though_it_is_tied() {
     assert!(tied(Some((DType::F16, halves))));
     assert!(!tied(Some((DType::F32, f32_bytes(&[1.0, 2.0, 3.0, 5.0])))));
 }
+
+/// A header may claim any size. The sizes are compared with the weights before memory is allocated by them.
+#[test]
+fn sizes_that_only_a_header_claims_are_refused() {
+    let config = serde_json::json!({
+        "model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "intermediate_size": 16, "vocab_size": 5, "max_position_embeddings": 1_000_000_000,
+    });
+    let f32s = |count: usize| f32_bytes(&vec![0.5; count]);
+    let layer = |name: &str| format!("model.layers.0.{name}.weight");
+    let names = [
+        ("model.embed_tokens.weight".to_owned(), vec![5, 8]),
+        ("model.norm.weight".to_owned(), vec![8]),
+        ("lm_head.weight".to_owned(), vec![5, 8]),
+        (layer("input_layernorm"), vec![8]),
+        (layer("post_attention_layernorm"), vec![8]),
+        (layer("self_attn.q_proj"), vec![8, 8]),
+        (layer("self_attn.k_proj"), vec![4, 8]),
+        (layer("self_attn.v_proj"), vec![4, 8]),
+        (layer("self_attn.o_proj"), vec![8, 8]),
+        (layer("mlp.gate_proj"), vec![16, 8]),
+        (layer("mlp.up_proj"), vec![16, 8]),
+        (layer("mlp.down_proj"), vec![8, 16]),
+    ];
+    let tensors: Vec<(&str, DType, Vec<usize>, Vec<u8>)> = names
+        .iter()
+        .map(|(name, shape)| (name.as_str(), DType::F32, shape.clone(), f32s(shape.iter().product())))
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    write_safetensors(&folder.path().join("model.safetensors"), &tensors);
+    let load = |key: &str, value: u64| {
+        let mut changed = config.clone();
+        changed[key] = value.into();
+        std::fs::write(folder.path().join("config.json"), changed.to_string()).unwrap();
+        let (config, weights) = ModelFiles::open_weights(folder.path())?;
+        let device = crate::backend::Device::cpu(1)?;
+        crate::models::Decoder::load(config, &weights, &device, DType::F32, &|_| {})
+    };
+    // The rotary tables are as long as the sequences, not as the context.
+    load("max_position_embeddings", 1_000_000_000).unwrap();
+    for (key, value, part) in [
+        ("num_hidden_layers", 1_000_000_000, "expected 1 to 10000"),
+        ("num_hidden_layers", 10_000, "10000 layers, but there are only 12 tensors"),
+        ("num_hidden_layers", 2, "model.layers.1."),
+        ("intermediate_size", 1_000_000_000, "[1000000000, 8]"),
+        ("vocab_size", 1_000_000_000, "[1000000000, 8]"),
+        ("hidden_size", 1_000_000_000, "1000000000"),
+        ("head_dim", 1_000_000_000, "[2000000000, 8]"),
+    ] {
+        let message = load(key, value).unwrap_err().to_string();
+        assert!(
+            message.contains(part) && message.contains(&*folder.path().to_string_lossy()),
+            "{key}: {message}"
+        );
+    }
+}
+
+#[test]
+fn sizes_that_only_a_gguf_header_claims_are_refused() {
+    for (key, value) in [("llama.block_count", 1_000_000_000), ("llama.context_length", u32::MAX)] {
+        let mut metadata = llama_metadata();
+        metadata.retain(|(name, _)| *name != key);
+        metadata.push((key, Meta::U32(value)));
+        let (_folder, path) = file("model.gguf", &gguf_bytes(&metadata, &[]));
+        let message = ModelFiles::open_weights(&path).unwrap_err().to_string();
+        assert!(message.contains(key) && message.contains(&value.to_string()), "{message}");
+    }
+}

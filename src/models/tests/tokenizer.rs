@@ -419,3 +419,63 @@ fn a_gguf_tokenizer_written_as_json_adds_the_same_tokens() {
         }
     }
 }
+
+/// Each of these makes the tokenizers crate panic or fill the memory, when it reads the file, encodes or decodes.
+#[test]
+fn tokenizers_that_panic_are_errors_that_name_the_file() {
+    let bos = serde_json::json!({"SpecialToken": {"id": "<absent>", "type_id": 0}});
+    let doubled = serde_json::json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+    let strip = |start: usize, stop: usize| serde_json::json!({"type": "Strip", "content": "a", "start": start, "stop": stop});
+    let cases = [
+        ("/post_processor/single/0", bos),
+        ("/normalizer", serde_json::json!({"type": "Prepend", "prepend": ""})),
+        ("/normalizer", serde_json::json!({"type": "Sequence", "normalizers": vec![doubled.clone(); 60]})),
+        ("/decoder", serde_json::json!({"type": "Sequence", "decoders": vec![doubled; 60]})),
+        ("/decoder", strip(9, 0)),
+        ("/decoder", strip(0, 9)),
+        ("/decoder", strip(1, 1)),
+        (
+            "/decoder",
+            serde_json::json!({"type": "CTC", "pad_token": "", "word_delimiter_token": "", "cleanup": true}),
+        ),
+        ("/model/continuing_subword_prefix", serde_json::json!("##")),
+        ("/model/continuing_subword_prefix", serde_json::json!("é")),
+        ("/model/vocab/a", serde_json::json!(u32::MAX)),
+        ("/model/vocab/ab", serde_json::json!(1_000_000_000)),
+        ("/added_tokens/1/id", serde_json::json!(u32::MAX)),
+        ("/added_tokens/1/content", serde_json::json!("")),
+        ("/model/unk_token", serde_json::json!("<absent>")),
+    ];
+    for (place, value) in cases {
+        let mut json = tokenizer_json();
+        *json.pointer_mut(place).unwrap() = value;
+        let (folder, _) = file("tokenizer.json", json.to_string().as_bytes());
+        let run = || -> crate::Result<()> {
+            let tokenizer = Tokenizer::from_folder(folder.path())?;
+            let all: Vec<u32> = (0..7).collect();
+            for text in ["", "a", "abab é ab<|im_end|>\u{10ffff}"] {
+                let ids = tokenizer.encode(text, true)?;
+                tokenizer.encode_prompt(text)?;
+                tokenizer.decode(&ids)?;
+            }
+            let mut stream = tokenizer.decode_stream();
+            for id in all.iter().copied().chain([1_000_000_000, u32::MAX]) {
+                tokenizer.decode(&[id])?;
+                stream.push(id)?;
+            }
+            stream.finish()?;
+            tokenizer.decode(&all)?;
+            tokenizer.to_json().map(drop)
+        };
+        match run() {
+            Ok(()) => {}
+            Err(error) => {
+                let message = error.to_string();
+                assert!(
+                    message.contains("tokenizer.json") || message.starts_with("encode"),
+                    "{place}: {message}"
+                );
+            }
+        }
+    }
+}

@@ -12,6 +12,15 @@ const MIN_ROWS_TO_SPLIT: usize = 20;
 const SPLIT: usize = 20;
 const MAX_SPLIT: usize = 100;
 
+/// Number of rows that are taken from `train` for validation if a data set has none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ValidationSize {
+    /// A share of the rows, from 0 to below 1.
+    Share(f64),
+    /// A number of rows, fewer than there are.
+    Rows(usize),
+}
+
 /// The rows of a data set.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DataSet {
@@ -26,18 +35,54 @@ pub struct DataSet {
 }
 
 impl DataSet {
-    /// Opens a folder or a file.
+    /// Opens a folder or a file for training.
     ///
     /// A folder has a `train` file and, if present, `valid` (or `validation`, `val`, `dev`) and `test` files in any
     /// readable format, also in shards such as `train-00000-of-00002.parquet`, directly or in its folder `data`. Of a
     /// single file, some rows are used for validation as by [`DataSet::split_off_validation`].
     pub fn open(path: &Path, columns: &Columns) -> Result<Self> {
-        if path.is_dir() {
-            return Self::from_folder(path, columns);
+        Self::open_with(path, columns, None)
+    }
+
+    /// Opens a folder or a file as [`DataSet::open`] does, and takes a chosen number of rows for validation.
+    pub fn open_with(path: &Path, columns: &Columns, validation: Option<ValidationSize>) -> Result<Self> {
+        let (mut set, is_one_file) = Self::read(path, columns)?;
+        if set.train.is_empty() {
+            return Err(no_train(path, &data_files(path)?));
         }
-        let mut set = Self::from_files(&[path.to_owned()], &[], &[], columns)?;
-        set.split_off_validation();
+        match validation {
+            Some(size) => set.split_off(size)?,
+            None if is_one_file => set.split_off_validation(),
+            None => {}
+        }
         Ok(set)
+    }
+
+    /// Opens a folder or a file as [`DataSet::open`] does, but takes no rows for validation, and a folder need only have
+    /// one of the three files.
+    pub fn open_any(path: &Path, columns: &Columns) -> Result<Self> {
+        Self::read(path, columns).map(|(set, _)| set)
+    }
+
+    /// Reads a folder or a file. The flag is set for a single file, which is no split of a data set.
+    fn read(path: &Path, columns: &Columns) -> Result<(Self, bool)> {
+        let one_file = |path: &Path| Ok((Self::from_files(&[path.to_owned()], &[], &[], columns)?, true));
+        if !path.is_dir() {
+            return one_file(path);
+        }
+        let files = data_files(path)?;
+        let inner = path.join("data");
+        let mut found = splits(path, &files)?;
+        if found.iter().all(Vec::is_empty) && inner.is_dir() {
+            found = splits(&inner, &data_files(&inner)?)?;
+        }
+        match (&found, files.as_slice()) {
+            ([train, valid, test], _) if found.iter().any(|split| !split.is_empty()) => {
+                Ok((Self::from_files(train, valid, test, columns)?, false))
+            }
+            (_, [only]) => one_file(only),
+            _ => Err(no_train(path, &files)),
+        }
     }
 
     /// Reads the files of each split.
@@ -58,34 +103,65 @@ impl DataSet {
     /// validation, or fewer than 20 rows.
     pub fn split_off_validation(&mut self) {
         let count = self.train.len();
-        if count < MIN_ROWS_TO_SPLIT || !self.valid.is_empty() {
-            return;
-        }
-        self.split_off = (count / SPLIT).min(MAX_SPLIT);
-        let stride = count / self.split_off;
-        for (index, row) in std::mem::take(&mut self.train).into_iter().enumerate() {
-            let chosen = index % stride == stride / 2 && self.valid.len() < self.split_off;
-            if chosen { self.valid.push(row) } else { self.train.push(row) }
+        if count >= MIN_ROWS_TO_SPLIT && self.valid.is_empty() {
+            self.take_for_validation((count / SPLIT).min(MAX_SPLIT));
         }
     }
 
-    fn from_folder(folder: &Path, columns: &Columns) -> Result<Self> {
-        let files = data_files(folder)?;
-        let split = |names: &[&str]| split_of(folder, &files, names);
-        let train = split(&["train", "training"])?;
-        if train.is_empty() {
-            let inner = folder.join("data");
-            if inner.is_dir() && !split_of(&inner, &data_files(&inner)?, &["train"])?.is_empty() {
-                return Self::from_folder(&inner, columns);
+    /// Takes rows from `train` for validation, at equal distances. A share that is above 0 is at least one row.
+    ///
+    /// # Errors
+    ///
+    /// The data set has rows for validation already, or no row would be left to train.
+    pub fn split_off(&mut self, size: ValidationSize) -> Result<()> {
+        let all = self.train.len();
+        let refused = |message: String| Err(Error::invalid("validation size", message));
+        let count = match size {
+            ValidationSize::Rows(count) => count,
+            ValidationSize::Share(share) if (0.0..1.0).contains(&share) => {
+                (share * all as f64).ceil() as usize
             }
-            return match files.as_slice() {
-                [only] => Self::open(only, columns),
-                _ => Err(no_train(folder, &files)),
-            };
+            ValidationSize::Share(share) => {
+                return refused(format!(
+                    "is {share}; it must be a share from 0 to below 1, or a number of rows"
+                ));
+            }
+        };
+        if count > 0 && !self.valid.is_empty() {
+            return refused(format!(
+                "cannot be chosen, because the data has {} rows for validation already; leave it out, or remove them",
+                self.valid.len()
+            ));
         }
-        let valid = split(&["valid", "validation", "val", "dev"])?;
-        Self::from_files(&train, &valid, &split(&["test"])?, columns)
+        if count >= all {
+            return refused(format!(
+                "takes {count} of the {all} rows, so that none is left to train; choose a smaller one"
+            ));
+        }
+        self.take_for_validation(count);
+        Ok(())
     }
+
+    fn take_for_validation(&mut self, count: usize) {
+        if count == 0 {
+            return;
+        }
+        self.split_off = count;
+        // Every row is in one of `count` groups of nearly equal size, and the one in the middle of each is taken.
+        let all = self.train.len();
+        let middle = |group: usize| (2 * group + 1) * all / (2 * count);
+        for (index, row) in std::mem::take(&mut self.train).into_iter().enumerate() {
+            let chosen = self.valid.len() < count && index == middle(self.valid.len());
+            if chosen { self.valid.push(row) } else { self.train.push(row) }
+        }
+    }
+}
+
+/// The files of train, valid and test in a folder.
+fn splits(folder: &Path, files: &[PathBuf]) -> Result<[Vec<PathBuf>; 3]> {
+    let [train, valid, test] =
+        [&["train", "training"][..], &["valid", "validation", "val", "dev"], &["test"]];
+    Ok([split_of(folder, files, train)?, split_of(folder, files, valid)?, split_of(folder, files, test)?])
 }
 
 fn no_train(folder: &Path, files: &[PathBuf]) -> Error {
@@ -126,7 +202,7 @@ fn split_of(folder: &Path, files: &[PathBuf], names: &[&str]) -> Result<Vec<Path
     Ok(found)
 }
 
-/// The split that a file's name tells, and whether the file is a shard of it.
+/// The split of a file by its name, and whether the file is a shard of it.
 fn split_name(path: &Path) -> (String, bool) {
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
     match stem.split_once('-') {

@@ -1,10 +1,10 @@
 //! Rows as the sequences of tokens that are trained.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 
-use super::mask::{MaskedText, Masker, Span};
+use super::mask::{MaskedChat, MaskedText, Masker, Span};
 use super::{Encoder, Example, Record, Row, TrainOn};
 use crate::{Error, Result};
 
@@ -17,6 +17,8 @@ pub enum LeftOut {
     Empty,
     /// Its prompt is as long as the maximum length, or longer.
     TooLong,
+    /// Its only answers are calls of tools, and the chat template leaves them out.
+    CallsNotWritten,
 }
 
 impl std::fmt::Display for LeftOut {
@@ -25,6 +27,7 @@ impl std::fmt::Display for LeftOut {
             Self::NoAnswer => "no assistant answer to train",
             Self::Empty => "empty",
             Self::TooLong => "the prompt alone reaches the maximum length",
+            Self::CallsNotWritten => "the chat template leaves out the tool calls that are its only answers",
         })
     }
 }
@@ -40,6 +43,8 @@ pub struct EncodedRow {
     pub left_out: Option<LeftOut>,
     /// Number of answers that got a token which ends them because the chat template writes none there.
     pub ends_added: usize,
+    /// Number of answers whose calls of tools the chat template leaves out, so that only their text is trained.
+    pub calls_left_out: usize,
 }
 
 /// The sequences of a data set, and what became of its rows.
@@ -59,6 +64,8 @@ pub struct Examples {
     pub left_out: BTreeMap<LeftOut, (usize, String)>,
     /// Number of answers that got an end token because the chat template writes none there.
     pub ends_added: usize,
+    /// Number of answers whose calls of tools the chat template leaves out, so that only their text is trained.
+    pub calls_left_out: usize,
 }
 
 impl Examples {
@@ -76,6 +83,8 @@ impl Examples {
 /// Turns rows into sequences, for one model and maximum length.
 pub struct RowEncoder<'a> {
     encoder: &'a dyn Encoder,
+    /// Texts of the special tokens by id.
+    special: HashMap<u32, String>,
     masker: Masker<'a>,
     train_on: TrainOn,
     max_length: usize,
@@ -88,7 +97,9 @@ impl<'a> RowEncoder<'a> {
             let message = format!("is {max_length}; it must be at least 2");
             return Err(Error::invalid("maximum length", message));
         }
-        Ok(Self { encoder, masker: Masker::new(encoder), train_on, max_length })
+        let special = encoder.special_tokens().into_iter().filter(|(text, _)| !text.is_empty());
+        let special = special.map(|(text, id)| (id, text)).collect();
+        Ok(Self { encoder, special, masker: Masker::new(encoder), train_on, max_length })
     }
 
     /// Encodes a row. Every error names the row's file and place.
@@ -97,8 +108,12 @@ impl<'a> RowEncoder<'a> {
     }
 
     fn record(&self, record: &Record) -> Result<EncodedRow> {
-        let mut ends_added = 0;
+        let (mut ends_added, mut calls_left_out) = (0, 0);
         let mut made = Vec::new();
+        let mut take = |chat: MaskedChat| {
+            calls_left_out += chat.calls_left_out;
+            self.chat(chat.texts, &mut ends_added)
+        };
         match record {
             Record::Text(text) => made.push(self.plain(text, 0)?),
             Record::Completion { prompt, completion } => {
@@ -107,23 +122,28 @@ impl<'a> RowEncoder<'a> {
                     json!({"role": "assistant", "content": completion}),
                 ];
                 match self.masked(&messages, None)? {
-                    Some(texts) => made = self.chat(texts, &mut ends_added)?,
+                    Some(chat) => made = take(chat)?,
                     None => made.push(self.plain(&format!("{prompt}{completion}"), prompt.len())?),
                 }
             }
             Record::Chat { messages, tools } => {
-                let Some(texts) = self.masked(messages, tools.as_ref())? else {
+                let Some(chat) = self.masked(messages, tools.as_ref())? else {
                     let message =
                         "the model has no chat template; write rows of prompt and completion, or of text";
                     return Err(Error::invalid("chat", message));
                 };
-                made = self.chat(texts, &mut ends_added)?;
+                made = take(chat)?;
             }
         }
-        Ok(self.finish(made, ends_added))
+        let mut row = self.finish(made);
+        (row.ends_added, row.calls_left_out) = (ends_added, calls_left_out);
+        if calls_left_out > 0 && row.left_out == Some(LeftOut::NoAnswer) {
+            row.left_out = Some(LeftOut::CallsNotWritten);
+        }
+        Ok(row)
     }
 
-    fn masked(&self, messages: &[Value], tools: Option<&Value>) -> Result<Option<Vec<MaskedText>>> {
+    fn masked(&self, messages: &[Value], tools: Option<&Value>) -> Result<Option<MaskedChat>> {
         match self.train_on {
             TrainOn::All => self.masker.whole(messages, tools),
             TrainOn::Completion => self.masker.answers(messages, tools),
@@ -156,8 +176,14 @@ impl<'a> RowEncoder<'a> {
     }
 
     /// Cuts sequences to the maximum length and leaves out those of which nothing is trained.
-    fn finish(&self, made: Vec<Example>, ends_added: usize) -> EncodedRow {
-        let mut row = EncodedRow { samples: Vec::new(), truncated: 0, left_out: None, ends_added };
+    fn finish(&self, made: Vec<Example>) -> EncodedRow {
+        let mut row = EncodedRow {
+            samples: Vec::new(),
+            truncated: 0,
+            left_out: None,
+            ends_added: 0,
+            calls_left_out: 0,
+        };
         let mut reason = LeftOut::NoAnswer;
         for mut example in made {
             if self.train_on == TrainOn::All {
@@ -189,39 +215,71 @@ impl<'a> RowEncoder<'a> {
     /// they meet: tokenizers join line breaks, and SentencePiece begins every text with a space.
     fn tokens(&self, text: &str, spans: &[Span], special: bool) -> Result<Example> {
         let tokens = self.encoder.encode(text, special)?;
+        let anchors = if special { Vec::new() } else { self.anchors(text, &tokens) };
+        let whole = Encoded { text, tokens: &tokens, special, anchors };
         let mut supervised = vec![false; tokens.len()];
         for span in spans {
-            let from =
-                self.first_token_from(&tokens, text, span.bytes.start, special, span.whole_first_token)?;
+            let from = self.first_token_from(&whole, span.bytes.start, span.whole_first_token)?;
             let to = match span.bytes.end == text.len() {
                 true => tokens.len(),
-                false => self.first_token_from(&tokens, text, span.bytes.end, special, false)?,
+                false => self.first_token_from(&whole, span.bytes.end, false)?,
             };
             supervised[from..to.max(from)].fill(true);
         }
         Ok(Example { tokens, supervised })
     }
 
+    /// Places of special tokens in a text, and their indices among its tokens. Tokenizers never join text across them.
+    fn anchors(&self, text: &str, tokens: &[u32]) -> Vec<(usize, usize)> {
+        let mut anchors = Vec::new();
+        let mut at = 0;
+        for (index, id) in tokens.iter().enumerate() {
+            let Some(token) = self.special.get(id) else { continue };
+            let Some(place) = text[at..].find(token) else { break };
+            anchors.push((at + place, index));
+            at += place + token.len();
+        }
+        anchors
+    }
+
     /// The first token that begins at or after a place in the text; with `across`, a token that only ends after the place
     /// counts, too.
-    fn first_token_from(
-        &self,
-        tokens: &[u32],
-        text: &str,
-        place: usize,
-        special: bool,
-        across: bool,
-    ) -> Result<usize> {
+    fn first_token_from(&self, whole: &Encoded<'_>, place: usize, across: bool) -> Result<usize> {
+        let Encoded { text, tokens, special, anchors } = whole;
         if place == 0 && !special {
             return Ok(0);
         }
-        let mut front = self.encoder.encode(&text[..place], special)?;
-        if special && front.last().is_some_and(|&id| self.encoder.is_eos(id)) {
+        let of = |common: usize, front: usize| {
+            if common == front || across { common } else { (common + 1).min(tokens.len()) }
+        };
+        // The text from a special token on is enough, if its tokens are those of the whole text there.
+        let near = anchors.partition_point(|(at, index)| at + self.special[&tokens[*index]].len() <= place);
+        if let Some(&(at, index)) = near.checked_sub(1).and_then(|near| anchors.get(near)) {
+            let front = self.encoder.encode(&text[at..place], false)?;
+            let common = common_prefix(&tokens[index..], &front);
+            if common > 0 {
+                return Ok(of(index + common, index + front.len()));
+            }
+        }
+        let mut front = self.encoder.encode(&text[..place], *special)?;
+        if *special && front.last().is_some_and(|&id| self.encoder.is_eos(id)) {
             front.pop();
         }
-        let common = tokens.iter().zip(&front).take_while(|(a, b)| a == b).count();
-        Ok(if common == front.len() || across { common } else { (common + 1).min(tokens.len()) })
+        Ok(of(common_prefix(tokens, &front), front.len()))
     }
+}
+
+/// A text and its tokens.
+struct Encoded<'t> {
+    text: &'t str,
+    tokens: &'t [u32],
+    /// Set if the tokens include those that begin and end a sequence.
+    special: bool,
+    anchors: Vec<(usize, usize)>,
+}
+
+fn common_prefix(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// Turns rows into sequences of at most `max_length` tokens. Every error names the row's file and place.
@@ -238,6 +296,7 @@ pub fn examples(
         result.truncated += encoded.truncated;
         result.split_rows += usize::from(encoded.samples.len() > 1);
         result.ends_added += encoded.ends_added;
+        result.calls_left_out += encoded.calls_left_out;
         result.examples.append(&mut encoded.samples);
         if let Some(reason) = encoded.left_out {
             result.dropped += 1;
@@ -255,6 +314,11 @@ fn nothing_trained(result: &Examples, row: &Row, max_length: usize) -> Error {
     let count = |reason| result.left_out.get(&reason).map_or(0, |(count, _)| *count);
     let (long, silent) = (count(LeftOut::TooLong), count(LeftOut::NoAnswer));
     let advice = match (long, silent) {
+        _ if count(LeftOut::CallsNotWritten) > 0 => {
+            "the chat template leaves out tool calls, and the rows have no other answers; use a model whose chat template \
+             writes them"
+                .to_owned()
+        }
         (0, 0) => "every row is empty".to_owned(),
         (0, _) => "no row has an answer of the assistant; use --train-on all to train every token".to_owned(),
         _ => format!("the prompts of {long} rows alone reach {max_length} tokens; raise the maximum length"),

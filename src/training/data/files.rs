@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+#[cfg(feature = "parquet")]
+use super::parquet::rows as parquet;
 use super::{Place, Row, json, rows, text};
 use crate::{Error, Result};
 
@@ -240,27 +242,6 @@ fn record_start(text: &str, position: Option<&csv::Position>) -> usize {
     let from = position.map_or(0, |position| position.byte() as usize).min(text.len());
     let rest = &text[from..];
     text.len() - rest.trim_start_matches(['\r', '\n']).len()
-}
-
-#[cfg(feature = "parquet")]
-fn parquet(path: &Path) -> Result<Vec<(Place, Value)>> {
-    use parquet::file::reader::{FileReader, SerializedFileReader};
-
-    // Zstandard and Brotli need C code, or much more code, for a rare case.
-    let refused = |error: parquet::errors::ParquetError| {
-        let error = error.to_string();
-        let advice = match error.contains("Disabled feature") {
-            true => "; write it again with Snappy, gzip or LZ4 compression",
-            false => "",
-        };
-        Error::file(path, format!("is not a Parquet file that can be read: {error}{advice}"))
-    };
-    let file = std::fs::File::open(path).map_err(|source| Error::io(path, "read", source))?;
-    let reader = SerializedFileReader::new(file).map_err(refused)?;
-    let rows = reader.get_row_iter(None).map_err(refused)?;
-    rows.enumerate()
-        .map(|(index, row)| Ok((Place::Row(index + 1), row.map_err(refused)?.to_json_value())))
-        .collect()
 }
 
 #[cfg(not(feature = "parquet"))]

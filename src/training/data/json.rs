@@ -1,13 +1,15 @@
-//! JSON as training data needs it: a key that appears twice is an error, and errors say what is there instead of JSON.
+//! JSON as training data needs it: a key that appears twice is an error, errors say what is there instead of JSON, and
+//! integers keep all of their digits.
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::text::line_of;
+use crate::models::parse_json;
 
-/// What is wrong with a JSON text, and on which line of it.
+/// Mistake in a JSON text, and its line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wrong {
     /// Line, counted from 1.
@@ -19,9 +21,21 @@ pub(super) struct Wrong {
 /// Parses one JSON value.
 pub(super) fn parse(text: &str) -> Result<Value, Wrong> {
     match serde_json::from_str::<Strict>(text) {
-        Ok(Strict(value)) => Ok(value),
-        Err(error) => Err(wrong(text, &error)),
+        Ok(Strict(value)) if !has_unusual_integers(text) => Ok(value),
+        Ok(_) => parse_json(text).map_err(|error| wrong(text, &error)),
+        Err(error) => {
+            // An integer of more than 308 digits is beyond the range of floats, too.
+            let exact = error.to_string().starts_with("number out of range").then(|| parse_json(text));
+            exact.and_then(Result::ok).ok_or_else(|| wrong(text, &error))
+        }
     }
+}
+
+/// Returns `true` if a text may contain an integer beyond 64 bits, or `-0`, which is an integer in Python.
+fn has_unusual_integers(text: &str) -> bool {
+    let long = |digits: &[u8]| digits.len() >= 19 && digits[0].is_ascii_digit();
+    let mut runs = text.as_bytes().chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit());
+    text.contains("-0") || runs.any(long)
 }
 
 /// Parses a JSON list and returns each item with the line it begins on.
@@ -39,16 +53,15 @@ pub(super) fn parse_list(text: &str) -> Result<Vec<(usize, Value)>, Wrong> {
     }
     loop {
         let line = line_at(at);
-        let mut stream = serde_json::Deserializer::from_str(&text[at..]).into_iter::<Strict>();
-        match stream.next() {
-            Some(Ok(Strict(value))) => items.push((line, value)),
-            Some(Err(error)) => {
-                let inner = wrong(&text[at..], &error);
-                return Err(Wrong { line: line + inner.line - 1, cause: inner.cause });
-            }
+        let inside = |inner: Wrong| Wrong { line: line + inner.line - 1, cause: inner.cause };
+        let mut stream = serde_json::Deserializer::from_str(&text[at..]).into_iter::<IgnoredAny>();
+        let end = match stream.next() {
+            Some(Ok(_)) => at + stream.byte_offset(),
+            Some(Err(error)) => return Err(inside(wrong(&text[at..], &error))),
             None => return Err(Wrong { line, cause: "the list ends without a closing ]".into() }),
-        }
-        at = skip_space(text, at + stream.byte_offset());
+        };
+        items.push((line, parse(&text[at..end]).map_err(inside)?));
+        at = skip_space(text, end);
         let line = line_at(at);
         match text.as_bytes().get(at) {
             Some(b',') => at = skip_space(text, at + 1),
@@ -82,6 +95,10 @@ fn wrong(text: &str, error: &serde_json::Error) -> Wrong {
         }
         word @ ("None" | "True" | "False") => {
             format!("{word} is Python, not JSON; write the file with json.dumps")
+        }
+        _ if cause.starts_with("key must be a string") && line.contains('\'') => {
+            "a key must be in double quotes; a Python dictionary is not JSON, write the file with json.dumps"
+                .to_owned()
         }
         _ if cause.contains("surrogate") || cause.contains("unexpected end of hex escape") => {
             "half a surrogate pair (\\ud800 to \\udfff) is not a character; remove it".to_owned()
@@ -168,6 +185,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::models::big_integer;
 
     fn refused(text: &str) -> String {
         parse(text).unwrap_err().cause
@@ -183,8 +201,29 @@ mod tests {
         assert!(refused(r#"{"a": "\udc00"}"#).starts_with("half a surrogate pair"));
         assert!(refused(r#"{"a": 1,}"#).starts_with("trailing comma"));
         assert!(refused(r#"{"a": {"b": 1, "b": 2}}"#).starts_with("the key 'b' appears twice"));
-        assert!(refused("{'a': 1}").starts_with("key must be a string"));
+        assert!(refused("{'a': 1}").starts_with("a key must be in double quotes; a Python dictionary"));
+        assert!(refused("{a: 1}").starts_with("key must be a string"));
         assert_eq!(parse(r#"{"a": ["\ud83d\ude00", 1.5, -2]}"#).unwrap(), json!({"a": ["😀", 1.5, -2]}));
+    }
+
+    #[test]
+    fn integers_keep_their_digits() {
+        let digits = "9".repeat(400);
+        for number in ["18446744073709551616", "-9223372036854775809", digits.as_str()] {
+            for text in
+                [format!("{{\"a\": [{number}]}}"), format!("{{\"b\": \"{number}\", \"a\": [{number}]}}")]
+            {
+                let value = parse(&text).unwrap();
+                assert_eq!(big_integer(&value["a"][0]), Some(number), "{text}");
+                assert_eq!(parse_list(&format!("[1, {text}]")).unwrap()[1].1, value);
+            }
+        }
+        assert_eq!(
+            parse("[-0, 0, 9223372036854775807, -0.0, 1e3]").unwrap().to_string(),
+            "[0,0,9223372036854775807,-0.0,1000.0]"
+        );
+        assert!(refused(r#"{"a": 18446744073709551616, "a": 1}"#).starts_with("the key 'a' appears twice"));
+        assert!(refused("1e999").starts_with("number out of range"));
     }
 
     #[test]

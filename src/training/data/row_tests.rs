@@ -118,6 +118,8 @@ fn share_gpt_rows_become_chats() {
     let tool = json!({"role": "tool", "content": "2"});
     assert_eq!(messages, json!([system, user("a"), call, tool, assistant("b")]));
     assert_eq!(tools, Some(json!([{"name": "f"}])));
+    let mixed = json!({"messages": [{"role": "human", "content": "a"}, {"role": "gpt", "content": "b"}]});
+    assert_eq!(chat_of(mixed).0, json!([user("a"), assistant("b")]));
     let error = refused(json!({"conversations": [{"from": "alien", "value": "a"}]}));
     assert!(error.starts_with("message 1 is from 'alien'"), "{error}");
     let error = refused(json!({"conversations": [{"from": "gpt", "value": null}]}));
@@ -142,6 +144,72 @@ fn a_prompt_of_messages_is_only_read() {
     let weights: Vec<&Value> =
         messages.as_array().unwrap().iter().map(|message| &message["weight"]).collect();
     assert_eq!(weights, [&json!(0), &json!(0), &json!(0), &Value::Null]);
+}
+
+#[test]
+fn weights_select_answers_and_all_else_is_refused() {
+    let with = |role: &str, key: &str, value: Value| json!({"messages": [user("a"), {"role": role, "content": "b", key: value}]});
+    for (key, value) in [
+        ("weight", json!(0)),
+        ("weight", json!(1)),
+        ("weight", json!(0.0)),
+        ("train", json!(false)),
+        ("train", json!(1)),
+        ("loss", json!(true)),
+        ("train_detail", json!([])),
+        ("train_detail", Value::Null),
+        ("weight", Value::Null),
+    ] {
+        chat_of(with("assistant", key, value));
+    }
+    for (role, key, value, expected) in [
+        (
+            "assistant",
+            "weight",
+            json!(0.5),
+            "message 2 has 'weight': 0.5; write 1 for an answer that is trained, 0 for one that is only read",
+        ),
+        ("assistant", "weight", json!(-1), "message 2 has 'weight': -1; write"),
+        ("assistant", "train", json!("no"), "message 2 has 'train': \"no\"; write"),
+        (
+            "assistant",
+            "train_detail",
+            json!([{"begin_offset": 0, "end_offset": 1, "train": false}]),
+            "message 2 has 'train_detail', which trains parts of an answer",
+        ),
+        (
+            "user",
+            "train",
+            json!(true),
+            "message 2 has 'train': true, but only the assistant's messages are trained",
+        ),
+    ] {
+        let error = refused(with(role, key, value));
+        assert!(error.starts_with(expected), "{error}");
+    }
+    chat_of(with("user", "weight", json!(0)));
+}
+
+#[test]
+fn variables_of_the_template_in_a_row_are_refused() {
+    let row = |variables: Value| json!({"messages": [user("a"), assistant("b")], "chat_template_kwargs": variables});
+    chat_of(row(json!({})));
+    let error = refused(row(json!({"enable_thinking": false})));
+    assert!(error.contains("'chat_template_kwargs'") && error.contains("--template-var"), "{error}");
+}
+
+#[test]
+fn numbers_of_any_length_are_numbers() {
+    let value = |text: &str| super::json::parse(text).unwrap();
+    assert_eq!(refused(value(r#"{"text": 18446744073709551616}"#)), "'text' is a number; it must be a text");
+    let row = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [
+        {"function": {"name": "f", "arguments": "{\"id\": 123456789012345678901234567890, \"zero\": -0}"}}]}]}"#;
+    let (messages, _) = chat_of(value(row));
+    let arguments = &messages[1]["tool_calls"][0]["function"]["arguments"];
+    assert_eq!(
+        crate::models::write_json(arguments, false),
+        r#"{"id":123456789012345678901234567890,"zero":0}"#
+    );
 }
 
 #[test]
@@ -277,6 +345,18 @@ mod files {
         };
         let open = || DataSet::open(folder.path(), &Columns::default()).map_err(|error| error.to_string());
         assert!(open().unwrap_err().contains("contains no train file"));
+        for name in ["test.jsonl", "valid.jsonl", "data/validation.jsonl"] {
+            std::fs::create_dir_all(folder.path().join("data")).unwrap();
+            write(name, 40);
+            let error = open().unwrap_err();
+            assert!(error.contains("contains no train file: expected train.jsonl"), "{name}: {error}");
+            let set = DataSet::open_any(folder.path(), &Columns::default()).unwrap();
+            assert_eq!((set.train.len(), set.valid.len() + set.test.len()), (0, 40), "{name}");
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+        }
+        write("rows.jsonl", 40);
+        assert_eq!(open().map(|set| (set.train.len(), set.valid.len())), Ok((38, 2)));
+        std::fs::remove_file(folder.path().join("rows.jsonl")).unwrap();
         write("Train.JSONL", 40);
         let set = open().unwrap();
         assert_eq!((set.train.len(), set.valid.len(), set.split_off), (40, 0, 0));
@@ -295,5 +375,45 @@ mod files {
         assert_eq!((set.train.len(), set.valid.len(), set.split_off), (43, 2, 2));
         assert!(set.valid.iter().all(|row| !set.train.contains(row)));
         assert_eq!((file(19).valid.len(), file(4000).valid.len()), (0, 100));
+    }
+
+    #[test]
+    fn rows_for_validation_are_taken_as_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.jsonl");
+        let lines: String = (0..40).map(|i| format!("{{\"text\": \"{i}\"}}\n")).collect();
+        std::fs::write(&path, lines).unwrap();
+        let split = |size: ValidationSize| {
+            let mut set = DataSet::open(folder.path(), &Columns::default()).unwrap();
+            set.split_off(size).map(|()| set).map_err(|error| error.to_string())
+        };
+        for (size, count) in [
+            (ValidationSize::Share(0.1), 4),
+            (ValidationSize::Share(0.001), 1),
+            (ValidationSize::Rows(7), 7),
+            (ValidationSize::Rows(0), 0),
+            (ValidationSize::Share(0.0), 0),
+            (ValidationSize::Rows(39), 39),
+        ] {
+            let set = split(size).unwrap();
+            assert_eq!(
+                (set.train.len(), set.valid.len(), set.split_off),
+                (40 - count, count, count),
+                "{size:?}"
+            );
+            assert!(set.valid.iter().all(|row| !set.train.contains(row)));
+        }
+        assert_eq!(texts(&split(ValidationSize::Rows(4)).unwrap().valid), ["5", "15", "25", "35"]);
+        assert!(split(ValidationSize::Rows(40)).unwrap_err().contains("takes 40 of the 40 rows"));
+        for share in [1.0, -0.1, f64::NAN] {
+            assert!(
+                split(ValidationSize::Share(share))
+                    .unwrap_err()
+                    .contains("must be a share from 0 to below 1")
+            );
+        }
+        std::fs::write(folder.path().join("valid.jsonl"), "{\"text\": \"v\"}\n").unwrap();
+        assert!(split(ValidationSize::Rows(2)).unwrap_err().contains("has 1 rows for validation already"));
+        assert_eq!(split(ValidationSize::Share(0.0)).unwrap().valid.len(), 1);
     }
 }

@@ -3,9 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::{Record, json as strict};
+use crate::models::big_integer;
 
 const EXPECTED: &str = "expected {\"messages\": […]}, {\"prompt\": …, \"completion\": …}, {\"text\": …}, ShareGPT's \
-                        {\"conversations\": […]} or Alpaca's {\"instruction\": …, \"output\": …}; --columns renames others";
+                        {\"conversations\": […]} or Alpaca's {\"instruction\": …, \"output\": …}; other columns are \
+                        renamed as by --columns prompt=question,completion=answer";
 
 type Found<T> = Result<T, String>;
 
@@ -24,6 +26,11 @@ pub(super) fn record(value: Value) -> Found<Record> {
     if has("completion") && row.get("label").is_some_and(Value::is_boolean) {
         return Err("is a rated answer ('label'), which trains by KTO and is not supported; keep the good answers, without \
                     'label'"
+            .into());
+    }
+    if row.get("chat_template_kwargs").is_some_and(|variables| *variables != json!({})) {
+        return Err("has 'chat_template_kwargs', and variables of the chat template cannot differ between rows; set them for \
+                    all by --template-var, and leave the column out"
             .into());
     }
     if has("prompt") && has("completion") {
@@ -190,7 +197,17 @@ fn message_of(value: &Value) -> Found<Value> {
         share_gpt(&mut message)?;
     }
     match message.get("role") {
-        Some(Value::String(_)) => {}
+        Some(Value::String(role)) => {
+            // ShareGPT's names beside OpenAI's keys.
+            let ours = match role.as_str() {
+                "human" => Some("user"),
+                "gpt" | "chatgpt" | "bing" | "bard" | "bot" | "model" => Some("assistant"),
+                _ => None,
+            };
+            if let Some(ours) = ours {
+                message.insert("role".into(), ours.into());
+            }
+        }
         Some(other) => return Err(format!("has a 'role' that is {}", kind(other))),
         None => return Err("has no 'role'".into()),
     }
@@ -224,7 +241,46 @@ fn message_of(value: &Value) -> Found<Value> {
         }
         None => return Err("has no 'content'".into()),
     }
+    is_trained(&message)?;
     Ok(Value::Object(message))
+}
+
+/// Keys that select trained messages: OpenAI's, axolotl's and ms-swift's.
+pub(super) const WEIGHTS: [&str; 3] = ["weight", "train", "loss"];
+
+/// Returns whether a message is trained: one of the assistant's, unless a key says otherwise.
+pub(super) fn is_trained(message: &Map<String, Value>) -> Found<bool> {
+    if message
+        .get("train_detail")
+        .is_some_and(|detail| !matches!(detail, Value::Null) && *detail != json!([]))
+    {
+        return Err("has 'train_detail', which trains parts of an answer and is not supported; leave the key out, or write \
+                    the trained part as prompt and completion"
+            .into());
+    }
+    let mut trained = message.get("role").is_some_and(|role| role == "assistant");
+    for key in WEIGHTS {
+        let chosen = match message.get(key) {
+            None | Some(Value::Null) => continue,
+            Some(Value::Bool(chosen)) => *chosen,
+            Some(Value::Number(number)) if number.as_f64() == Some(1.0) => true,
+            Some(Value::Number(number)) if number.as_f64() == Some(0.0) => false,
+            Some(other) => {
+                return Err(format!(
+                    "has '{key}': {other}; write 1 for an answer that is trained, 0 for one that is only read"
+                ));
+            }
+        };
+        if chosen && message.get("role").is_none_or(|role| role != "assistant") {
+            return Err(format!(
+                "has '{key}': {}, but only the assistant's messages are trained; leave the key out, or train all of the \
+                 text by --train-on all",
+                message[key]
+            ));
+        }
+        trained &= chosen;
+    }
+    Ok(trained)
 }
 
 /// Turns `from` and `value` into `role` and `content`.
@@ -336,6 +392,7 @@ fn kind(value: &Value) -> &'static str {
         Value::Number(_) => "a number",
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
+        Value::Object(_) if big_integer(value).is_some() => "a number",
         Value::Object(_) => "an object",
     }
 }

@@ -48,13 +48,15 @@ impl Encoder for Bytes {
         tools: Option<&Value>,
         generation_prompt: bool,
     ) -> Result<Option<String>> {
-        let render = |template: &ChatTemplate| template.render(messages, tools, generation_prompt);
+        let render =
+            |template: &ChatTemplate| template.render(&template.readable(messages), tools, generation_prompt);
         self.template.as_ref().map(render).transpose()
     }
 
     fn render_marked(&self, messages: &[Value], tools: Option<&Value>) -> Result<Option<MarkedText>> {
         let Some(template) = &self.template else { return Ok(None) };
-        let rendered = template.render_marked(messages, tools, false, &serde_json::Map::new())?;
+        let messages = template.readable(messages);
+        let rendered = template.render_marked(&messages, tools, false, &serde_json::Map::new())?;
         let generation = template.marks_answers(tools.is_some()).then_some(rendered.generation);
         Ok(Some(MarkedText { text: rendered.text, generation }))
     }
@@ -124,12 +126,10 @@ fn answers_and_their_end_tokens_are_trained() {
 
 #[test]
 fn an_answer_whose_text_the_template_leaves_out_is_refused() {
-    let parts = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content %}\
-                 {% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}\
-                 {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-    let marked = parts.replace("{% for part in", "{% generation %}{% for part in");
-    let marked = marked.replace("<|im_end|>\n{% endfor %}", "<|im_end|>{% endgeneration %}\n{% endfor %}");
-    for template in [parts, &marked, "{% set tools = messages %}"] {
+    let other_key = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.body }}<|im_end|>\n{% endfor %}\
+                     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let marked = other_key.replace("{{ m.body }}", "{% generation %}{{ m.body }}{% endgeneration %}");
+    for template in [other_key, &marked, "{% set tools = messages %}"] {
         for texts in [&FOUR[..2], &FOUR] {
             let encoder = Bytes::new(template);
             let rows = RowEncoder::new(&encoder, TrainOn::Completion, 100).unwrap();
@@ -141,24 +141,55 @@ fn an_answer_whose_text_the_template_leaves_out_is_refused() {
         }
     }
     // An empty answer loses nothing.
-    assert_eq!(masks(parts, &turns(&["hi", ""])), ["<|im_end|>"]);
+    assert_eq!(masks(other_key, &turns(&["hi", ""])), ["<|im_end|>"]);
 }
 
 #[test]
-fn a_tool_call_without_text_that_the_template_leaves_out_is_refused() {
+fn answers_are_trained_where_the_template_reads_parts_only() {
+    // Like SmolVLM.
+    let parts = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content %}\
+                 {% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}\
+                 {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let first = CHATML.replace("m.content", "m.content[0].text");
+    for template in [parts, &first] {
+        assert_eq!(masks(template, &turns(&FOUR)), ["yo<|im_end|>·so<|im_end|>"]);
+    }
+    let marked = parts.replace("{% for part in", "{% generation %}{% for part in");
+    let marked = marked.replace("<|im_end|>\n{% endfor %}", "<|im_end|>{% endgeneration %}\n{% endfor %}");
+    assert!(masks(&marked, &turns(&FOUR))[0].ends_with("yo<|im_end|>·and<|im_end|>·so<|im_end|>"));
+}
+
+#[test]
+fn calls_of_tools_that_the_template_leaves_out_are_not_trained_and_counted() {
     let calls = json!([{"type": "function", "function": {"name": "now", "arguments": {}}}]);
-    let call = |content: &str| {
+    let row = |content: &str| {
         let message = json!({"role": "assistant", "content": content, "tool_calls": calls});
-        chat(json!([{"role": "user", "content": "hi"}, message]), None)
+        let user = json!({"role": "user", "content": "hi"});
+        chat(
+            json!([user, message, {"role": "tool", "content": "5"}, {"role": "assistant", "content": "five"}]),
+            None,
+        )
     };
-    let encoder = Bytes::new(CHATML);
-    let rows = RowEncoder::new(&encoder, TrainOn::Completion, 100).unwrap();
-    let error = rows.encode(&call("")).unwrap_err().to_string();
-    assert!(
-        error.contains("message 2 (assistant): has a tool call that the chat template leaves out"),
-        "{error}"
+    for (content, expected) in [("", "five<|im_end|>"), ("a moment", "a moment<|im_end|>·five<|im_end|>")] {
+        let found = encoded(CHATML, &row(content));
+        assert_eq!(found.samples.iter().map(trained).collect::<Vec<_>>(), [expected]);
+        assert_eq!(found.calls_left_out, 1);
+    }
+    assert_eq!(encoded(CALLS, &row("")).calls_left_out, 0);
+    let marked = "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}\
+                  {% generation %}{{ m.content }}<|end|>{% endgeneration %}{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}";
+    let found = encoded(marked, &row(""));
+    assert_eq!(
+        (found.samples.iter().map(trained).collect::<Vec<_>>(), found.calls_left_out),
+        (vec!["five<|end|>".into()], 1)
     );
-    assert_eq!(masks(CHATML, &call("a moment")), ["a moment<|im_end|>"]);
+    // Nothing is left to train.
+    let message = json!({"role": "assistant", "content": "", "tool_calls": calls});
+    let lone = chat(json!([{"role": "user", "content": "hi"}, message]), None);
+    let encoder = Bytes::new(CHATML);
+    assert_eq!(encoded(CHATML, &lone).left_out, Some(LeftOut::CallsNotWritten));
+    let error = examples(&[lone], &encoder, TrainOn::Completion, 100).unwrap_err().to_string();
+    assert!(error.contains("use a model whose chat template writes them"), "{error}");
 }
 
 #[test]
@@ -363,3 +394,11 @@ fn errors_of_the_template_name_the_row() {
     let error = examples(&[bad], &Bytes::new(refuses), TrainOn::All, 5).unwrap_err().to_string();
     assert!(error.starts_with("x.jsonl (line 7): ") && error.contains("no system here"), "{error}");
 }
+
+#[test]
+fn special_tokens_inside_an_answer_do_not_move_its_mask() {
+    let row = turns(&["<think>", "<|im_end|>yo</think>", "and <call>", "<call>so"]);
+    assert_eq!(masks(CHATML, &row), ["<|im_end|>yo</think><|im_end|>·<call>so<|im_end|>"]);
+}
+
+mod long;

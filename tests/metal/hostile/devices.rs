@@ -62,6 +62,18 @@ fn a_paravirtual_gpu_is_refused_by_name() {
     refused(Gpu::paravirtual());
 }
 
+/// A newer virtual machine may report a newer family; its GPU is still none of Apple's.
+#[test]
+fn a_paravirtual_gpu_that_reports_family_7_is_refused_by_name() {
+    let _alone = crate::alone();
+    let gpu = Gpu { name: Gpu::paravirtual().name, ..Gpu::default() };
+    let _mac = Mac::with(gpu.clone()).install();
+    let facts = metal_candle::backend::metal_facts::read().unwrap();
+    assert!(facts.families.contains(&"Apple7"), "{:?}", facts.families);
+    assert_eq!(facts.unsupported(), Some("is virtual"));
+    refused(gpu);
+}
+
 #[test]
 fn an_amd_gpu_is_refused_by_name() {
     let _alone = crate::alone();

@@ -1,6 +1,7 @@
 //! Command buffers that the system ends while they run: for holding the GPU too long, or for another's fault.
 
 use candle_core::Device as CandleDevice;
+use metal_candle::CustomMetalOps;
 use metal_candle::backend::Device;
 use metal_candle::error::DeviceFault;
 use metal_candle::tensor::{HostTensor, TensorSpec};
@@ -127,6 +128,46 @@ fn a_gpu_that_kills_everything_ends_in_an_error() {
         drop(killing);
         assert_eq!(run(&program).unwrap().as_slice::<f32>().unwrap(), [1.0; 8], "the next run works");
     }
+}
+
+/// A product of candle's tensors through Metal Performance Shaders has a command buffer of the library's own. Discarded
+/// for another's fault, it is run again, until that has happened too often; one that held the GPU too long is not, since
+/// a single call cannot be made shorter.
+#[test]
+fn a_discarded_call_at_candles_border_is_repeated() {
+    let _alone = crate::alone();
+    objc2::rc::autoreleasepool(|_| {
+        let device = CandleDevice::new_metal(0).unwrap();
+        let [x, w] = [(1, [6, 16]), (2, [16, 8])].map(|(seed, dims)| super::numbers(seed, &dims));
+        let expected = super::values(&x.matmul(&w).unwrap()).unwrap();
+        let [x, w] = [&x, &w].map(|tensor| tensor.to_device(&device).unwrap());
+        let mut killed = |how: Kill, victims: Victims| {
+            // Nothing of candle's is left to run.
+            device.synchronize().unwrap();
+            counters::take();
+            let killing = kill(how, victims);
+            let found = x.matmul_mps(&w);
+            drop(killing);
+            (found, counters::take().killed)
+        };
+        let first = Victims::Next { skipped: 0, commands: 0 };
+        let (found, count) = killed(Kill::InnocentVictim, first);
+        assert_eq!(count, 1);
+        for (found, expected) in super::values(&found.unwrap()).unwrap().iter().zip(&expected) {
+            // 16 products of numbers below 1, each rounded to f32.
+            assert!((found - expected).abs() < 16.0 * f64::from(f32::EPSILON), "{found}, not {expected}");
+        }
+        for how in [Kill::Hang, Kill::ImpactingInteractivity] {
+            let (found, count) = killed(how, first);
+            assert_eq!(count, 1, "{how:?}");
+            let text = found.unwrap_err().to_string();
+            assert!(text.contains(how.text()), "{text}");
+        }
+        let (found, count) = killed(Kill::InnocentVictim, Victims::Longer(0));
+        assert!(count > 1, "{count} attempts");
+        let text = found.unwrap_err().to_string();
+        assert!(text.contains(Kill::InnocentVictim.text()), "{text}");
+    });
 }
 
 /// candle's command buffers are candle's: its error, or the right numbers.

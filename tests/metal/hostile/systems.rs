@@ -13,6 +13,9 @@ use softmetal::system::{Gpu, Mac};
 
 use super::{assert_right, border_is_right, device_error, numbers};
 
+#[path = "../../../benches/devices/mod.rs"]
+mod compared;
+
 /// The rule that macOS 27 enforces by ending the process.
 const TRANSPOSED: &str = "mps-ndarray-product-transposed-bfloat16";
 
@@ -79,6 +82,22 @@ fn on_macos_14_candles_device_panics_and_the_border_refuses() {
         let panic = panic.expect_err("candle checks for the class now: say so in docs/MPS_INTEGRATION.md");
         let text = panic.downcast_ref::<String>().unwrap();
         assert!(text.contains("class MTLResidencySetDescriptor could not be found"), "{text}");
+    });
+}
+
+/// The devices of `benches/mps_vs_custom.rs` ask the library first, so that the benchmark ends with a sentence.
+#[test]
+fn on_macos_14_the_benchmark_is_skipped_with_the_minimum() {
+    let _alone = crate::alone();
+    objc2::rc::autoreleasepool(|_| {
+        {
+            let _mac = Mac::sonoma().install();
+            let reason = compared::open().err().expect("nothing is opened");
+            assert!(reason.contains("macOS 15") && reason.contains("14"), "{reason}");
+        }
+        let devices = compared::open().unwrap();
+        assert_eq!(devices.ours.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["mps", "custom"]);
+        assert!(devices.candle.is_metal());
     });
 }
 

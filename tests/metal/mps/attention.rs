@@ -38,6 +38,26 @@ fn attention_by_a_chain_of_calls_is_the_definition() {
     }
 }
 
+/// Heads are columns of wider rows, so the last head of the last tensor ends in a gap beyond it. The arena has room for
+/// the gap, on a system that counts it.
+#[cfg(softmetal)]
+#[test]
+fn heads_at_the_end_of_the_arena_fit_where_the_last_row_counts_whole() {
+    let _alone = crate::alone();
+    let _mac = softmetal::system::Mac { whole_rows: true, ..Default::default() }.install();
+    let r = &mut Random::new(27);
+    let op = Attention { scale: Real(0.35), causal: true, window: None, cached: false, segmented: false };
+    for heads in [2, 4, 64] {
+        let [q, k, v] = [(); 3].map(|()| r.tensor([1, 12, heads, 8]));
+        let ((found, used), broken) =
+            softmetal::check::capture(|| run(&shaders(), op.clone(), &[q.clone(), k.clone(), v.clone()]));
+        assert_eq!(broken, [], "{heads} heads");
+        assert!(used.iter().any(|name| name.contains("SoftMax")), "{used:?}");
+        let (expected, _) = run(&Device::reference(), op.clone(), &[q, k, v]);
+        close(&floats(&found[0]), &floats(&expected[0]), 1e-5);
+    }
+}
+
 /// A mask that the chain does not know leaves attention with the fused kernel.
 #[test]
 fn attention_with_a_window_stays_with_a_kernel_of_ours() {

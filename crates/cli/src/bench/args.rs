@@ -44,7 +44,7 @@ pub(crate) enum BenchWhat {
     },
 }
 
-/// How often everything is measured.
+/// Number of measurements.
 fn rounds() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::<usize>::new().range(1..=10_000)
 }
@@ -66,7 +66,7 @@ pub(crate) struct BenchOpsArgs {
     /// Only operations whose name or shape contains this; may be given several times.
     #[arg(long)]
     pub(crate) filter: Vec<String>,
-    /// How often everything is measured; medians and the middle half are shown.
+    /// Number of measurements; medians and the middle half are shown.
     #[arg(long, default_value_t = 5, value_parser = rounds())]
     pub(crate) rounds: usize,
     /// Print Markdown tables.
@@ -93,27 +93,27 @@ pub(crate) struct BenchModelArgs {
     /// Threads of the cpu; 0 for one a core.
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
-    /// How weights are stored: f32, bf16 or f16.
+    /// Type of the stored weights: f32, bf16 or f16.
     #[arg(long, default_value = "f32")]
     pub(crate) dtype: String,
     /// Libraries to measure in turns with ours (a list).
     #[arg(long, value_delimiter = ',')]
     pub(crate) peers: Vec<Library>,
-    /// How often everything is measured; medians and the middle half are shown.
+    /// Number of measurements; medians and the middle half are shown.
     #[arg(long, default_value_t = 5, value_parser = rounds())]
     pub(crate) rounds: usize,
-    /// Sequences of a training batch.
-    #[arg(long, default_value_t = Sizes::default().rows)]
-    pub(crate) batch_size: usize,
-    /// Tokens of a training sequence.
-    #[arg(long, default_value_t = Sizes::default().length)]
-    pub(crate) length: usize,
-    /// Tokens of the prompt.
-    #[arg(long, default_value_t = Sizes::default().prompt)]
-    pub(crate) prompt: usize,
-    /// Tokens generated after it.
-    #[arg(long, default_value_t = Sizes::default().tokens)]
-    pub(crate) tokens: usize,
+    /// Sequences of a training batch [default: 4]
+    #[arg(long)]
+    pub(crate) batch_size: Option<usize>,
+    /// Tokens of a training sequence [default: 128]
+    #[arg(long)]
+    pub(crate) length: Option<usize>,
+    /// Tokens of the prompt [default: 256]
+    #[arg(long)]
+    pub(crate) prompt: Option<usize>,
+    /// Tokens generated after it [default: 64]
+    #[arg(long)]
+    pub(crate) tokens: Option<usize>,
     /// Print a Markdown table.
     #[arg(long)]
     pub(crate) markdown: bool,
@@ -125,9 +125,15 @@ pub(crate) struct BenchModelArgs {
 }
 
 impl BenchModelArgs {
-    /// How large the job is.
+    /// Sizes of the job.
     pub(crate) fn sizes(&self) -> Sizes {
-        Sizes { rows: self.batch_size, length: self.length, prompt: self.prompt, tokens: self.tokens }
+        let default = Sizes::default();
+        Sizes {
+            rows: self.batch_size.unwrap_or(default.rows),
+            length: self.length.unwrap_or(default.length),
+            prompt: self.prompt.unwrap_or(default.prompt),
+            tokens: self.tokens.unwrap_or(default.tokens),
+        }
     }
 }
 
@@ -139,7 +145,7 @@ pub(crate) struct ExplainArgs {
     /// Threads of the cpu; 0 for one a core.
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
-    /// How often each loop of a hundred results is measured.
+    /// Number of measurements of each loop of a hundred results.
     #[arg(long, default_value_t = 5, value_parser = rounds())]
     pub(crate) rounds: usize,
     /// Print a Markdown table.

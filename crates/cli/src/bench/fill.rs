@@ -25,23 +25,9 @@ pub(crate) fn check(path: &Path, device: &str) -> anyhow::Result<()> {
 
 /// Refuses to measure a GPU that is not one of Apple's, or not a real one: its figures say nothing about Macs.
 pub(crate) fn measurable(what: &str, gpu: &Facts) -> Result<(), Failure> {
-    let Some(reason) = unfit(gpu) else { return Ok(()) };
+    let Some(reason) = gpu.unsupported() else { return Ok(()) };
     let cause = format!("{what}: the GPU '{}' {reason}, so its times would mislead", gpu.name);
     Err(Failure::input(cause, "measure on a Mac with Apple silicon, outside a virtual machine"))
-}
-
-/// Says why a GPU does not represent Macs with Apple silicon, if it does not.
-pub(crate) fn unfit(gpu: &Facts) -> Option<&'static str> {
-    if gpu.name.contains("Paravirtual") {
-        return Some("is virtual");
-    }
-    let apple7 = gpu.families.iter().any(|family| apple_family(family).is_some_and(|number| number >= 7));
-    (!apple7).then_some("is below GPU family Apple7 (M1)")
-}
-
-/// The number of a GPU family such as `Apple9`.
-fn apple_family(name: &str) -> Option<u32> {
-    name.strip_prefix("Apple")?.parse().ok()
 }
 
 /// Writes the throughput reading of every case into the last cell of its line.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::args::{BenchArgs, BenchModelArgs, BenchOpsArgs, BenchWhat, ExplainArgs};
 use crate::bench::models::{self, Job};
 use crate::bench::{candle_peer, fill, ops, plan};
+use crate::failure::Failure;
 use crate::session::{Session, print};
 
 pub(crate) fn run(args: &BenchArgs, session: &Session) -> anyhow::Result<()> {
@@ -34,6 +35,14 @@ fn operations(args: &BenchOpsArgs, session: &Session) -> anyhow::Result<()> {
 }
 
 fn model(job: Job, args: &BenchModelArgs, session: &Session) -> anyhow::Result<()> {
+    let (other, given) = match job {
+        Job::Train => ("generate", [("--prompt", args.prompt), ("--tokens", args.tokens)]),
+        Job::Generate => ("train", [("--batch-size", args.batch_size), ("--length", args.length)]),
+    };
+    if let Some((flag, _)) = given.iter().find(|(_, size)| size.is_some()) {
+        let advice = format!("leave it out; `metal-candle bench {other}` obeys it");
+        return Err(Failure::usage(format!("{flag} has no effect here"), advice).into());
+    }
     let report = models::run(job, args, session)?;
     write(args.json.as_deref(), &report)?;
     print(&report.show(args.markdown))

@@ -47,7 +47,8 @@ pub(crate) fn run(args: &ChatArgs, session: &Session) -> anyhow::Result<()> {
             text => messages.push(json!({"role": "user", "content": text})),
         }
         session.interrupt.clear();
-        let prompt = loaded.files.tokenizer.encode(&template.render(&messages, None, true)?, false)?;
+        let text = template.render(&template.readable(&messages), None, true)?;
+        let prompt = loaded.files.tokenizer.encode(&text, false)?;
         let mut failed = None;
         let answer = generator.generate(&loaded.files.tokenizer, &prompt, &options, &mut |text| {
             failed = print(text).err();

@@ -1,9 +1,8 @@
 //! `metal-candle data`: rows as they are trained.
 
 use std::io::IsTerminal;
-use std::path::Path;
 
-use metal_candle::models::ModelFiles;
+use metal_candle::models::{ModelFiles, write_json};
 use metal_candle::training::data::{EncodedRow, Example, Examples, RowEncoder};
 use metal_candle::training::{Encoder, Record, Row, TrainOn, data};
 use serde_json::{Value, json};
@@ -20,27 +19,24 @@ use crate::template_vars;
 const SHOWN: usize = 4000;
 
 pub(crate) fn run(args: &DataArgs, session: &Session) -> anyhow::Result<()> {
-    let train_on = train_on(&args.train_on)?;
+    let train_on = train_on(args.train_on.as_deref().unwrap_or("completion"))?;
     let options = Options::new(args.split.as_deref(), args.columns.as_deref())?;
-    let set = if Path::new(&args.data).is_file() {
-        let train = data::read_rows(Path::new(&args.data), &options.columns)?;
-        metal_candle::training::DataSet { train, ..Default::default() }
-    } else {
-        data_source::open(&args.data, &options, session)?.set
-    };
+    let options = Options { any_split: true, ..options };
+    let set = data_source::open(&args.data, &options, session)?.set;
     let splits = [("train", &set.train), ("valid", &set.valid), ("test", &set.test)];
     let files = match &args.model {
         Some(model) => {
             let path = fetch::resolve(model, fetch::Options::default(), session)?.path;
             let mut files = ModelFiles::open(&path)?;
-            let variables = template_vars::parse(&args.template_var)?;
-            files.chat_template = files.chat_template.map(|template| template.with_variables(variables));
+            template_vars::set(&mut files, template_vars::parse(&args.template_var)?, session)?;
+            files.chat_template =
+                files.chat_template.map(|template| template.with_stop(session.interrupt.flag()));
             Some(files)
         }
         None => None,
     };
     let Some(files) = files else { return without_model(args, &splits, session) };
-    let length = args.max_length.min(files.config.context);
+    let length = args.max_length.unwrap_or(512).min(files.config.context);
     if args.json {
         return as_json(args, &splits, &files, train_on, length);
     }
@@ -81,6 +77,12 @@ pub(crate) fn summary(name: &str, made: &Examples, length: usize) -> String {
             counted(made.ends_added, "answer")
         );
     }
+    if made.calls_left_out > 0 {
+        text += &format!(
+            "; tool calls of {} are not trained, because the chat template leaves them out",
+            counted(made.calls_left_out, "answer")
+        );
+    }
     text
 }
 
@@ -115,6 +117,7 @@ fn as_json(
             "samples": encoded.samples.iter().map(sample).collect::<anyhow::Result<Vec<_>>>()?,
             "truncated": encoded.truncated,
             "ends_added": encoded.ends_added,
+            "calls_left_out": encoded.calls_left_out,
             "left_out": encoded.left_out.map(|reason| reason.to_string()),
         }));
     }
@@ -124,7 +127,7 @@ fn as_json(
 /// Counts of a split; one of which nothing is trained is counted, too.
 fn count_split(encoder: &RowEncoder<'_>, rows: &[Row]) -> anyhow::Result<Value> {
     let mut left_out = Vec::new();
-    let [mut sequences, mut tokens, mut trained, mut truncated, mut ends_added] = [0; 5];
+    let [mut sequences, mut tokens, mut trained, mut truncated, mut ends_added, mut calls_left_out] = [0; 6];
     for row in rows {
         let encoded = encoder.encode(row)?;
         sequences += encoded.samples.len();
@@ -132,6 +135,7 @@ fn count_split(encoder: &RowEncoder<'_>, rows: &[Row]) -> anyhow::Result<Value> 
         trained += encoded.samples.iter().map(Example::trained).sum::<usize>();
         truncated += encoded.truncated;
         ends_added += encoded.ends_added;
+        calls_left_out += encoded.calls_left_out;
         if let Some(reason) = encoded.left_out {
             left_out.push(
                 json!({"file": row.path.display().to_string(), "place": row.place.to_string(), "reason": reason.to_string()}),
@@ -140,7 +144,7 @@ fn count_split(encoder: &RowEncoder<'_>, rows: &[Row]) -> anyhow::Result<Value> 
     }
     Ok(json!({
         "rows": rows.len(), "sequences": sequences, "tokens": tokens, "trained_tokens": trained, "truncated": truncated,
-        "ends_added": ends_added, "left_out": left_out,
+        "ends_added": ends_added, "calls_left_out": calls_left_out, "left_out": left_out,
     }))
 }
 
@@ -159,10 +163,10 @@ fn without_model(args: &DataArgs, splits: &[(&str, &Vec<Row>)], session: &Sessio
             value
         };
         let first: Vec<Value> = splits[0].1.iter().take(args.rows).map(row).collect();
-        return print_line(&json!({"splits": counts, "rows": first}).to_string());
+        return print_line(&write_json(&json!({"splits": counts, "rows": first}), false));
     }
     for row in splits[0].1.iter().take(args.rows) {
-        let text = serde_json::to_string_pretty(&of_record(&row.record))?;
+        let text = write_json(&of_record(&row.record), true);
         print_line(&format!("{}, {}\n{}\n", row.path.display(), row.place, printable(&shortened(&text))))?;
     }
     for (name, rows) in splits.iter().filter(|(_, rows)| !rows.is_empty()) {
@@ -237,6 +241,9 @@ fn shown_row(files: &ModelFiles, row: &Row, encoded: &EncodedRow, style: Style) 
     }
     if encoded.ends_added > 0 {
         text += "(the chat template writes no end token here; one was added)\n";
+    }
+    if encoded.calls_left_out > 0 {
+        text += "(the chat template leaves out tool calls; they are not trained)\n";
     }
     Ok(text)
 }
@@ -314,11 +321,13 @@ mod tests {
         made.left_out.insert(data::LeftOut::NoAnswer, (2, "line 7".to_owned()));
         made.split_rows = 3;
         made.ends_added = 1;
+        made.calls_left_out = 2;
         assert_eq!(
             summary("a.jsonl", &made, 512),
             "a.jsonl: 1 234 rows, 6 tokens, 3 trained; 1 sequence cut to 512 tokens; 2 rows left out: no assistant answer to \
              train (first: line 7); 3 rows became several sequences, because the chat template changes earlier answers when \
-             others follow; 1 answer ended by an added end token, because the chat template writes none there"
+             others follow; 1 answer ended by an added end token, because the chat template writes none there; tool calls of 2 \
+             answers are not trained, because the chat template leaves them out"
         );
     }
 

@@ -6,8 +6,8 @@ use metal_candle::backend::metal_facts::{self, Facts};
 use serde_json::{Value, json};
 
 use crate::args::DoctorArgs;
-use crate::bench::fill;
 use crate::hub::{Hub, HubError};
+use crate::memory::Machine;
 use crate::model_source::{Origin, SHORT_NAMES};
 use crate::progress::size;
 use crate::session::print_line;
@@ -34,21 +34,6 @@ fn features() -> Vec<&'static str> {
         check!("neon", "fp16", "bf16", "i8mm", "dotprod");
     }
     found
-}
-
-/// Total memory in bytes, and how much of it is free, where the system tells.
-fn memory() -> Option<(u64, Option<u64>)> {
-    if cfg!(target_os = "macos") {
-        let output =
-            std::process::Command::new("/usr/sbin/sysctl").args(["-n", "hw.memsize"]).output().ok()?;
-        return Some((String::from_utf8(output.stdout).ok()?.trim().parse().ok()?, None));
-    }
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let field = |name: &str| -> Option<u64> {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-    };
-    Some((field("MemTotal:")?, field("MemAvailable:")))
 }
 
 /// Whether the two ways to a model answer now: the hub, and the Python package index.
@@ -114,7 +99,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         "version": env!("CARGO_PKG_VERSION"),
         "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         "devices": devices,
-        "memory": memory().map(|(total, free)| json!({"total": total, "available": free})),
+        "memory": Machine::read().map(|memory| json!({"total": memory.total, "available": memory.available})),
         "cache": cache_folder.as_ref().ok(),
         "offline": cache::offline(),
         "default_model": model_source::DEFAULT,
@@ -130,7 +115,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
 
 /// Reports a GPU that the library does not support: a virtual one, or one that is older than Apple silicon.
 fn unfit_gpu(facts: &Facts) -> Option<Value> {
-    let reason = fill::unfit(facts)?;
+    let reason = facts.unsupported()?;
     Some(json!({
         "what": format!("a supported GPU: '{}' {reason}", facts.name),
         "advice": "use --device cpu here; the GPU needs Apple silicon, outside a virtual machine",

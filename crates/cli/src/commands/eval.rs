@@ -18,7 +18,7 @@ use crate::session::{Session, print_line};
 use crate::settings::train_on;
 
 pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
-    let train_on = train_on(&args.train_on)?;
+    let train_on = train_on(args.train_on.as_deref().unwrap_or("completion"))?;
     // Broken data is reported before the model is fetched and loaded.
     let options = Options::new(args.split.as_deref(), args.columns.as_deref())?;
     let path = Path::new(&args.data);
@@ -26,9 +26,18 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
         true => Some(read_text(path)?),
         false => None,
     };
-    if text.is_some() && (args.split.is_some() || args.columns.is_some()) {
-        let cause = format!("{}: is a text file, and --split and --columns are for rows", args.data);
-        return Err(Failure::usage(cause, "leave them out").into());
+    if text.is_some() {
+        let given = [
+            ("--split", args.split.is_some()),
+            ("--columns", args.columns.is_some()),
+            ("--train-on", args.train_on.is_some()),
+            ("--template-var", !args.model.template_var.is_empty()),
+            ("--exact", args.exact),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+            let cause = format!("{}: is a text file, and {flag} is for rows", args.data);
+            return Err(Failure::usage(cause, format!("leave out {flag}, or pass a file of rows")).into());
+        }
     }
     let rows = match text {
         Some(_) => Vec::new(),

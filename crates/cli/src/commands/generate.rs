@@ -73,6 +73,11 @@ pub(crate) fn options(args: &SamplingArgs) -> anyhow::Result<GenerateOptions> {
     if args.max_tokens == 0 {
         return Err(Failure::input("max-tokens is 0", "use 1 or more").into());
     }
+    if args.stop.iter().any(String::is_empty) {
+        return Err(
+            Failure::input("stop: is an empty text", "leave it out, or name the text to stop at").into()
+        );
+    }
     Ok(GenerateOptions { max_tokens: args.max_tokens, sampling, stop: args.stop.clone(), eos: None })
 }
 
@@ -88,7 +93,9 @@ pub(crate) fn tokens(
     messages.push(json!({"role": "user", "content": prompt}));
     let tokenizer = &loaded.files.tokenizer;
     Ok(match &loaded.files.chat_template {
-        Some(template) if !raw => tokenizer.encode(&template.render(&messages, None, true)?, false)?,
+        Some(template) if !raw => {
+            tokenizer.encode(&template.render(&template.readable(&messages), None, true)?, false)?
+        }
         template => {
             if system.is_some() {
                 let why =
@@ -122,7 +129,7 @@ fn summary(generation: &Generation, prompt_tokens: usize) -> Value {
     })
 }
 
-/// How fast it was.
+/// Rates of prefill and decoding.
 pub(crate) fn rates(generation: &Generation) -> String {
     let rate = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
     format!(

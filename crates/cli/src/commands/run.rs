@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use super::{chat, generate};
-use crate::args::{ChatArgs, RunArgs};
+use crate::args::{ChatArgs, GenerateArgs, RunArgs};
 use crate::failure::Failure;
 use crate::session::Session;
 
@@ -16,11 +16,44 @@ pub(crate) fn run(args: &RunArgs, session: &Session) -> anyhow::Result<()> {
         generate.prompt = Some(args.words.join(" "));
     }
     if generate.prompt.is_none() && std::io::stdin().is_terminal() {
-        if generate.raw || generate.json {
-            return Err(Failure::usage("--raw and --json need a prompt", "add one: --prompt \"…\"").into());
-        }
-        let args = ChatArgs { model: generate.model, sampling: generate.sampling };
-        return chat::run(&args, session);
+        return chat::run(&for_chat(generate)?, session);
     }
     generate::run(&generate, session)
+}
+
+/// The flags of `generate` as flags of `chat`. Those that `chat` does not have are refused.
+fn for_chat(args: GenerateArgs) -> Result<ChatArgs, Failure> {
+    let GenerateArgs { model, sampling, prompt: _, raw, json, profiling } = args;
+    let given = [
+        ("--raw", raw),
+        ("--json", json),
+        ("--profile", profiling.profile),
+        ("--trace", profiling.trace.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(Failure::usage(format!("{flag} needs a prompt"), "add one: --prompt \"…\"")),
+        None => Ok(ChatArgs { model, sampling }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn flags_that_a_chat_does_not_take_are_refused() {
+        let of = |flags: &str| {
+            let words = ["metal-candle", "run", "m"].into_iter().chain(flags.split_whitespace());
+            let Command::Run(args) = Cli::parse_from(words).command else { unreachable!() };
+            for_chat(args.generate).map(|args| args.sampling.max_tokens).map_err(|failure| failure.cause)
+        };
+        for flag in ["--raw", "--json", "--profile", "--trace x.json"] {
+            let name = flag.split(' ').next().unwrap();
+            assert_eq!(of(flag), Err(format!("{name} needs a prompt")));
+        }
+        assert_eq!(of("--max-tokens 7 --temperature 1 --template-var a=1"), Ok(7));
+    }
 }

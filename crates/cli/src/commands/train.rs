@@ -7,8 +7,8 @@ use metal_candle::models::AdapterParameters;
 use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::data::{RowEncoder, examples};
 use metal_candle::training::{
-    DataSet, Estimate, Event, Example, Record, Row, RunFolder, Summary, TrainOn, TrainOptions, Trainer,
-    metrics,
+    DataSet, Estimate, Event, Example, LoraModule, Record, Row, RunFolder, Summary, TrainOn, TrainOptions,
+    Trainer, metrics,
 };
 use serde_json::json;
 
@@ -20,7 +20,8 @@ use crate::builtin;
 use crate::config_file;
 use crate::data_source;
 use crate::exact::ExactAnswers;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure, of_io};
+use crate::memory;
 use crate::model::Loaded;
 use crate::output::{self, Mode, quoted};
 use crate::plot::{self, Curves};
@@ -68,9 +69,13 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
 
     let model = request.flags.model.clone().unwrap_or_default();
     let variables = template_vars::parse(request.flags.template_var.as_deref().unwrap_or_default())?;
-    let loaded = Loaded::open(&model, dtype, &device, session)?.with_template_variables(variables);
+    let mut loaded = Loaded::open(&model, dtype, &device, session)?;
+    template_vars::set(&mut loaded.files, variables, session)?;
     request.flags = request.flags.with_layers(loaded.files.config.layers)?;
     let (train, valid) = request.encode(&loaded, &options, session)?;
+    for text in request.flags.without_effect(!valid.is_empty()) {
+        session.note(format!("note: {text}"));
+    }
     if let Some(flags) = request.by_epochs.take().filter(|_| train.len() != request.data.set.train.len()) {
         request.flags = flags.with_steps(train.len())?.with_layers(loaded.files.config.layers)?;
         options = request.flags.options(args.resume)?;
@@ -78,6 +83,11 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let options = options;
     let Request { flags, data, start, out, .. } = &request;
     let base = loaded.files.base_model.clone().or_else(|| Some(model.clone()));
+    if start.is_none() && !args.no_memory_check {
+        let modules = flags.lora()?.resolve(&loaded.decoder.linear_modules())?;
+        let parameters = |m: &LoraModule| m.rank.saturating_mul(m.in_features + m.out_features);
+        memory::check_adapter(modules.iter().map(parameters).fold(0, usize::saturating_add))?;
+    }
     let mut trainer = match start {
         Some(chosen) => {
             chosen.announce(&model, &loaded.files);
@@ -92,6 +102,9 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
         return dry_run(args, flags, &estimate, train.len(), options.steps);
     };
     trainer.verify().map_err(|error| refused_resume(error, out))?;
+    if !args.no_memory_check {
+        memory::check_run(&mut trainer, &options)?;
+    }
 
     let samples = !args.no_samples && !args.json && !session.progress.is_quiet();
     let prompts: &[String] = if samples { &data.prompts } else { &[] };
@@ -101,11 +114,11 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     session.check_interrupt("preparing the run")?;
     begin(folder, &request, &mut trainer)?;
     let profiling = Profiling::begin(&args.profiling, &device);
-    let summary = train_run(&mut trainer, options.steps, session)?;
+    let summary = train_run(&mut trainer, &request, options.steps, session)
+        .map_err(|error| rescued(error, &trainer, out, &rescue_places(out)))?;
     profiling.finish(session)?;
     drop(trainer);
-    let reports = metrics::read(&out.join("metrics.jsonl"))?;
-    plot::write(out, &format!("{} on {}", loaded.files.name, data.name), &Curves::of(&reports))?;
+    let reports = curve(out, &format!("{} on {}", loaded.files.name, data.name), session);
     if summary.interrupted {
         return Err(interrupted(&summary, out).into());
     }
@@ -152,6 +165,7 @@ impl Request {
         let flags = flags.with_built_in_defaults().with_defaults();
         // Everything that can be wrong without the model is reported before it is fetched and loaded.
         let source = data_source::Options::new(flags.split.as_deref(), flags.columns.as_deref())?;
+        let source = data_source::Options { valid: flags.validation()?, ..source };
         let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT), &source, session)?;
         flags.lora()?.validate()?;
         settings::train_on(flags.train_on.as_deref().unwrap_or("completion"))?;
@@ -199,9 +213,7 @@ impl Request {
         match (set.valid.len(), set.split_off) {
             (0, _) => session.note("no rows for validation: the last adapter is kept, not the best one"),
             (_, 0) => {}
-            (_, taken) => {
-                session.note(format!("valid: {taken} rows taken from train, as the data has no valid file"));
-            }
+            (_, taken) => session.note(format!("valid: {taken} rows taken from train, as the data has none")),
         }
         Ok((train, valid))
     }
@@ -219,11 +231,65 @@ fn begin(mut folder: RunFolder, request: &Request, trainer: &mut Trainer<'_>) ->
     if request.mode == Mode::Overwrite {
         output::clear(&request.out)?;
     }
-    let text = toml::to_string(&request.flags)?;
-    metal_candle::atomic::write(&request.out.join("run.toml"), text.as_bytes())?;
+    write_settings(request)?;
     folder.keep();
     trainer.hold(folder);
     Ok(())
+}
+
+/// Writes `run.toml`.
+fn write_settings(request: &Request) -> anyhow::Result<()> {
+    let text = toml::to_string(&request.flags)?;
+    Ok(metal_candle::atomic::write(&request.out.join("run.toml"), text.as_bytes())?)
+}
+
+/// Plots the losses and returns the reports. The adapter is saved by now: a curve that cannot be written is a note.
+fn curve(out: &Path, title: &str, session: &Session) -> Vec<metrics::Report> {
+    let reports = metrics::read(&out.join("metrics.jsonl"));
+    let plotted = reports.map_err(anyhow::Error::from).and_then(|reports| {
+        plot::write(out, title, &Curves::of(&reports))?;
+        Ok(reports)
+    });
+    plotted.unwrap_or_else(|error| {
+        session.note(format!("note: the curve is missing: {error}; the adapter is in {}", out.display()));
+        Vec::new()
+    })
+}
+
+/// Folders in which an adapter is put whose own folder cannot be written to.
+fn rescue_places(out: &Path) -> Vec<PathBuf> {
+    let beside = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    vec![beside.to_owned(), PathBuf::from("."), std::env::temp_dir()]
+}
+
+/// Saves the adapter of a run that ended because its folder cannot be written to, at the first place that takes it, and
+/// adds to the error where it is.
+fn rescued(error: anyhow::Error, trainer: &Trainer<'_>, out: &Path, places: &[PathBuf]) -> anyhow::Error {
+    let go_on = format!("metal-candle train --config {} --resume", quoted(&out.join("run.toml")));
+    let source = match error.downcast_ref::<metal_candle::Error>() {
+        Some(metal_candle::Error::Io { source, .. }) => source,
+        Some(metal_candle::Error::Changed { .. }) => {
+            let advice = format!("put the file back as it was; {go_on} continues from the last checkpoint");
+            return Failure::new(Code::Run, error.to_string(), advice).into();
+        }
+        _ => return error,
+    };
+    let (code, advice) = of_io(source.kind());
+    let step = trainer.step();
+    let saved = trainer.adapter_now().ok().and_then(|adapter| {
+        places.iter().find_map(|place| {
+            let folder = tempfile::Builder::new().prefix(&format!("adapter-step-{step}-")).tempdir_in(place);
+            let folder = folder.ok()?;
+            adapter.save(folder.path()).ok()?;
+            Some(folder.keep())
+        })
+    });
+    let saved = match saved {
+        Some(folder) => format!("the adapter of step {step} is saved in {}", folder.display()),
+        None => format!("the adapter of step {step} could be saved nowhere else either"),
+    };
+    let advice = format!("{advice}; {go_on} continues from the last checkpoint");
+    Failure::new(code, format!("{error}; {saved}"), advice).into()
 }
 
 fn refused_resume(error: metal_candle::Error, out: &Path) -> anyhow::Error {
@@ -257,7 +323,7 @@ fn description(
 ) -> String {
     format!(
         "{} on {}: {train} examples, {valid} for validation, {steps} steps\n{} of {} parameters are trained ({:.2} %); \
-         memory about {} (weights {}, adapter and optimizer {}, activations {})",
+         memory about {} (weights {}, adapter and optimizer {}, activations {}, program and copies {})",
         loaded.files.name,
         request.data.name,
         thousands(estimate.trainable),
@@ -267,6 +333,7 @@ fn description(
         size(estimate.weights as u64),
         size(estimate.optimizer as u64),
         size(estimate.activations as u64),
+        size(estimate.host as u64),
     )
 }
 
@@ -283,6 +350,7 @@ fn dry_run(
     let plan = json!({
         "trainable": estimate.trainable, "parameters": estimate.total, "bytes": estimate.bytes(),
         "weights": estimate.weights, "optimizer": estimate.optimizer, "activations": estimate.activations,
+        "host": estimate.host,
         "examples": examples, "steps": steps,
     });
     print_line(&plan.to_string())
@@ -314,7 +382,7 @@ impl Data {
     }
 }
 
-/// What a person asks in a record, if that is one text.
+/// The question of a record, if it is one text.
 fn prompt_of(record: &Record) -> Option<String> {
     match record {
         Record::Completion { prompt, .. } => Some(prompt.clone()),
@@ -356,9 +424,14 @@ fn exact(
     ExactAnswers::count(loaded, adapter, held_out, &batches, session).map(Some)
 }
 
-fn train_run(trainer: &mut Trainer<'_>, steps: usize, session: &Session) -> anyhow::Result<Summary> {
+fn train_run(
+    trainer: &mut Trainer<'_>,
+    request: &Request,
+    steps: usize,
+    session: &Session,
+) -> anyhow::Result<Summary> {
     let mut bar: Option<progress::Training> = None;
-    let mut best: Option<f64> = None;
+    let mut lost_settings = None;
     let stop = session.interrupt.flag();
     let summary = trainer.run(&stop, &mut |event| {
         if let Event::Start { step } = event {
@@ -367,32 +440,49 @@ fn train_run(trainer: &mut Trainer<'_>, steps: usize, session: &Session) -> anyh
         let Some(bar) = &bar else { return };
         match event {
             Event::Step { step, .. } => bar.step(*step),
-            Event::Report(report) => {
-                if let Some(loss) = report.valid_loss {
-                    let improved = best.is_some_and(|best| loss < best);
-                    best = Some(best.map_or(loss, |best| best.min(loss)));
-                    bar.validation(report.step, loss, improved);
-                }
-                if let (Some(train_loss), Some(tokens_per_second), Some(learning_rate)) =
-                    (report.train_loss, report.tokens_per_second, report.learning_rate)
-                {
-                    bar.report(&progress::Report {
-                        step: report.step,
-                        train_loss,
-                        tokens_per_second,
-                        learning_rate,
-                    });
-                }
-            }
+            Event::Report(report) => report_line(bar, report),
+            Event::Validated { step, loss, best } => bar.validation(*step, *loss, *best && *step > 0),
             Event::EarlyStop { step, best_step } => {
                 session.note(format!(
                     "stopped at step {step}: no validation was better than that of step {best_step}"
                 ));
             }
+            Event::FolderRestored { path, lost_best } => {
+                session.note(restored(path, *lost_best));
+                lost_settings = write_settings(request).err();
+            }
+            Event::Diverged { step, what } => {
+                session.note(format!("stopped at step {step}: training has diverged: {what}"));
+            }
             _ => {}
         }
     })?;
+    if let Some(error) = lost_settings {
+        session.note(format!("note: {error}; the run can be resumed only with its flags"));
+    }
+    if let (Some(what), Some((_, step))) = (&summary.diverged, summary.best) {
+        session.note(format!(
+            "warning: training has diverged: {what}; the adapter of step {step} is kept. Use a lower --learning-rate"
+        ));
+    }
     Ok(summary)
+}
+
+fn restored(path: &Path, lost_best: Option<usize>) -> String {
+    let shown = path.display();
+    let best = lost_best.map_or_else(String::new, |step| {
+        format!("; the best adapter so far, of step {step}, was deleted with it, and the next one is saved instead")
+    });
+    format!("warning: {shown} was deleted while the run was writing into it; it is made again{best}")
+}
+
+/// Shows the report of a training step.
+fn report_line(bar: &progress::Training, report: &metrics::Report) {
+    if let (Some(train_loss), Some(tokens_per_second), Some(learning_rate)) =
+        (report.train_loss, report.tokens_per_second, report.learning_rate)
+    {
+        bar.report(&progress::Report { step: report.step, train_loss, tokens_per_second, learning_rate });
+    }
 }
 
 fn first_valid(reports: &[metrics::Report]) -> Option<f64> {

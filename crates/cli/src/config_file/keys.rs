@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Found, Refusal};
 
-/// What becomes of a key.
+/// Meaning of a key.
 pub(crate) enum Key {
     /// It changes nothing that is computed here; the reason is reported.
     Unused(&'static str),
@@ -13,6 +13,16 @@ pub(crate) enum Key {
     Only(&'static [&'static str], &'static str),
     /// true sets one of our settings to this word.
     Switch(&'static str, &'static str),
+    /// true trains answers only if this is true, and everything if it is not; false the other way.
+    Answers(bool),
+    /// When something is done; its steps are one of our settings, which "no" sets to 0.
+    Strategy(&'static str),
+    /// The name of one of our columns.
+    Column(&'static str),
+    /// The split to train on.
+    Split,
+    /// Variables of the chat template: an object of them, or the value of the one with the key's name.
+    Variables,
 }
 
 /// Finds a key, written with hyphens.
@@ -42,9 +52,37 @@ impl Key {
                 Value::String(auto) if auto == "auto" => Ok(Found::note(format!(
                     "is not used: the default is {setting} f32; for {word} set it to true"
                 ))),
-                _ => Err((format!("'{name}' must be true or false"), "correct that value".to_owned())),
+                _ => Err(must_be_flag(name)),
             },
+            Self::Answers(answers) => match value.as_bool() {
+                Some(flag) => {
+                    Ok(Found::setting("train-on", if flag == *answers { "completion" } else { "all" }))
+                }
+                None => Err(must_be_flag(name)),
+            },
+            Self::Strategy(setting) => match text.as_str() {
+                "steps" => Ok(Found::nothing()),
+                "no" => Ok(Found::setting(setting, 0)),
+                _ => Ok(Found::note(format!("is not used: {STEPS}"))),
+            },
+            Self::Column(ours) if text == *ours => Ok(Found::nothing()),
+            Self::Column(ours) => Ok(Found::setting("columns", format!("{ours}={text}"))),
+            Self::Split if text == "train" => Ok(Found::nothing()),
+            Self::Split => Ok(Found::setting("split", text)),
+            Self::Variables => Ok(Found::setting("template-var", variables(name, value))),
         }
+    }
+}
+
+fn must_be_flag(name: &str) -> Refusal {
+    (format!("'{name}' must be true or false"), "correct that value".to_owned())
+}
+
+/// `NAME=JSON` for each variable.
+fn variables(name: &str, value: &Value) -> Vec<String> {
+    match value.as_object() {
+        Some(entries) => entries.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        None => vec![format!("{}={value}", name.replace('-', "_"))],
     }
 }
 
@@ -53,7 +91,7 @@ pub(crate) fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Whether two values are the same text or number.
+/// Returns whether two values are the same text or number.
 fn same(allowed: &str, text: &str) -> bool {
     let number = |text: &str| text.parse::<f64>().ok();
     allowed.eq_ignore_ascii_case(text) || number(allowed).is_some_and(|n| number(text) == Some(n))
@@ -66,6 +104,8 @@ const HUB: &str = "nothing is uploaded; the output folder's files are PEFT's";
 const STEPS: &str = "set the number of steps with eval_steps and save_steps";
 const LORA: &str = "only LoRA is trained: leave the key out";
 const DEVICE: &str = "one device is used, that of the key 'device'";
+const LATER: &str = "it is not implemented: leave the key out";
+const ONE_FILE: &str = "put the rows to be used into one file, and leave the key out";
 
 /// All keys, by what becomes of them.
 static KEYS: &[(&[&str], Key)] = &[
@@ -97,13 +137,57 @@ static KEYS: &[(&[&str], Key)] = &[
         Key::Only(&["false", ""], "only supervised fine-tuning is implemented"),
     ),
     (
-        &["plugins", "unfrozen-parameters", "relora-steps", "relora", "tokens", "added-tokens-overrides"],
-        Key::Only(&["[]", "{}", ""], "it is not implemented: leave the key out"),
+        &[
+            "unfrozen-parameters",
+            "relora-steps",
+            "relora",
+            "tokens",
+            "added-tokens-overrides",
+            "new-special-tokens",
+        ],
+        Key::Only(&["[]", "{}", ""], LATER),
     ),
     (
-        &["special-tokens"],
-        Key::Only(&["{}"], "the tokenizer's own special tokens are used: leave the key out"),
+        &[
+            "pissa-init",
+            "resize-vocab",
+            "mask-history",
+            "curriculum-sampling",
+            "streaming",
+            "use-dft-loss",
+            "full-determinism",
+        ],
+        Key::Only(&["false"], LATER),
     ),
+    (
+        &["rope-scaling", "lr-scheduler-kwargs", "optim-args", "additional-target"],
+        Key::Only(&["{}", ""], LATER),
+    ),
+    (&["cosine-min-lr-ratio"], Key::Only(&["0"], "use min_learning_rate, which is the rate itself")),
+    (&["max-samples", "dataset-dir", "eval-dataset", "mix-strategy"], Key::Only(&[], ONE_FILE)),
+    (&["dataset-exact-deduplication"], Key::Only(&["false"], ONE_FILE)),
+    (
+        &["do-predict", "predict-with-generate"],
+        Key::Only(&["false"], "for evaluation use `metal-candle eval`"),
+    ),
+    (&["use-peft"], Key::Only(&["true"], LORA)),
+    (&["model-revision"], Key::Only(&["main"], "name the revision with `model: org/name@revision`")),
+    (&["eos-token"], Key::Only(&[], "the tokenizer's own token is used: change it in tokenizer_config.json")),
+    (
+        &["overwrite-output-dir", "overwrite"],
+        Key::Unused("only the flag --overwrite replaces the run in a folder"),
+    ),
+    (&["pad-token"], Key::Unused("padding is masked")),
+    (&["eot-tokens"], Key::Unused("the token that ends a turn is found in what the chat template writes")),
+    (&["assistant-only-loss", "completion-only-loss"], Key::Answers(true)),
+    (&["train-on-prompt"], Key::Answers(false)),
+    (&["evaluation-strategy", "eval-strategy"], Key::Strategy("eval-every")),
+    (&["save-strategy"], Key::Strategy("save-every")),
+    (&["dataset-text-field"], Key::Column("text")),
+    (&["dataset-train-split"], Key::Split),
+    (&["dataset-config"], Key::Only(&["default"], "name it with `data: org/name/CONFIGURATION`")),
+    (&["dataset-test-split"], Key::Unused("validation uses the data's validation rows")),
+    (&["chat-template-kwargs", "enable-thinking"], Key::Variables),
     (
         &["chat-template", "template"],
         Key::Only(&["tokenizer_default"], "the model's own chat template is used: leave the key out"),
@@ -112,7 +196,7 @@ static KEYS: &[(&[&str], Key)] = &[
         &["resume-from-checkpoint", "auto-resume-from-checkpoints"],
         Key::Only(&["false"], "use --resume: it takes the newest checkpoint in the output folder"),
     ),
-    (&["bf16"], Key::Switch("dtype", "bf16")),
+    (&["bf16", "pure-bf16"], Key::Switch("dtype", "bf16")),
     (&["fp16"], Key::Switch("dtype", "f16")),
     (
         &[
@@ -123,6 +207,11 @@ static KEYS: &[(&[&str], Key)] = &[
             "gptq-groupsize",
             "gptq-model-v1",
             "bnb-config-kwargs",
+            "quantization-method",
+            "bnb-4bit-quant-type",
+            "bnb-4bit-compute-dtype",
+            "bnb-4bit-use-double-quant",
+            "use-bnb-nested-quant",
         ],
         Key::Unused(MEMORY),
     ),
@@ -148,8 +237,18 @@ static KEYS: &[(&[&str], Key)] = &[
             "flash-optimum",
             "gradient-checkpointing-kwargs",
             "shuffle-merged-datasets",
-            "excess-length-strategy",
+            "shuffle-before-merging-datasets",
             "cut-cross-entropy",
+            "neat-packing",
+            "use-unsloth",
+            "use-liger-kernel",
+            "enable-liger-kernel",
+            "liger-rope",
+            "liger-rms-norm",
+            "liger-glu-activation",
+            "liger-layer-norm",
+            "liger-fused-linear-cross-entropy",
+            "auto-find-batch-size",
             "torchdistx-path",
         ],
         Key::Unused(ALWAYS),
@@ -178,6 +277,13 @@ static KEYS: &[(&[&str], Key)] = &[
             "debug",
             "eval-table-size",
             "use-tensorboard",
+            "logging-first-step",
+            "log-level",
+            "disable-tqdm",
+            "include-tokens-per-second",
+            "eval-causal-lm-metrics",
+            "loss-watchdog-threshold",
+            "loss-watchdog-patience",
         ],
         Key::Unused(LOGS),
     ),
@@ -189,9 +295,8 @@ static KEYS: &[(&[&str], Key)] = &[
         &[
             "evals-per-epoch",
             "saves-per-epoch",
-            "evaluation-strategy",
-            "eval-strategy",
-            "save-strategy",
+            "eval-on-start",
+            "save-first-step",
             "eval-max-new-tokens",
             "do-eval",
             "do-bench-eval",
@@ -239,6 +344,10 @@ static KEYS: &[(&[&str], Key)] = &[
             "remove-unused-columns",
             "dataset-keep-in-memory",
             "preprocess-iterations",
+            "dataset-kwargs",
+            "dataloader-drop-last",
+            "dataloader-pin-memory",
+            "dataloader-prefetch-factor",
         ],
         Key::Unused("rows become tokens when a run starts, which takes seconds"),
     ),
@@ -249,6 +358,8 @@ static KEYS: &[(&[&str], Key)] = &[
             "strict",
             "ddp",
             "load-best-model-at-end",
+            "metric-for-best-model",
+            "greater-is-better",
             "peft-version",
             "revision",
         ],

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::keys::plain;
 use super::{Found, Refusal};
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 19] = [
     "train",
     "test",
     "test-batches",
@@ -21,6 +21,10 @@ const KEYS: [&str; 15] = [
     "resume-adapter-file",
     "mask-prompt",
     "config",
+    "chat-feature",
+    "prompt-feature",
+    "completion-feature",
+    "text-feature",
 ];
 
 /// Names of AdamW among the optimizers of other tools; those of few bits keep their state in f32 here.
@@ -40,7 +44,72 @@ const ADAMW: [&str; 13] = [
     "paged_adamw",
 ];
 
-/// Whether a key is read here.
+/// Keys of mlx-lm that other tools and this one have, too.
+const SHARED: [&str; 15] = [
+    "model",
+    "data",
+    "train",
+    "test",
+    "seed",
+    "optimizer",
+    "batch-size",
+    "learning-rate",
+    "save-every",
+    "grad-checkpoint",
+    "max-seq-length",
+    "report-to",
+    "project-name",
+    "wandb",
+    "trust-remote-code",
+];
+
+/// Keys that only mlx-lm has, beside those of [`KEYS`].
+const OWN: [&str; 8] = [
+    "iters",
+    "num-layers",
+    "lora-layers",
+    "steps-per-report",
+    "steps-per-eval",
+    "adapter-path",
+    "grad-accumulation-steps",
+    "clear-cache-threshold",
+];
+
+/// Returns whether a file is mlx-lm's own: it has keys that only mlx-lm has, and no others but shared ones.
+pub(crate) fn is_own(all: &Map<String, Value>) -> bool {
+    let is_shared = |name: &String| SHARED.contains(&name.as_str());
+    let is_own = |name: &String| !is_shared(name) && (applies(name) || OWN.contains(&name.as_str()));
+    let names: Vec<String> = all.keys().map(|key| key.replace('_', "-")).collect();
+    names.iter().any(is_own) && names.iter().all(|name| is_own(name) || is_shared(name))
+}
+
+/// The defaults of mlx-lm that differ from those of this tool: the key and value in its words, and our setting.
+pub(crate) fn defaults(
+    all: &Map<String, Value>,
+    rank: Option<usize>,
+) -> Vec<(&'static str, &'static str, Value)> {
+    let mut found = vec![
+        ("mask_prompt: false", "train-on", "all".into()),
+        ("iters: 1000", "iters", 1000.into()),
+        ("batch_size: 4", "batch-size", 4.into()),
+        ("learning_rate: 1e-5", "learning-rate", 1e-5.into()),
+        ("a constant rate", "schedule", "constant".into()),
+        ("no warm-up", "warmup", 0.into()),
+        ("num_layers: 16", "num-layers", 16.into()),
+        ("scale: 20", "alpha", (20 * rank.unwrap_or(8)).into()),
+        ("max_seq_length: 2048", "max-length", 2048.into()),
+        ("no limit of gradients", "max-grad-norm", 0.into()),
+        ("steps_per_eval: 200", "eval-every", 200.into()),
+        ("steps_per_report: 10", "report-every", 10.into()),
+        ("save_every: 100", "save-every", 100.into()),
+    ];
+    if all.get("optimizer").map(plain).is_some_and(|name| name.eq_ignore_ascii_case("adamw")) {
+        found.push(("weight_decay: 0.01", "weight-decay", 0.01.into()));
+    }
+    found
+}
+
+/// Returns whether a key is read here.
 pub(crate) fn applies(name: &str) -> bool {
     KEYS.contains(&name) || name == "optim"
 }
@@ -74,10 +143,10 @@ pub(crate) fn read(name: &str, value: &Value, all: &Map<String, Value>) -> Resul
         "optimizer-config" => optimizer_config(value, all),
         "lora-parameters" => lora_parameters(value),
         "lr-schedule" => schedule(value, all),
-        "hf-dataset" => refuse(
-            "is not read".to_owned(),
-            "name the data set with `data: org/name`, or put its rows as JSON lines into a folder",
-        ),
+        "hf-dataset" => hub_data_set(value),
+        "chat-feature" | "prompt-feature" | "completion-feature" | "text-feature" => {
+            Ok(Found { settings: columns(all).into_iter().collect(), note: None })
+        }
         "resume-adapter-file" => Ok(Found::setting("adapter", folder_of(&text))),
         "mask-prompt" => match value {
             Value::Bool(true) => Ok(Found::setting("train-on", "completion")),
@@ -86,6 +155,50 @@ pub(crate) fn read(name: &str, value: &Value, all: &Map<String, Value>) -> Resul
         },
         _ => Ok(Found::note("is not used: one file is read")),
     }
+}
+
+/// Names of columns, as one setting.
+fn columns(entries: &Map<String, Value>) -> Option<(&'static str, Value)> {
+    let named = |ours: &str, key: &str| Some(format!("{ours}={}", entries.get(key)?.as_str()?));
+    let pair = match (named("prompt", "prompt_feature"), named("completion", "completion_feature")) {
+        (None, None) => None,
+        (prompt, completion) => Some(format!(
+            "{},{}",
+            prompt.unwrap_or_else(|| "prompt=prompt".to_owned()),
+            completion.unwrap_or_else(|| "completion=completion".to_owned())
+        )),
+    };
+    let columns =
+        pair.or_else(|| named("messages", "chat_feature")).or_else(|| named("text", "text_feature"))?;
+    Some(("columns", columns.into()))
+}
+
+/// A data set of the hub, with its split and columns.
+fn hub_data_set(value: &Value) -> Result<Found, Refusal> {
+    let advice =
+        || "name the data set with `data: org/name`, or put its rows as JSON lines into a folder".to_owned();
+    let Some(entries) = value.as_object() else {
+        return Err(("is not one data set with keys of its own".to_owned(), advice()));
+    };
+    let Some(path) = entries.get("path").and_then(Value::as_str) else {
+        return Err(("has no path".to_owned(), advice()));
+    };
+    let mut found = Found::setting("data", path);
+    found.settings.extend(columns(entries));
+    for (name, value) in entries.iter().filter(|(_, value)| !value.is_null()) {
+        match name.as_str() {
+            "path" | "chat_feature" | "prompt_feature" | "completion_feature" | "text_feature" => {}
+            "train_split" if value == "train" => {}
+            "train_split" if value.as_str().is_some_and(|split| !split.contains(['[', '+'])) => {
+                found.settings.push(("split", value.clone()));
+            }
+            "valid_split" | "test_split" => {
+                found.note = Some(format!("{name} is not used: the data set's validation and test rows are"));
+            }
+            _ => return Err((format!("'{name}: {}' below it is not supported", plain(value)), advice())),
+        }
+    }
+    Ok(found)
 }
 
 /// mlx-lm names the file of tensors, PEFT its folder.

@@ -72,13 +72,76 @@ fn mlx_lms_example_is_read_as_it_is() {
         schedule: Some("cosine".into()),
         warmup: Some(100),
         min_learning_rate: Some(1e-7),
+        max_grad_norm: Some(0.0),
+        weight_decay: Some(0.01),
         ..TrainFlags::default()
     };
     assert_eq!(flags, expected);
     let notes = notes.join("\n");
+    assert!(
+        notes.ends_with("has mlx-lm's default values: no limit of gradients, weight_decay: 0.01"),
+        "{notes}"
+    );
     for part in ["'val_batches': is not used", "warmup_init is not used", "until the run ends"] {
         assert!(notes.contains(part), "{notes}");
     }
+}
+
+#[test]
+fn what_a_file_of_mlx_lm_leaves_out_is_as_mlx_lm_has_it() {
+    let Config { flags, notes } = yaml_of("model: m\ntrain: true\ndata: d\nlora_parameters: {rank: 16}\n");
+    let expected = TrainFlags {
+        model: Some("m".into()),
+        data: Some("d".into()),
+        train_on: Some("all".into()),
+        iters: Some(1000),
+        batch_size: Some(4),
+        learning_rate: Some(1e-5),
+        schedule: Some("constant".into()),
+        warmup: Some(0),
+        num_layers: Some(16),
+        rank: Some(16),
+        alpha: Some(320.0),
+        max_length: Some(2048),
+        max_grad_norm: Some(0.0),
+        eval_every: Some(200),
+        report_every: Some(10),
+        save_every: Some(100),
+        ..TrainFlags::default()
+    };
+    assert_eq!(flags, expected);
+    assert!(
+        notes[0].contains("default values: mask_prompt: false, iters: 1000")
+            && notes[0].contains("scale: 20"),
+        "{notes:?}"
+    );
+    assert!(notes[1].contains("set mask_prompt to true to train the answers only"), "{notes:?}");
+    // A file with keys of ours is not mlx-lm's own, and neither is one with keys that all tools have.
+    for text in ["iters: 10\nrank: 4\n", "model: m\nlearning_rate: 1e-4\n", "num_layers: 4\nlora_alpha: 8\n"]
+    {
+        let Config { flags, notes } = yaml_of(text);
+        assert_eq!((flags.train_on, flags.batch_size, notes.len()), (None, None, 0), "{text}");
+    }
+    assert_eq!(read_as("toml", "iters = 10\nnum-layers = 4\n").unwrap().flags.batch_size, None);
+    let masked = yaml_of(
+        "mask_prompt: true\nnum_layers: -1\nlr_schedule: {name: cosine_decay, arguments: [1e-4, 1000]}\n",
+    );
+    assert_eq!(masked.flags.train_on.as_deref(), Some("completion"));
+    assert_eq!((masked.flags.num_layers, masked.flags.schedule.as_deref()), (Some(-1), Some("cosine")));
+    assert_eq!(masked.notes.len(), 1, "{:?}", masked.notes);
+}
+
+#[test]
+fn columns_and_splits_of_mlx_lm_are_ours() {
+    let of = |text: &str| {
+        let flags = yaml_of(text).flags;
+        (flags.data, flags.columns, flags.split)
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(of("prompt_feature: q\ncompletion_feature: a\n"), (None, some("prompt=q,completion=a"), None));
+    assert_eq!(of("completion_feature: a\n"), (None, some("prompt=prompt,completion=a"), None));
+    let hub = "hf_dataset:\n  path: org/set\n  train_split: train_sft\n  chat_feature: turns\n";
+    assert_eq!(of(hub), (some("org/set"), some("messages=turns"), some("train_sft")));
 }
 
 const AXOLOTL: &str = r#"
@@ -143,6 +206,7 @@ fn axolotls_keys_are_used_or_reported() {
         report_every: Some(1),
         warmup_ratio: Some(0.1),
         weight_decay: Some(0.0),
+        valid_size: Some(0.0),
         ..TrainFlags::default()
     };
     assert_eq!(flags, expected);
@@ -159,6 +223,135 @@ fn axolotls_keys_are_used_or_reported() {
         assert!(named(key), "{key} is dropped without a word: {notes:#?}");
     }
     assert!(!named("wandb_project") && !named("load_in_4bit"), "nothing is said about nothing: {notes:#?}");
+}
+
+/// Every key is a setting, or its name is in a note.
+fn expect_all(text: &str, expected: TrainFlags, noted: &[&str]) {
+    let Config { flags, notes } = yaml_of(text);
+    assert_eq!(flags, expected, "{text}");
+    for key in noted {
+        assert!(notes.iter().any(|note| note.contains(&format!("'{key}'"))), "{key}: {notes:#?}");
+    }
+    assert_eq!(notes.len(), noted.len(), "{notes:#?}");
+}
+
+#[test]
+fn data_sets_of_axolotl_name_columns_splits_and_sizes() {
+    let expected = |columns: Option<&str>, split: Option<&str>, data: &str| TrainFlags {
+        data: Some(data.into()),
+        columns: columns.map(str::to_owned),
+        split: split.map(str::to_owned),
+        valid_size: Some(0.05),
+        ..TrainFlags::default()
+    };
+    let text = |entry: &str| format!("val_set_size: 0.05\ndatasets:\n  - path: org/set\n{entry}");
+    expect_all(
+        &text(
+            "    type: chat_template\n    field_messages: conversations\n    message_property_mappings: {role: from, content: value}\n",
+        ),
+        expected(None, None, "org/set"),
+        &["datasets"],
+    );
+    expect_all(
+        &text(
+            "    name: main\n    split: train_sft\n    type: completion\n    field: body\n    train_on_eos: turn\n",
+        ),
+        expected(Some("text=body"), Some("train_sft"), "org/set/main"),
+        &[],
+    );
+    expect_all(
+        &text(
+            "    field_messages: chat\n    roles_to_train: [assistant]\n    message_property_mappings: {role: role, content: content}\n",
+        ),
+        expected(Some("messages=chat"), None, "org/set"),
+        &[],
+    );
+    for (entry, cause) in [
+        (
+            "    roles_to_train: [assistant, user]\n",
+            "'roles_to_train: [\"assistant\",\"user\"]' of a data set is not supported",
+        ),
+        ("    message_property_mappings: {role: who, content: what}\n", "of a data set is not supported"),
+        ("    train_on_eos: all\n", "'train_on_eos: all' of a data set is not supported"),
+        (
+            "    type: {field_instruction: q, format: '{instruction}'}\n",
+            "a format of one's own is not supported",
+        ),
+    ] {
+        let failure = read_as("yaml", &text(entry)).unwrap_err();
+        assert!(
+            failure.cause.contains("(line 2): 'datasets': ") && failure.cause.contains(cause),
+            "{failure:?}"
+        );
+    }
+}
+
+#[test]
+fn common_keys_of_transformers_trl_and_llama_factory_are_used_or_reported() {
+    expect_all(
+        "model_name_or_path: m\ndataset_name: d\nmax_steps: -1\nnum_train_epochs: 2\ngroup_by_length: true\n\
+         eval_strategy: 'no'\nsave_strategy: epoch\nbf16: true\nload_in_4bit: true\nuse_peft: true\nlora_r: 4\n\
+         gradient_accumulation_steps: 4\npacking: true\ndataset_text_field: body\nassistant_only_loss: true\n\
+         dataset_train_split: train_sft\nmodel_revision: main\nlr_scheduler_kwargs: {}\nlogging_first_step: true\n",
+        TrainFlags {
+            model: Some("m".into()),
+            data: Some("d".into()),
+            epochs: Some(2.0),
+            eval_every: Some(0),
+            dtype: Some("bf16".into()),
+            rank: Some(4),
+            accumulation: Some(4),
+            columns: Some("text=body".into()),
+            train_on: Some("completion".into()),
+            split: Some("train_sft".into()),
+            ..TrainFlags::default()
+        },
+        &["group_by_length", "save_strategy", "load_in_4bit", "packing", "logging_first_step"],
+    );
+    expect_all(
+        "model_name_or_path: m\nstage: sft\ndo_train: true\nfinetuning_type: lora\nlora_rank: 8\nlora_target: all\n\
+         dataset: d\ncutoff_len: 2048\npreprocessing_num_workers: 16\noutput_dir: o\nplot_loss: true\n\
+         overwrite_output_dir: true\nsave_only_model: false\nreport_to: none\npure_bf16: true\nddp_timeout: 180\n\
+         resume_from_checkpoint: null\nval_size: 0.1\neval_strategy: steps\neval_steps: 500\nenable_thinking: false\n",
+        TrainFlags {
+            model: Some("m".into()),
+            rank: Some(8),
+            targets: Some("all".into()),
+            data: Some("d".into()),
+            max_length: Some(2048),
+            out: Some("o".into()),
+            dtype: Some("bf16".into()),
+            valid_size: Some(0.1),
+            eval_every: Some(500),
+            template_var: Some(vec!["enable_thinking=false".into()]),
+            ..TrainFlags::default()
+        },
+        &["preprocessing_num_workers", "plot_loss", "overwrite_output_dir", "ddp_timeout"],
+    );
+    expect_all(
+        "base_model: m\nplugins:\n  - axolotl.integrations.liger.LigerPlugin\nliger_rope: true\neot_tokens: [<|im_end|>]\n\
+         special_tokens: {pad_token: <|end|>}\nexcess_length_strategy: drop\nsample_packing: true\n",
+        TrainFlags { model: Some("m".into()), ..TrainFlags::default() },
+        &[
+            "plugins",
+            "liger_rope",
+            "eot_tokens",
+            "special_tokens",
+            "excess_length_strategy",
+            "sample_packing",
+        ],
+    );
+    for (text, cause) in [
+        ("max_samples: 1000", "'max_samples': 1000 is not supported"),
+        ("special_tokens: {eos_token: <|x|>}", "eos_token: \"<|x|>\" is not supported"),
+        ("plugins: [my.Plugin]", "'my.Plugin' is not supported"),
+        ("model_revision: v2", "'model_revision': v2 is not supported"),
+        ("completion_only_loss: maybe", "must be true or false"),
+        ("val_set_size: lots", "'val_set_size': invalid type"),
+    ] {
+        let failure = read_as("yaml", text).unwrap_err();
+        assert!(failure.cause.contains(cause), "{failure:?}");
+    }
 }
 
 #[test]
@@ -212,8 +405,12 @@ fn what_cannot_be_done_is_refused_by_name_and_line() {
             "adamw.betas",
             "betas are 0.9 and 0.999",
         ),
-        ("hf_dataset: {path: x}", "'hf_dataset': is not read", "data: org/name"),
-        ("val_set_size: 0.05", "'val_set_size': 0.05: no rows are split off", "valid.jsonl"),
+        ("hf_dataset: [{path: x}]", "'hf_dataset': is not one data set", "data: org/name"),
+        (
+            "hf_dataset: {path: x, train_split: 'train[:10]'}",
+            "'train_split: train[:10]' below it",
+            "data: org/name",
+        ),
         ("datasets: [{path: a}, {path: b}]", "lists 2 data sets", "one folder"),
         ("peft_use_dora: true", "'peft_use_dora': true is not supported", "only LoRA is trained"),
         ("rl: dpo", "'rl': dpo is not supported", "supervised"),
@@ -260,4 +457,75 @@ fn an_empty_or_marked_file_is_read() {
     assert_eq!(read_as("json", r#"{"rank": 4}"#).unwrap().flags.rank, Some(4));
     let folder = tempfile::tempdir().unwrap();
     assert!(read(folder.path()).unwrap_err().cause.ends_with("is a folder, not a configuration file"));
+}
+
+/// Settings come from other people's repositories, too. Whatever the text, it is read or refused.
+#[test]
+fn mutated_settings_are_read_or_refused() {
+    const WORDS: [&str; 24] = [
+        "-1",
+        "0",
+        "1e999",
+        "nan",
+        ".inf",
+        "99999999999999999999",
+        "null",
+        "~",
+        "true",
+        "[]",
+        "{}",
+        "\"\"",
+        "[[",
+        "{a: ",
+        "&a",
+        "*a",
+        "<<",
+        "!!binary",
+        "\n- ",
+        "\n  ",
+        ": ",
+        "= ",
+        "é\u{0}",
+        "lora_parameters",
+    ];
+    const TOML: &str = "model = \"a/b\"\nrank = 16\nalpha = 32.0\ntargets = [\"q_proj\"]\nlearning-rate = 1e-4\nsteps = 10\n\
+                        [lora_parameters]\nrank = 8\n";
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap_or(0) % below
+    };
+    for round in 0..4000 {
+        let (ending, seed) = [("yaml", MLX), ("toml", TOML), ("json", MLX)][round % 3];
+        let mut text = seed.to_owned();
+        for _ in 0..=random(4) {
+            let mut place = || {
+                let at = random(text.len() + 1);
+                (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+            };
+            let (a, b) = (place(), place());
+            let (start, end) = (a.min(b), a.max(b));
+            match random(4) {
+                0 => text.insert_str(start, WORDS[random(WORDS.len())]),
+                1 => {
+                    let cut = (start..=end.min(start + 9)).rev().find(|at| text.is_char_boundary(*at));
+                    text.replace_range(start..cut.unwrap_or(start), "");
+                }
+                2 => text.insert_str(start, &text[start..end].to_owned()),
+                _ => {
+                    let line = text[start..].find('\n').map_or(text.len(), |at| start + at);
+                    text.replace_range(start..line, WORDS[random(WORDS.len())]);
+                }
+            }
+        }
+        let start = std::time::Instant::now();
+        // A failure names the file, whose name is `run` with the ending.
+        if let Err(failure) = read_as(ending, &text) {
+            let shown = format!("{failure:?}");
+            assert!(shown.contains(&format!("run.{ending}")), "{shown}\n{text}");
+        }
+        assert!(start.elapsed().as_secs() < 10, "{text}");
+    }
 }

@@ -71,7 +71,47 @@ fn patterns_layers_and_choices() {
     }
     let cosin = TrainFlags { schedule: Some("cosin".into()), ..TrainFlags::default() };
     assert_eq!(cosin.options(false).unwrap_err().cause, "schedule: 'cosin' is unknown");
-    let decay = TrainFlags { weight_decay: Some(-1.0), ..TrainFlags::default() };
-    assert_eq!(decay.options(false).unwrap_err().cause, "weight-decay: -1 must be 0 or more");
     assert!(train_on("answers").is_err() && dtype("u32").is_err());
+}
+
+/// Each of these reached an allocation, an endless loop or a silently replaced default before it had a range.
+#[test]
+fn numbers_of_a_file_are_refused_with_line_and_range() {
+    for (line, cause, advice) in [
+        ("rank = 1000000000", "'rank': 1000000000 is out of range", "a whole number from 1 to 16384"),
+        ("accumulation = 0", "'accumulation': 0 is out of range", "a whole number from 1 to 4096"),
+        ("accumulation = 1000000000000", "'accumulation': 1000000000000 is out of range", "from 1 to 4096"),
+        ("weight-decay = nan", "'weight-decay': is not a finite number", "leave the key out"),
+        ("weight-decay = -0.5", "'weight-decay': -0.5 is out of range", "a number from 0 to 10"),
+        ("max-grad-norm = inf", "'max-grad-norm': is not a finite number", "leave the key out"),
+        ("learning-rate = \"-1\"", "'learning-rate': -1 is out of range", "a number above 0, up to 10"),
+        ("dropout = 1.0", "'dropout': 1 is out of range", "a number from 0 to below 1"),
+        ("warmup-ratio = 2", "'warmup-ratio': 2 is out of range", "a number from 0 to 1"),
+    ] {
+        let failure = read(&format!("alpha = 4\n{line}\n")).unwrap_err();
+        assert!(failure.cause.ends_with(&format!("(line 2): {cause}")), "{line}: {failure:?}");
+        assert!(failure.advice.contains(advice), "{line}: {failure:?}");
+    }
+}
+
+#[test]
+fn patterns_and_products_have_limits_too() {
+    let lora = |flags: TrainFlags| flags.lora().unwrap_err().cause;
+    for (pattern, cause) in [
+        ("q_proj=1e30", "rank-pattern: q_proj: 1000000000000000000000000000000 is out of range"),
+        ("q_proj=0", "rank-pattern: q_proj: 0 is out of range"),
+        ("q_proj=nan", "rank-pattern: q_proj: NaN is out of range"),
+        ("q_proj=2.5", "rank-pattern: q_proj: 2.5 is not a whole number"),
+    ] {
+        assert_eq!(lora(TrainFlags { rank_pattern: Some(pattern.into()), ..TrainFlags::default() }), cause);
+    }
+    let alpha = TrainFlags { alpha_pattern: Some("q_proj=inf".into()), ..TrainFlags::default() };
+    assert_eq!(lora(alpha), "alpha-pattern: q_proj: inf is out of range");
+    let options = |flags: TrainFlags| flags.options(false).unwrap_err().cause;
+    let wide = TrainFlags { batch_size: Some(65_536), max_length: Some(1 << 20), ..TrainFlags::default() };
+    assert!(options(wide).starts_with("batch-size × max-length: 65536 × 1048576 tokens"));
+    let decay = TrainFlags { learning_rate: Some(1.0), weight_decay: Some(2.0), ..TrainFlags::default() };
+    assert_eq!(options(decay), "learning-rate × weight-decay: 1 × 2 is above 1");
+    let long = TrainFlags { epochs: Some(1e6), batch_size: Some(1), ..TrainFlags::default() };
+    assert_eq!(long.with_steps(1_000_000).unwrap_err().cause, "steps: 1000000000000 is out of range");
 }

@@ -1,21 +1,4 @@
 // What a translated kernel and the engine (src/engine) agree on. The engine's `Context` and `Hooks` mirror it.
-typedef unsigned char uchar;
-typedef unsigned short ushort;
-typedef unsigned int uint;
-typedef unsigned long ulong;
-typedef signed char int8_t;
-typedef unsigned char uint8_t;
-typedef short int16_t;
-typedef unsigned short uint16_t;
-typedef int int32_t;
-typedef unsigned int uint32_t;
-typedef long int64_t;
-typedef unsigned long uint64_t;
-typedef unsigned long size_t;
-typedef long ptrdiff_t;
-typedef unsigned long uintptr_t;
-typedef _Float16 half;
-typedef __bf16 bfloat;
 
 // Neither duplicated into branches nor merged from them: which call a thread waits at matters.
 #define SOFTMETAL_CONVERGENT __attribute__((convergent, nomerge))

@@ -14,22 +14,6 @@
 #define atomic_int softmetal_atomic_int
 #define atomic_float softmetal_atomic_float
 #define atomic_bool softmetal_atomic_bool
-typedef unsigned char uchar;
-typedef unsigned short ushort;
-typedef unsigned int uint;
-typedef unsigned long ulong;
-typedef signed char int8_t;
-typedef unsigned char uint8_t;
-typedef short int16_t;
-typedef unsigned short uint16_t;
-typedef int int32_t;
-typedef unsigned int uint32_t;
-typedef long int64_t;
-typedef unsigned long uint64_t;
-typedef unsigned long size_t;
-typedef long ptrdiff_t;
-typedef unsigned long uintptr_t;
-typedef __bf16 bfloat;
 
 namespace metal {
 using ::size_t; using ::ptrdiff_t; using ::int8_t; using ::uint8_t; using ::int16_t; using ::uint16_t;
@@ -56,18 +40,6 @@ template <class T> threadgroup T &softmetal_threadgroup();
 template <class T> bool softmetal_is_defined(T);
 
 namespace metal {
-#define SOFTMETAL_TRANSFORM(name, builtin) \
-  template <class T> struct name { using type = builtin(T); }; \
-  template <class T> using name##_t = typename name<T>::type;
-SOFTMETAL_TRANSFORM(remove_cv, __remove_cv)
-SOFTMETAL_TRANSFORM(remove_const, __remove_const)
-SOFTMETAL_TRANSFORM(remove_volatile, __remove_volatile)
-SOFTMETAL_TRANSFORM(remove_reference, __remove_reference_t)
-SOFTMETAL_TRANSFORM(remove_pointer, __remove_pointer)
-SOFTMETAL_TRANSFORM(decay, __decay)
-SOFTMETAL_TRANSFORM(make_unsigned, __make_unsigned)
-SOFTMETAL_TRANSFORM(make_signed, __make_signed)
-#undef SOFTMETAL_TRANSFORM
 template <class T> T declval();
 // The type of an object wherever it lies.
 template <class T> struct softmetal_bare { using type = T; };
@@ -76,22 +48,6 @@ template <class T> struct softmetal_bare<constant T> { using type = T; };
 template <class T> struct softmetal_bare<threadgroup T> { using type = T; };
 template <class T> struct softmetal_bare<thread T> { using type = T; };
 
-template <class T, T V> struct integral_constant {
-  static constant constexpr T value = V;
-  using value_type = T;
-  using type = integral_constant;
-  constexpr operator T() const { return V; }
-};
-template <bool B> using bool_constant = integral_constant<bool, B>;
-using true_type = bool_constant<true>;
-using false_type = bool_constant<false>;
-template <bool B, class T, class F> struct conditional { using type = T; };
-template <class T, class F> struct conditional<false, T, F> { using type = F; };
-template <bool B, class T, class F> using conditional_t = typename conditional<B, T, F>::type;
-template <bool B, class T = void> struct enable_if {};
-template <class T> struct enable_if<true, T> { using type = T; };
-template <bool B, class T = void> using enable_if_t = typename enable_if<B, T>::type;
-template <class...> using void_t = void;
 template <class T> struct softmetal_is_float : false_type {};
 template <> struct softmetal_is_float<float> : true_type {};
 template <> struct softmetal_is_float<half> : true_type {};
@@ -183,9 +139,10 @@ SOFTMETAL_MATRIX(float, 2) SOFTMETAL_MATRIX(float, 3) SOFTMETAL_MATRIX(float, 4)
 SOFTMETAL_MATRIX(half, 2) SOFTMETAL_MATRIX(half, 3) SOFTMETAL_MATRIX(half, 4)
 
 // Functions of floating-point numbers are overloads, so that arguments convert as they do in Metal; others are templates.
+// There are none for bfloat, which converts to float.
 #define SOFTMETAL_FLOATS(macro, name) \
-  macro(name, float) macro(name, half) macro(name, bfloat) macro(name, float2) macro(name, float3) macro(name, float4) \
-  macro(name, half2) macro(name, half3) macro(name, half4) macro(name, bfloat2) macro(name, bfloat3) macro(name, bfloat4)
+  macro(name, float) macro(name, half) macro(name, float2) macro(name, float3) macro(name, float4) \
+  macro(name, half2) macro(name, half3) macro(name, half4)
 #define SOFTMETAL_ONE(name, T) constexpr T name(T x) { return x; }
 #define SOFTMETAL_TWO(name, T) constexpr T name(T x, T y) { return x; }
 #define SOFTMETAL_THREE(name, T) constexpr T name(T x, T y, T z) { return x; }
@@ -298,26 +255,3 @@ SOFTMETAL_ATOMIC(device) SOFTMETAL_ATOMIC(threadgroup)
 } // namespace metal
 using metal::as_type;
 
-#define FLT_MAX __FLT_MAX__
-#define FLT_MIN __FLT_MIN__
-#define FLT_EPSILON __FLT_EPSILON__
-#define HALF_MAX 65504.0h
-#define HUGE_VALF 1e38f
-#define MAXFLOAT __FLT_MAX__
-#define INFINITY __builtin_inff()
-#define NAN __builtin_nanf("")
-#define INT_MAX __INT_MAX__
-#define INT_MIN (-__INT_MAX__ - 1)
-#define UINT_MAX 0xffffffffu
-#define M_PI_F 3.14159265358979323846f
-#define M_PI_2_F 1.57079632679489661923f
-#define M_1_PI_F 0.318309886183790671538f
-#define M_2_PI_F 0.636619772367581343076f
-#define M_E_F 2.71828182845904523536f
-#define M_LN2_F 0.693147180559945309417f
-#define M_LN10_F 2.30258509299404568402f
-#define M_LOG2E_F 1.44269504088896340736f
-#define M_LOG10E_F 0.434294481903251827651f
-#define M_SQRT2_F 1.41421356237309504880f
-#define M_SQRT1_2_F 0.707106781186547524401f
-#define M_2_SQRTPI_F 1.12837916709551257390f

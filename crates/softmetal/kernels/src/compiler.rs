@@ -52,7 +52,7 @@ const LANGUAGE: [&str; 20] = [
 
 /// C++ for OpenCL has Metal's address spaces under other names. Without the generic one, a pointer or reference that names
 /// none is a thread's, as in Metal.
-pub(crate) const DIALECT: [&str; 14] = [
+pub(crate) const DIALECT: [&str; 16] = [
     "-x",
     "cl",
     "-cl-std=clc++2021",
@@ -67,6 +67,8 @@ pub(crate) const DIALECT: [&str; 14] = [
     "-ferror-limit=0",
     "-fno-caret-diagnostics",
     "-fsyntax-only",
+    "-Xclang",
+    "-ast-dump",
     "-",
 ];
 
@@ -111,11 +113,12 @@ impl Compiler {
         run(command, text).map(drop)
     }
 
-    /// Checks `text` as C++ for OpenCL without a generic address space, and returns everything that clang reports.
-    pub(crate) fn check_dialect(&self, text: &str) -> Result<(), String> {
+    /// Checks `text` as C++ for OpenCL without a generic address space. Returns its syntax tree, or everything that clang
+    /// reports.
+    pub(crate) fn check_dialect(&self, text: &str) -> Result<String, String> {
         let mut command = Command::new(&self.program);
         command.args(DIALECT);
-        run(command, text).map(drop)
+        run(command, text)
     }
 
     /// Optimised LLVM assembly of `text`. Loops are not vectorised: every access stays a plain load or store.

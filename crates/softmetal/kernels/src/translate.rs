@@ -5,12 +5,13 @@
 
 use std::collections::HashSet;
 use std::fmt::Write;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use msl::{ItemKind, Kernel, Library, Passing, Role, Source, TokenKind};
 
 /// What every translated text begins with.
 pub(crate) const PRELUDE: &str = concat!(
+    include_str!("../prelude/shared.h"),
     include_str!("../prelude/abi.h"),
     include_str!("../prelude/traits.h"),
     include_str!("../prelude/vector.h"),
@@ -78,44 +79,72 @@ impl Edits<'_> {
     }
 }
 
-/// Replacements of single words and attributes, anywhere in the text.
-fn words(source: &Source<'_>, edits: &mut Edits<'_>) {
+/// Replaces single words anywhere in the text: attribute lists by what `attributes` returns for their tokens, literals of
+/// half and bfloat by those of C++, where `half` is the suffix, and the tokens that `word` returns a text for.
+pub(crate) fn replace_words(
+    source: &Source<'_>,
+    edits: &mut Edits<'_>,
+    half: &str,
+    attributes: impl Fn(Range<usize>) -> &'static str,
+    word: impl Fn(usize) -> Option<(RangeInclusive<usize>, String)>,
+) {
     let tokens = source.tokens();
     let mut index = 0;
-    while index < tokens.len() {
-        let span = tokens[index].span.clone();
-        let word = source.at(index);
-        match word {
-            "[" if source.at(index + 1) == "[" && tokens[index + 1].span.start == span.end => {
-                let end = source.close(index).unwrap_or(index + 1);
-                let kernel = (index..end).any(|i| source.at(i) == "kernel");
-                let new = if kernel { "static " } else { "" };
-                edits.list.push((span.start..tokens[end].span.end, new.into()));
-                index = end;
-            }
-            // A plain kernel that is not called must not be compiled.
-            "kernel" if source.at(index.wrapping_sub(1)) != "." => edits.list.push((span, "static".into())),
-            // Behind a member function it says where the object lies, not that it is const.
-            "constant" if source.at(index.wrapping_sub(1)) == ")" => edits.list.push((span, String::new())),
-            "static_cast" => edits.list.push((span, "softmetal_cast".into())),
-            "is_function_constant_defined" => {
-                let end = source.close(index + 1).unwrap_or(index);
-                let new = format!("bool(softmetal_defined_{})", source.at(index + 2));
-                edits.list.push((span.start..tokens[end].span.end, new));
-                index = end;
-            }
-            _ if tokens[index].kind == TokenKind::Number && !word.starts_with("0x") => {
-                if let Some(digits) = word.strip_suffix(['h', 'H']) {
-                    let point = if digits.contains(['.', 'e', 'E']) { "" } else { ".0" };
-                    edits.list.push((span, format!("{digits}{point}f16")));
-                } else if let Some(digits) = word.strip_suffix("bf") {
-                    edits.list.push((span, format!("bfloat({digits}f)")));
-                }
-            }
-            _ => {}
+    while let Some(token) = tokens.get(index) {
+        let mut replace = |range: RangeInclusive<usize>, text: String| {
+            edits.list.push((tokens[*range.start()].span.start..tokens[*range.end()].span.end, text));
+            *range.end()
+        };
+        let adjacent = tokens.get(index + 1).is_some_and(|next| next.span.start == token.span.end);
+        if source.at(index) == "[" && source.at(index + 1) == "[" && adjacent {
+            let end = source.close(index).unwrap_or(index + 1);
+            index = replace(index..=end, attributes(index..end).into());
+        } else if let Some((range, text)) = word(index) {
+            index = replace(range, text);
+        } else if token.kind == TokenKind::Number
+            && let Some(text) = literal(source.at(index), half)
+        {
+            replace(index..=index, text);
         }
         index += 1;
     }
+}
+
+/// Returns a literal of half (`1h`) or bfloat (`1.0bf`) as C++ has it.
+fn literal(word: &str, half: &str) -> Option<String> {
+    if word.starts_with("0x") {
+        return None;
+    }
+    if let Some(digits) = word.strip_suffix("bf") {
+        return Some(format!("bfloat({digits}f)"));
+    }
+    let digits = word.strip_suffix(['h', 'H'])?;
+    let point = if digits.contains(['.', 'e', 'E']) { "" } else { ".0" };
+    Some(format!("{digits}{point}{half}"))
+}
+
+/// Replaces single words; of attributes, those of kernels become `static`, the others vanish.
+fn words(source: &Source<'_>, edits: &mut Edits<'_>) {
+    let attributes = |mut list: Range<usize>| {
+        if list.any(|index| source.at(index) == "kernel") { "static " } else { "" }
+    };
+    let before = |index: usize| source.at(index.wrapping_sub(1));
+    let word = |index: usize| {
+        let (end, text) = match source.at(index) {
+            // A plain kernel that is not called must not be compiled.
+            "kernel" if before(index) != "." => (index, "static".into()),
+            // Behind a member function it says where the object lies, not that it is const.
+            "constant" if before(index) == ")" => (index, String::new()),
+            "static_cast" => (index, "softmetal_cast".into()),
+            "is_function_constant_defined" => {
+                let end = source.close(index + 1).unwrap_or(index);
+                (end, format!("bool(softmetal_defined_{})", source.at(index + 2)))
+            }
+            _ => return None,
+        };
+        Some((index..=end, text))
+    };
+    replace_words(source, edits, "f16", attributes, word);
 }
 
 /// Removes declarations that differ from an earlier one in address spaces only: without them, C++ sees the

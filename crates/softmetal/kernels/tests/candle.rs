@@ -376,9 +376,8 @@ fn candles_random_numbers_depend_on_the_order_of_threads() {
     assert!((1..5).any(|order| numbers(order) != numbers(0)));
 }
 
-/// Takes a minute or more: `cargo test --test candle -- --ignored`.
 #[test]
-#[ignore = "compiles 60 kernels"]
+#[ignore = "compiles 60 kernels, a minute or more: cargo test --manifest-path crates/softmetal/Cargo.toml -p softmetal-kernels --test candle -- --ignored"]
 fn every_29th_kernel_compiles() {
     let Some(folder) = candle_folder() else {
         eprintln!(

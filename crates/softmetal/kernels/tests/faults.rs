@@ -53,6 +53,35 @@ fn reads_and_writes_out_of_range() {
     );
 }
 
+/// A GPU would skip the dispatch; here it is a fault, whether the number is written or a template's parameter.
+#[test]
+fn threadgroups_above_the_declared_maximum() {
+    let source = "[[kernel, max_total_threads_per_threadgroup(64)]] void plain(
+          device uint* y [[buffer(0)]], uint i [[thread_position_in_grid]]) { y[i] = i; }
+        template <uint N> [[kernel, max_total_threads_per_threadgroup(2 * N)]] void sized(
+          device uint* y [[buffer(0)]], uint i [[thread_position_in_grid]]) { y[i] = i; }
+        template [[host_name(\"sized_32\")]] [[kernel]] void sized<32>(device uint*, uint);
+        kernel void undeclared(device uint* y [[buffer(0)]], uint i [[thread_position_in_grid]]) { y[i] = i; }";
+    let library = library(source);
+    for (name, limit) in [("plain", Some(64)), ("sized_32", Some(64)), ("undeclared", None)] {
+        let p = pipeline(&library, name, &[]);
+        assert_eq!(p.max_threads(), limit, "{name}");
+        let mut y = vec![7_u32; 96];
+        run_with(&p, &[buffer(&mut y)], &[], [96, 1, 1], [64, 1, 1], 0).unwrap();
+        assert_eq!(y[95], 95, "{name}");
+        y.fill(7);
+        let more = run_with(&p, &[buffer(&mut y)], &[], [96, 1, 1], [48, 2, 1], 0);
+        match (limit, more) {
+            (None, more) => assert!(more.is_ok(), "{name}"),
+            (Some(_), more) => {
+                let text = more.unwrap_err().to_string();
+                assert!(text.contains("96 threads: the kernel declares at most 64"), "{name}: {text}");
+                assert_eq!(y, [7; 96], "{name}: nothing ran");
+            }
+        }
+    }
+}
+
 #[test]
 fn write_through_a_read_only_argument() {
     let p = kernel("kernel void k(device const int* x [[buffer(0)]]) { *(device int*)(x) = 1; }", "k");

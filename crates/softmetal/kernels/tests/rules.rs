@@ -71,6 +71,42 @@ const CASES: &[Case] = &[
         "kernel void k(constant uint& i [[thread_position_in_grid]]) {}",
         "kernel void k(const uint i [[thread_position_in_grid]]) {}",
     ),
+    // bfloat: no number of another floating-point type becomes one without a cast.
+    case(
+        "bfloat-conversion",
+        "kernel void k(device bfloat* y [[buffer(0)]], device const float* x [[buffer(1)]]) { y[0] = x[0]; }",
+        "kernel void k(device bfloat* y [[buffer(0)]], device const float* x [[buffer(1)]]) { y[0] = bfloat(x[0]); }",
+    ),
+    case(
+        "bfloat-conversion",
+        "kernel void k(device bfloat* y [[buffer(0)]]) { bfloat zero = 0.0f; y[0] = zero; }",
+        "kernel void k(device half* y [[buffer(0)]]) { half zero = 0.0f; y[0] = zero; }",
+    ),
+    case(
+        "bfloat-conversion",
+        "template <typename T> kernel void k(device T* y [[buffer(0)]], constant float& x [[buffer(1)]]) { y[0] += x; }\n\
+         template [[host_name(\"k_bf\")]] [[kernel]] void k<bfloat>(device bfloat*, constant float&);",
+        "template <typename T> kernel void k(device T* y [[buffer(0)]], constant float& x [[buffer(1)]]) { y[0] += T(x); }\n\
+         template [[host_name(\"k_bf\")]] [[kernel]] void k<bfloat>(device bfloat*, constant float&);",
+    ),
+    case(
+        "bfloat-conversion",
+        "template <typename T> T twice(T x) { return 2.0f * x; }\nkernel void k(device bfloat* y [[buffer(0)]]) { y[0] = \
+         twice(y[1]); }",
+        "template <typename T> T twice(T x) { return T(2.0f * x); }\nkernel void k(device bfloat* y [[buffer(0)]]) { y[0] = \
+         twice(y[1]); }",
+    ),
+    case(
+        "bfloat-conversion",
+        "kernel void k(device bfloat* y [[buffer(0)]]) { y[0] = exp(y[0]); }",
+        "kernel void k(device bfloat* y [[buffer(0)]]) { y[0] = bfloat(exp(y[0])); }",
+    ),
+    case(
+        "bfloat-conversion",
+        "kernel void k(device bfloat* y [[buffer(0)]], device const half* x [[buffer(1)]]) { y[0] *= float(x[0]); }",
+        "kernel void k(device bfloat* y [[buffer(0)]], device const half* x [[buffer(1)]]) { bfloat z = y[0]; z *= z; \
+         float w = z; w *= x[0]; y[0] = bfloat(w); }",
+    ),
     // Attributes together.
     case(
         "one-role",
@@ -394,7 +430,7 @@ fn planted_faults() {
         workers.into_iter().flat_map(|w| w.join().expect("no panic")).collect()
     });
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    for rule in RULES.iter().chain(&["address-space", "types", "threadgroup-memory"]) {
+    for rule in RULES.iter().chain(&["address-space", "types", "threadgroup-memory", "bfloat-conversion"]) {
         assert!(CASES.iter().any(|case| case.rule == *rule), "no fault is planted for the rule {rule}");
     }
     println!("{} planted faults, each with its legal neighbor", CASES.len());
@@ -454,6 +490,21 @@ fn a_kernel_of_ours_without_a_maximum_of_threads() {
     assert_ne!(planted, source.text);
     let found = check("silu_mul.metal", &planted, strict());
     assert_eq!(found.iter().map(|f| f.rule).collect::<Vec<_>>(), ["max-threads"]);
+}
+
+/// Constants are those that kernels are computed with: the two readings share them.
+#[test]
+fn constants_have_the_values_of_the_specification() {
+    let text = "#include <metal_stdlib>\nusing namespace metal;\n\
+        static_assert(HUGE_VALF == INFINITY && HUGE_VALF > FLT_MAX && MAXFLOAT == FLT_MAX, \"floats\");\n\
+        static_assert(HALF_MAX == half(65504.0f) && sizeof(HALF_MAX) == 2, \"half\");\n\
+        static_assert(INT_MIN < 0 && UINT_MAX == 4294967295u, \"integers\");\n\
+        kernel void k(device float* y [[buffer(0)]]) { y[0] = HUGE_VALF; y[1] = float(HALF_MAX); }\n";
+    assert_eq!(check("constants.metal", text, requirements()), []);
+    let library = harness::library(text);
+    let mut y = [0.0_f32; 2];
+    harness::run(&harness::pipeline(&library, "k", &[]), &[harness::buffer(&mut y)], [1, 1, 1], [1, 1, 1]);
+    assert_eq!(y, [f32::INFINITY, 65504.0]);
 }
 
 /// Faults inside the bodies of our own templates: clang must not skip them.

@@ -6,6 +6,7 @@ use objc2_foundation::NSObject;
 use objc2_metal_performance_shaders::MPSDataType;
 use softmetal_formulas::element::Element;
 use softmetal_formulas::matrix::{Matrix, MatrixDescriptor, recommended_row_bytes};
+use softmetal_formulas::rules::{Refusal, refuse};
 use softmetal_formulas::vector::{Vector, VectorDescriptor, recommended_vector_bytes};
 
 use super::accepted;
@@ -180,6 +181,19 @@ define_class!(
     }
 );
 
+/// Refuses a matrix whose last row ends in a gap beyond the buffer, on a Mac that counts the gap.
+fn whole_rows(place: Matrix, length: usize) -> Result<Matrix, Refusal> {
+    let descriptor = place.descriptor();
+    let matrices = (descriptor.matrices() - 1) * descriptor.matrix_bytes();
+    let counted = matrices + descriptor.rows() * descriptor.row_bytes();
+    if !mac().whole_rows || place.offset() + counted <= length {
+        return Ok(place);
+    }
+    let message =
+        format!("offset {} and whole rows, {counted} bytes, in a buffer of {length}", place.offset());
+    Err(refuse("mps-matrix-buffer-small", message))
+}
+
 impl SoftMatrix {
     fn placed(
         this: Allocated<Self>,
@@ -191,6 +205,7 @@ impl SoftMatrix {
             return None;
         }
         let place = Matrix::new(buffer.memory().start(), buffer.len(), offset, *descriptor.ivars());
+        let place = place.and_then(|place| whole_rows(place, buffer.len()));
         let this = this.set_ivars(Placed { buffer: buffer.retain(), place: accepted(place)? });
         // SAFETY: NSObject's init returns the object.
         unsafe { msg_send![super(this), init] }

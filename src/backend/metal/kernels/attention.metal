@@ -2,9 +2,9 @@
 //
 // attention_rows: a threadgroup of 8 SIMD groups does 8 neighbouring queries of a head, each SIMD group one. Tiles of 32
 // keys and then of their values stand in threadgroup memory; a lane computes the score of one key, and holds every 32nd
-// element of the result. attention_few: a threadgroup of 16 SIMD groups does one query over a part of its keys, each SIMD
-// group every 16th; a lane holds every 32nd element of the head. With several parts the results are merged by another
-// launch. Head sizes up to 256. A query that sees no key gives zeros and -infinity.
+// element of the result. attention_few: a threadgroup of 16 SIMD groups does one query of a head over a part of its keys,
+// each SIMD group every 16th; a lane holds every 32nd element of the head. With several parts the results are merged by
+// another launch. Head sizes up to 256. A query that sees no key gives zeros and -infinity.
 
 #define TILE 32
 #define CHUNK 128   // elements of a head in threadgroup memory at a time
@@ -36,7 +36,7 @@ struct AttentionSizes {
     uint store_lse;
     uint parts;
     float scale;
-    uint first_block; // of attention_rows
+    uint first_block; // of attention_rows: 8 queries; of attention_few: a query of a head
 };
 
 // The keys that a query sees: from .x up to, but without, .y.
@@ -197,9 +197,10 @@ template <typename T, typename K>
     threadgroup float sums[FEW * 256];
     threadgroup float peaks[FEW];
     threadgroup float totals[FEW];
-    uint head = block.y;
-    uint batch = block.z / sizes.t;
-    uint query = block.z % sizes.t;
+    uint index = sizes.first_block + block.y;
+    uint head = index % sizes.heads;
+    uint query = index / sizes.heads % sizes.t;
+    uint batch = index / sizes.heads / sizes.t;
     uint d = sizes.d;
     uint2 range = visible(sizes, batch, query, pos, starts);
     uint share = (range.y - range.x + sizes.parts - 1) / sizes.parts;
@@ -258,7 +259,7 @@ template <typename T, typename K>
     for (uint i = 0; i < groups; i++) {
         sum = fma(totals[i], peaks[i] == peak ? 1.0f : precise::exp(peaks[i] - peak), sum);
     }
-    ulong row = (ulong(batch) * sizes.t + query) * sizes.heads + head;
+    ulong row = index;
     for (uint element = thread_index; element < d; element += 32 * FEW) {
         float value = 0.0f;
         for (uint i = 0; i < groups; i++) {

@@ -4,6 +4,7 @@
 //! where `device`, `constant`, `threadgroup` and `thread` are distinct address spaces. [`check_layouts`] compares structs
 //! of a library with layouts that a host expects.
 
+mod conversions;
 mod translate;
 
 use std::fmt::Write;
@@ -19,10 +20,20 @@ use crate::error::CompileError;
 use crate::library::{CompileOptions, without_includes};
 
 /// Declarations that stand for Metal's standard library.
-const STANDARD: &str = include_str!("../../prelude/dialect.h");
+const STANDARD: &str =
+    concat!(include_str!("../../prelude/shared.h"), include_str!("../../prelude/dialect.h"));
+
+/// The name under which they appear in messages.
+const STANDARD_NAME: &str = "standard library";
 
 /// Everything here that decides what is found.
-const OWN: [&str; 3] = [STANDARD, include_str!("mod.rs"), include_str!("translate.rs")];
+const OWN: [&str; 5] = [
+    STANDARD,
+    include_str!("mod.rs"),
+    include_str!("conversions.rs"),
+    include_str!("translate.rs"),
+    include_str!("../translate.rs"),
+];
 
 /// Every rule that the library `source` breaks; empty if it breaks none.
 ///
@@ -136,7 +147,10 @@ fn compile(text: &str, options: &CompileOptions) -> Result<Result<(), String>, C
     let report = match std::fs::read_to_string(&path) {
         Ok(report) => report,
         Err(_) => {
-            let report = compiler.check_dialect(text).err().unwrap_or_default();
+            let report = match compiler.check_dialect(text) {
+                Ok(tree) => conversions::errors(&tree),
+                Err(report) => report,
+            };
             cache::place(&path, |part| std::fs::write(part, &report))?;
             report
         }
@@ -223,7 +237,9 @@ fn rule_of(message: &str) -> &'static str {
         "__local",
         "__private",
     ];
-    if message.contains("softmetal: threadgroup memory") {
+    if message == conversions::MESSAGE {
+        "bfloat-conversion"
+    } else if message.contains("softmetal: threadgroup memory") {
         "threadgroup-memory"
     } else if message.contains("softmetal: maximum of threads") {
         "max-threads"

@@ -4,10 +4,10 @@ use std::fmt::Write;
 use std::ops::Range;
 
 use msl::rules::{MAX_THREADGROUP_BYTES, MAX_THREADS};
-use msl::{Kernel, Library, Source, ThreadgroupVariable, TokenKind};
+use msl::{Kernel, Library, Source, ThreadgroupVariable};
 
-use super::STANDARD;
-use crate::translate::Edits;
+use super::{STANDARD, STANDARD_NAME};
+use crate::translate::{Edits, replace_words};
 
 /// The library with the declarations it needs before it.
 pub(super) fn translate(source: &Source<'_>, library: &Library) -> String {
@@ -34,7 +34,7 @@ pub(super) fn translate(source: &Source<'_>, library: &Library) -> String {
     members(source, &mut edits);
     words(source, library, &mut edits);
     format!(
-        "# 1 \"standard library\"\n{STANDARD}\n# 1 \"library\"\n{}\n# 1 \"derived constants\"\n{expressions}",
+        "# 1 \"{STANDARD_NAME}\"\n{STANDARD}\n# 1 \"library\"\n{}\n# 1 \"derived constants\"\n{expressions}",
         edits.apply()
     )
 }
@@ -140,76 +140,60 @@ fn is_vector(word: &str) -> bool {
         .contains(&element)
 }
 
-/// Replacements of single words and attributes, anywhere in the text.
+/// Replaces single words, and takes attributes out.
 fn words(source: &Source<'_>, library: &Library, edits: &mut Edits<'_>) {
-    let instantiation = |at: usize| library.instantiations.iter().any(|range| range.contains(&at));
     let tokens = source.tokens();
+    let instantiation = |index: usize| {
+        let at = tokens[index].span.start;
+        library.instantiations.iter().any(|range| range.contains(&at))
+    };
     let begins = |i: &usize| source.at(*i) == "template" && source.at(*i + 1) == "<";
     let lists: Vec<Range<usize>> =
         (0..tokens.len()).filter(begins).filter_map(|i| Some(i..source.close(i + 1)?)).collect();
-    let mut index = 0;
-    while index < tokens.len() {
-        let span = tokens[index].span.clone();
-        let word = source.at(index);
-        match word {
-            "[" if source.at(index + 1) == "[" && tokens[index + 1].span.start == span.end => {
-                let end = source.close(index).unwrap_or(index + 1);
-                edits.list.push((span.start..tokens[end].span.end, String::new()));
-                index = end;
-            }
+    let before = |index: usize| source.at(index.wrapping_sub(1));
+    // With the `metal::` before it.
+    let qualified = |index: usize| if before(index) == "::" { index - 2 } else { index };
+    let word = |index: usize| {
+        let (range, text) = match source.at(index) {
             // Behind a function it says where the object is.
-            "constant" if source.at(index.wrapping_sub(1)) == ")" => {
-                edits.list.push((span, "__constant".into()))
-            }
+            "constant" if before(index) == ")" => (index..=index, "__constant".into()),
             // OpenCL cannot take the address of a function for a template's parameter, but binds references.
-            "*" if source.at(index.wrapping_sub(1)) == "("
+            "*" if before(index) == "("
                 && source.at(index + 2) == ")"
                 && source.at(index + 3) == "("
                 && lists.iter().any(|list| list.contains(&index)) =>
             {
-                edits.list.push((span, "&".into()));
+                (index..=index, "&".into())
             }
             // A template that is given bool may make a vector of it.
             "bool"
-                if instantiation(span.start)
-                    && matches!(source.at(index.wrapping_sub(1)), "<" | ",")
+                if instantiation(index)
+                    && matches!(before(index), "<" | ",")
                     && matches!(source.at(index + 1), ">" | ",") =>
             {
-                edits.list.push((span, "char".into()));
+                (index..=index, "char".into())
             }
-            "kernel" => edits.list.push((span, String::new())),
-            "is_function_constant_defined" => edits.list.push((span, "softmetal_is_defined".into())),
-            "bool"
-                if source.at(index.wrapping_sub(1)) == "<" && source.at(index.wrapping_sub(2)) == "vec" =>
-            {
-                edits.list.push((span, "char".into()));
+            "bool" if before(index) == "<" && source.at(index.wrapping_sub(2)) == "vec" => {
+                (index..=index, "char".into())
             }
+            "kernel" => (index..=index, String::new()),
+            "is_function_constant_defined" => (index..=index, "softmetal_is_defined".into()),
             "vec" if source.at(index + 1) == "<" => {
                 let close = source.close(index + 1).unwrap_or(index);
-                if source.at(close + 1) == "(" && !declares(source, index) {
-                    let start = if source.at(index.wrapping_sub(1)) == "::" { index - 2 } else { index };
-                    let ty = source.join(index..close + 1).replace("vec<bool", "vec<char");
-                    let range = tokens[start].span.start..tokens[close].span.end;
-                    edits.list.push((range, format!("softmetal_make<metal::{ty}>")));
-                    index = close;
+                if source.at(close + 1) != "(" || declares(source, index) {
+                    return None;
                 }
+                let ty = source.join(index..close + 1).replace("vec<bool", "vec<char");
+                (qualified(index)..=close, format!("softmetal_make<metal::{ty}>"))
             }
-            _ if is_vector(word) && source.at(index + 1) == "(" && !declares(source, index) => {
-                let start = if source.at(index.wrapping_sub(1)) == "::" { index - 2 } else { index };
-                edits.list.push((tokens[start].span.start..span.end, format!("softmetal_make<{word}>")));
+            word if is_vector(word) && source.at(index + 1) == "(" && !declares(source, index) => {
+                (qualified(index)..=index, format!("softmetal_make<{word}>"))
             }
-            _ if tokens[index].kind == TokenKind::Number && !word.starts_with("0x") => {
-                if let Some(digits) = word.strip_suffix("bf") {
-                    edits.list.push((span, format!("bfloat({digits}f)")));
-                } else if let Some(digits) = word.strip_suffix(['h', 'H']) {
-                    let point = if digits.contains(['.', 'e', 'E']) { "" } else { ".0" };
-                    edits.list.push((span, format!("{digits}{point}h")));
-                }
-            }
-            _ => {}
-        }
-        index += 1;
-    }
+            _ => return None,
+        };
+        Some((range, text))
+    };
+    replace_words(source, edits, "h", |_| "", word);
 }
 
 /// Whether the type at token `index`, which a parenthesis follows, begins a declarator such as `float2 (&x)[2]` and not

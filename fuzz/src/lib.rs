@@ -1,0 +1,3 @@
+//! The fuzz targets as functions, which the library's tests run over the committed corpus too.
+
+pub mod targets;
