@@ -95,11 +95,11 @@ pub fn merge(
     if out.exists() {
         durable::remove_dir(out).map_err(|source| Error::io(out, "replace", source))?;
     }
-    let written = unfinished.keep();
-    make_readable(&written);
-    durable::rename(&written, out)
-        .and_then(|()| durable::sync_folder(parent))
-        .map_err(|source| Error::io(out, "create", source))?;
+    make_readable(unfinished.path());
+    durable::rename(unfinished.path(), out).map_err(|source| Error::io(out, "create", source))?;
+    // What was renamed is no longer there to be removed.
+    let _ = unfinished.keep();
+    durable::sync_folder(parent).map_err(|source| Error::io(out, "create", source))?;
     progress(1.0);
     Ok(report)
 }
