@@ -147,6 +147,47 @@ pub fn temporary_folder(folder: &Path, prefix: &str) -> Result<tempfile::TempDir
     Ok(made)
 }
 
+/// A folder that grows under a temporary name while this process holds it.
+#[derive(Debug)]
+pub struct UnfinishedFolder {
+    folder: tempfile::TempDir,
+    /// The system releases it when the process ends, however it ends.
+    _lock: Option<File>,
+}
+
+impl UnfinishedFolder {
+    /// Creates a folder with a unique name, and removes those of the same prefix whose processes were killed.
+    pub fn create(parent: &Path, prefix: &str) -> Result<Self> {
+        for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_one = entry.file_name().to_string_lossy().starts_with(prefix) && path.is_dir();
+            // A folder that cannot be locked may be in use.
+            if let Some(_lock) = is_one.then(|| locked(&path)).flatten() {
+                remove_dir_all(&path)?;
+            }
+        }
+        let folder = temporary_folder(parent, prefix)?;
+        let lock = locked(folder.path());
+        Ok(Self { folder, _lock: lock })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Gives up the folder, which is no longer removed.
+    pub fn keep(self) -> PathBuf {
+        self.folder.keep()
+    }
+}
+
+/// An exclusive lock on a folder; `None` if another process has it, or where folders cannot be locked.
+fn locked(folder: &Path) -> Option<File> {
+    let file = File::open(folder).ok()?;
+    file.try_lock().ok().map(|()| file)
+}
+
 /// Creates a folder, whose name lasts after a crash.
 pub fn create_dir(path: &Path) -> Result<()> {
     fault::before(Operation::CreateFolder, path)?;
@@ -284,6 +325,23 @@ mod tests {
             std::fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, [".part-2", ".writing", "model"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn folders_of_killed_processes_are_removed_and_those_in_use_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let dead = root.path().join(".merging-dead");
+        std::fs::create_dir(&dead).unwrap();
+        std::fs::write(dead.join("model"), "x").unwrap();
+        let first = UnfinishedFolder::create(root.path(), ".merging-").unwrap();
+        assert!(!dead.exists());
+        let second = UnfinishedFolder::create(root.path(), ".merging-").unwrap();
+        assert!(first.path().exists() && second.path().exists());
+        let kept = first.keep();
+        drop(second);
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+        assert!(kept.exists());
     }
 
     #[test]

@@ -188,6 +188,32 @@ fn a_resumed_run_is_the_uninterrupted_one() {
     assert_eq!(losses(whole.path()), losses(parts.path()));
 }
 
+/// A validation that is interrupted belongs to the run as well: the best adapter depends on it.
+#[test]
+fn a_run_interrupted_at_a_validation_resumes_with_it() {
+    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    train(whole.path(), options(12), None).unwrap();
+    let resumed = || TrainOptions { resume: true, ..options(12) };
+    // Validations are after every fourth step and after the last one.
+    for (options, stop_after, interrupted) in [
+        (options(12), Some(4), true),
+        (resumed(), Some(8), true),
+        (resumed(), Some(12), true),
+        (resumed(), None, false),
+    ] {
+        assert_eq!(train(parts.path(), options, stop_after).unwrap().interrupted, interrupted);
+    }
+    for file in ["adapter_model.safetensors", "checkpoints/step-000012/trainer_state.json"] {
+        let read = |folder: &Path| std::fs::read(folder.join(file)).unwrap();
+        assert!(read(whole.path()) == read(parts.path()), "{file} differs");
+    }
+    let losses = |folder: &Path| -> Vec<_> {
+        let reports = metrics::read(&folder.join("metrics.jsonl")).unwrap();
+        reports.into_iter().map(|r| (r.step, r.train_loss, r.valid_loss)).collect()
+    };
+    assert_eq!(losses(whole.path()), losses(parts.path()));
+}
+
 /// Everything that decides the result is compared, and what is refused changes nothing on the disk.
 #[test]
 fn a_resume_with_other_settings_is_refused_by_name_and_changes_nothing() {

@@ -313,3 +313,19 @@ pub(super) fn before_remove(path: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_read_as_it_is_written() {
+        for fault in FAULTS {
+            let plan = Plan { fault, at: 17 };
+            assert_eq!(plan.to_string().parse(), Ok(plan));
+        }
+        for wrong in ["stop", "stop@", "stop@x", "halt@3"] {
+            assert!(wrong.parse::<Plan>().unwrap_err().contains("stop@17"), "{wrong}");
+        }
+    }
+}

@@ -38,6 +38,9 @@ pub struct TrainerState {
     pub best_step: usize,
     /// Validations since then.
     pub bad_evals: usize,
+    /// Whether the validation of this step was interrupted. The run resumes with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub validation_due: bool,
     /// Tokens trained on, padding not counted.
     pub tokens_seen: u64,
     /// The run's seed, from which data order and dropout follow.
@@ -80,6 +83,7 @@ impl TrainerState {
             best_loss: None,
             best_step: 0,
             bad_evals: 0,
+            validation_due: false,
             tokens_seen: 0,
             seed,
             settings: Settings::new(),

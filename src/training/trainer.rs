@@ -278,6 +278,7 @@ impl<'a> Trainer<'a> {
             loss.into_iter().for_each(|loss| self.state.watch.note_untrained(loss));
         }
         let last_valid_loss = self.train_steps(stop, &mut metrics, observer, &mut summary)?;
+        summary.interrupted |= self.state.validation_due;
         if summary.diverged.is_none() && !summary.interrupted {
             summary.diverged = self.diverged_at_the_end(&summary, last_valid_loss);
         }
@@ -301,7 +302,11 @@ impl<'a> Trainer<'a> {
         let mut last_valid_loss = None;
         let mut pace = Pace::default();
         let mut epoch_batches = self.epoch_batches()?;
-        while self.state.step < self.options.steps {
+        let mut stopped_early = false;
+        if self.state.validation_due {
+            (last_valid_loss, stopped_early) = self.validate_and_judge(stop, metrics, observer)?;
+        }
+        while self.state.step < self.options.steps && !stopped_early {
             if stop.load(Ordering::Relaxed) {
                 summary.interrupted = true;
                 break;
@@ -327,9 +332,8 @@ impl<'a> Trainer<'a> {
             }
             let last = step == self.options.steps;
             if !self.valid.is_empty() && (last || due(step, self.options.eval_every)) {
-                last_valid_loss = self.validate(stop, metrics, observer)?;
-                if self.options.patience > 0 && self.state.bad_evals >= self.options.patience {
-                    observer(&Event::EarlyStop { step, best_step: self.state.best_step });
+                (last_valid_loss, stopped_early) = self.validate_and_judge(stop, metrics, observer)?;
+                if stopped_early {
                     break;
                 }
             }
@@ -542,6 +546,24 @@ impl<'a> Trainer<'a> {
         }
         let (norm, updates) = self.optimizer.record_update(&graph, &gradients, &loss)?;
         Ok((graph, vec![loss, norm], updates))
+    }
+
+    /// Validates, and returns the loss, and whether training is to stop since no validation was better for long enough.
+    fn validate_and_judge(
+        &mut self,
+        stop: &AtomicBool,
+        metrics: &mut Metrics,
+        observer: &mut dyn FnMut(&Event),
+    ) -> Result<(Option<f64>, bool)> {
+        let loss = self.validate(stop, metrics, observer)?;
+        // An interrupted validation is saved as due, so that the resumed run is the one that nothing disturbed.
+        self.state.validation_due = loss.is_none();
+        let (step, patience) = (self.state.step, self.options.patience);
+        let stops = loss.is_some() && patience > 0 && self.state.bad_evals >= patience;
+        if stops {
+            observer(&Event::EarlyStop { step, best_step: self.state.best_step });
+        }
+        Ok((loss, stops))
     }
 
     /// Mean loss of the validation set; `None` if it was interrupted.

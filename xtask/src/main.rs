@@ -1,6 +1,7 @@
 //! Tasks of the repository: `cargo xtask test` is the one command that says whether everything is right.
 
 mod apple_check;
+mod faults;
 mod fuzz;
 mod mac;
 mod memory;
@@ -22,7 +23,9 @@ const HELP: &str = "cargo xtask test     format, lints, documents, all tests; th
                                      minutes in all; --minimize replaces the committed corpus by a small one\n\
                     cargo xtask compare  metal-candle bench ops, train and generate beside the peers that are installed\n\
                                      (compare/requirements.txt, and cargo install --path compare/candle)\n\
-                    cargo xtask memory [--binary FILE]  the estimate of a run's memory beside its peak, in every dtype; Linux";
+                    cargo xtask memory [--binary FILE]  the estimate of a run's memory beside its peak, in every dtype; Linux\n\
+                    cargo xtask crash    every fault at every file operation of runs, merges, pulls and the data cache\n\
+                    cargo xtask soak [MINUTES]  runs, kills, faults and resumes, with memory, threads and handles watched";
 
 fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
@@ -35,6 +38,8 @@ fn main() -> ExitCode {
         "apple-check" => apple_check::apple_check(),
         "mac" => return mac::mac(&std::env::args().skip(2).collect::<Vec<_>>()),
         "compare" => compare(),
+        "crash" => faults::crash(),
+        "soak" => faults::soak(std::env::args().nth(2).as_deref()),
         "fuzz" => fuzz::fuzz(&std::env::args().skip(2).collect::<Vec<_>>()),
         "memory" => memory::memory(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => {

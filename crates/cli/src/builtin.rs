@@ -61,12 +61,20 @@ impl BuiltIn {
     pub(crate) fn folder(&self) -> Result<PathBuf, Failure> {
         let folder = cache::root()?.join("data").join(self.name);
         cache::create(&folder)?;
-        for (name, text) in self.files {
-            let path = folder.join(name);
-            if std::fs::read(&path).is_ok_and(|found| found == text.as_bytes()) {
-                continue;
+        let differs = |name: &str, text: &str| {
+            !std::fs::read(folder.join(name)).is_ok_and(|found| found == text.as_bytes())
+        };
+        let missing: Vec<_> = self.files.iter().filter(|(name, text)| differs(name, text)).collect();
+        if missing.is_empty() {
+            // A cache that cannot be written to serves as it is.
+            if cache::has_unfinished(&folder) {
+                drop(cache::hold(&folder));
             }
-            metal_candle::atomic::write(&path, text.as_bytes()).map_err(|error| {
+            return Ok(folder);
+        }
+        let _lock = cache::hold(&folder)?;
+        for (name, text) in missing {
+            metal_candle::atomic::write(&folder.join(name), text.as_bytes()).map_err(|error| {
                 let advice = "free space in the cache folder, or set METAL_CANDLE_CACHE to another one";
                 Failure::input(error.to_string(), advice)
             })?;

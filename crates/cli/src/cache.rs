@@ -20,7 +20,7 @@ pub(crate) const TABLE: &str = "tune.json";
 pub(crate) const PART: &str = ".part-";
 pub(crate) const PIP: &str = ".pip-";
 /// What a killed process may have left in a folder. A download of the hub has another name, since it is continued.
-pub(crate) const UNFINISHED: [&str; 3] = [WRITING, PART, PIP];
+const UNFINISHED: [&str; 3] = [WRITING, PART, PIP];
 
 /// The cache folder.
 pub(crate) fn root() -> Result<PathBuf, Failure> {
@@ -65,20 +65,11 @@ pub(crate) fn create(folder: &Path) -> Result<(), Failure> {
 /// result. Where the file system knows no locks the work goes on unlocked: temporary names are unique and sums are
 /// checked, so the worst is a download made twice.
 pub(crate) fn lock(folder: &Path, session: &Session) -> Result<File, Failure> {
-    create(folder)?;
-    let path = folder.join(".lock");
-    let refuse = |e: std::io::Error| {
-        Failure::input(
-            format!("{}: cannot write: {e}", path.display()),
-            "set METAL_CANDLE_CACHE to a folder that may be written",
-        )
-    };
-    let file = OutputFile::append(&path).map_err(refuse)?.into_file();
+    let file = open_lock(folder)?;
     loop {
         match file.try_lock() {
             Ok(()) => {
-                // What cannot be removed only takes space.
-                drop(durable::sweep(folder, &UNFINISHED));
+                clean(folder);
                 return Ok(file);
             }
             Err(TryLockError::WouldBlock) => {
@@ -87,11 +78,46 @@ pub(crate) fn lock(folder: &Path, session: &Session) -> Result<File, Failure> {
                 session.check_interrupt("waiting for another process")?;
             }
             Err(TryLockError::Error(e)) => {
-                tracing::debug!("{} cannot be locked: {e}", path.display());
+                tracing::debug!("{} cannot be locked: {e}", folder.display());
                 return Ok(file);
             }
         }
     }
+}
+
+/// Holds a folder for the moment in which small files are written.
+pub(crate) fn hold(folder: &Path) -> Result<File, Failure> {
+    let file = open_lock(folder)?;
+    match file.lock() {
+        Ok(()) => clean(folder),
+        Err(e) => tracing::debug!("{} cannot be locked: {e}", folder.display()),
+    }
+    Ok(file)
+}
+
+fn open_lock(folder: &Path) -> Result<File, Failure> {
+    create(folder)?;
+    let path = folder.join(".lock");
+    OutputFile::append(&path).map(OutputFile::into_file).map_err(|e| {
+        Failure::input(
+            format!("{}: cannot write: {e}", path.display()),
+            "set METAL_CANDLE_CACHE to a folder that may be written",
+        )
+    })
+}
+
+/// Removes what killed processes left in a folder that this process holds. What cannot be removed only takes space.
+pub(crate) fn clean(folder: &Path) {
+    drop(durable::sweep(folder, &UNFINISHED));
+}
+
+/// Whether a folder contains files that are being written, or were when their process was killed.
+pub(crate) fn has_unfinished(folder: &Path) -> bool {
+    let is_one = |entry: std::fs::DirEntry| {
+        let name = entry.file_name();
+        UNFINISHED.iter().any(|prefix| name.to_string_lossy().starts_with(prefix))
+    };
+    std::fs::read_dir(folder).into_iter().flatten().flatten().any(is_one)
 }
 
 /// A model in the cache.

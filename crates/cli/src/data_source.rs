@@ -188,10 +188,10 @@ fn fetch(id: &HubId, options: &Options, session: &Session) -> Result<Stored, Fai
 
 fn fetch_files(id: &HubId, options: &Options, folder: &Path, session: &Session) -> Result<Stored, HubError> {
     let hub = Hub::from_env()?;
-    let mut repository = hub.dataset(&id.repository, "main")?;
+    let mut repository = hub.dataset(&id.repository, "main", session)?;
     if !repository.files.iter().any(|file| is_data(&file.name)) {
         // Data sets made by a script are there as Parquet on a branch that the hub maintains.
-        if let Ok(converted) = hub.dataset(&id.repository, "refs%2Fconvert%2Fparquet") {
+        if let Ok(converted) = hub.dataset(&id.repository, "refs%2Fconvert%2Fparquet", session) {
             repository = converted;
         }
     }

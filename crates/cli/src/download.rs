@@ -11,6 +11,9 @@ use metal_candle::durable::OutputFile;
 use crate::failure::Failure;
 use crate::session::Session;
 
+/// What to do about a file that is not the one that was asked for.
+pub(crate) const WRONG_FILE: &str = "fetch it again; if it repeats, something on the way changes the file: get it elsewhere and pass --model FILE";
+
 /// A file that grows and is hashed as it grows.
 pub(crate) struct Sink<'a> {
     file: OutputFile,
@@ -25,6 +28,8 @@ pub(crate) enum Stopped {
     Source(std::io::Error),
     /// The disk refused, or the user asked to stop.
     Fatal(Failure),
+    /// The source has more than it should.
+    TooLong,
 }
 
 impl<'a> Sink<'a> {
@@ -49,8 +54,14 @@ impl<'a> Sink<'a> {
         self.written
     }
 
-    /// Appends everything that `reader` gives.
-    pub(crate) fn fill(&mut self, mut reader: impl Read, label: &str, total: u64) -> Result<(), Stopped> {
+    /// Appends everything that `reader` gives. With a `limit`, it stops at the first byte beyond it.
+    pub(crate) fn fill(
+        &mut self,
+        mut reader: impl Read,
+        label: &str,
+        total: u64,
+        limit: Option<u64>,
+    ) -> Result<(), Stopped> {
         let mut meter = self.session.progress.bytes(label, total);
         let mut block = vec![0; 1 << 16];
         loop {
@@ -61,6 +72,9 @@ impl<'a> Sink<'a> {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(Stopped::Source(e)),
             };
+            if limit.is_some_and(|limit| self.written + n as u64 > limit) {
+                return Err(Stopped::TooLong);
+            }
             self.file.write_all(&block[..n]).map_err(|e| Stopped::Fatal(disk(label, &e)))?;
             self.hash.update(&block[..n]);
             self.written += n as u64;
@@ -89,7 +103,7 @@ pub(crate) fn verify(
     size: Option<u64>,
     sum: Option<&str>,
 ) -> Result<(), Failure> {
-    let advice = "fetch it again; if it repeats, something on the way changes the file: get it elsewhere and pass --model FILE";
+    let advice = WRONG_FILE;
     if let Some(expected) = size.filter(|&s| s != found.0) {
         return Err(Failure::unreachable(
             format!("{what}: {} bytes arrived, {expected} expected", found.0),
@@ -149,9 +163,12 @@ mod tests {
         std::fs::write(&path, b"ab").unwrap();
         let mut sink = Sink::open(&path, &session).unwrap();
         assert_eq!(sink.written(), 2);
-        assert!(sink.fill(&b"c"[..], "abc", 3).is_ok());
+        assert!(sink.fill(&b"c"[..], "abc", 3, Some(3)).is_ok());
         assert_eq!(sink.finish().unwrap(), ABC);
         assert_eq!(sha256(&path).unwrap(), ABC);
+        let mut sink = Sink::open(&path, &session).unwrap();
+        assert!(matches!(sink.fill(&b"de"[..], "abc", 4, Some(4)), Err(Stopped::TooLong)));
+        assert_eq!(sink.written(), 3, "nothing of a block that does not fit is written");
     }
 
     #[test]

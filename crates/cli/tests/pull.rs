@@ -1,5 +1,7 @@
 //! `metal-candle pull` against a hub and a pip of this test's own.
 
+#[path = "pull/faults.rs"]
+mod faults;
 mod hub;
 
 use std::path::{Path, PathBuf};

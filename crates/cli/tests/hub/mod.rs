@@ -21,11 +21,18 @@ pub(crate) enum Answer {
     Other(Vec<u8>),
     /// With this status.
     Status(u16),
+    /// With this status and these header lines.
+    Refuse(u16, String),
+    /// Without a length, until the client goes away.
+    Endless,
+    /// As a part of the file, with this `Content-Range` and body.
+    Part(Option<String>, Vec<u8>),
 }
 
 #[derive(Default)]
 struct State {
-    answers: HashMap<String, Answer>,
+    /// One for each request; the last one stays.
+    answers: HashMap<String, Vec<Answer>>,
     /// Requests for files: name and range.
     requests: Vec<(String, String)>,
 }
@@ -61,7 +68,12 @@ impl FakeHub {
 
     /// From now on answers requests for `name` in this way.
     pub(crate) fn answer(&self, name: &str, answer: Answer) {
-        self.state.lock().unwrap().answers.insert(name.to_owned(), answer);
+        self.answer_in_turn(name, vec![answer]);
+    }
+
+    /// From now on answers requests for `name` in these ways, one after the other, and then always in the last.
+    pub(crate) fn answer_in_turn(&self, name: &str, answers: Vec<Answer>) {
+        self.state.lock().unwrap().answers.insert(name.to_owned(), answers);
     }
 
     /// How often a file was asked for.
@@ -105,6 +117,10 @@ fn listing(files: &[(&str, &[u8])]) -> String {
     serde_json::json!({"sha": "c0ffee", "siblings": siblings}).to_string()
 }
 
+fn refuse(out: &mut TcpStream, status: u16, headers: &str) -> std::io::Result<()> {
+    write!(out, "HTTP/1.1 {status} No\r\n{headers}content-length: 0\r\nconnection: close\r\n\r\n")
+}
+
 fn answer(stream: TcpStream, routes: &HashMap<String, Vec<u8>>, state: &Mutex<State>) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let first = lines.next().transpose()?.unwrap_or_default();
@@ -123,21 +139,45 @@ fn answer(stream: TcpStream, routes: &HashMap<String, Vec<u8>>, state: &Mutex<St
     let mode = {
         let mut state = state.lock().unwrap();
         state.requests.push((name.clone(), range.clone()));
-        state.answers.get(&name).cloned().unwrap_or(Answer::Whole)
+        match state.answers.get_mut(&name) {
+            Some(answers) if answers.len() > 1 => answers.remove(0),
+            Some(answers) => answers[0].clone(),
+            None => Answer::Whole,
+        }
     };
     let mut out = stream;
     let Some(mut bytes) = routes.get(&path).cloned() else {
         return out.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     };
-    if let Answer::Status(status) = mode {
-        return write!(out, "HTTP/1.1 {status} No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    match &mode {
+        Answer::Status(status) => return refuse(&mut out, *status, ""),
+        Answer::Refuse(status, headers) => return refuse(&mut out, *status, headers),
+        Answer::Endless => {
+            out.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")?;
+            loop {
+                out.write_all(&[7; 1_000])?;
+            }
+        }
+        Answer::Part(range, body) => {
+            let range =
+                range.as_ref().map_or_else(String::new, |range| format!("content-range: {range}\r\n"));
+            let length = body.len();
+            write!(out, "HTTP/1.1 206 Part\r\n{range}content-length: {length}\r\nconnection: close\r\n\r\n")?;
+            return out.write_all(body);
+        }
+        _ => {}
     }
     if let Answer::Other(other) = &mode {
         bytes.clone_from(other);
     }
     let from: usize =
         range.strip_prefix("bytes=").and_then(|r| r.trim_end_matches('-').parse().ok()).unwrap_or(0);
-    let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
+    let status = match from {
+        0 => "200 OK".to_owned(),
+        _ => {
+            format!("206 Partial Content\r\ncontent-range: bytes {from}-{}/{}", bytes.len() - 1, bytes.len())
+        }
+    };
     let body = &bytes[from..];
     write!(out, "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len())?;
     match mode {

@@ -10,6 +10,8 @@ pub(crate) struct Series {
     pub(crate) unit: &'static str,
     /// The rise over all rounds that is still flat: a constant and a part for each round.
     pub(crate) bound: (f64, f64),
+    /// With fewer samples it is not judged.
+    pub(crate) least: usize,
     pub(crate) values: Vec<f64>,
 }
 
@@ -33,12 +35,12 @@ impl Trend {
 }
 
 impl Series {
-    /// The trend after a fifth of the samples, in which caches fill. `None` with fewer than 5 samples.
+    /// The trend after a fifth of the samples, in which caches fill. `None` with too few samples.
     pub(crate) fn trend(&self) -> Option<Trend> {
-        let values = &self.values[self.values.len() / 5..];
-        if values.len() < 4 {
+        if self.values.len() < self.least.max(5) {
             return None;
         }
+        let values = &self.values[self.values.len() / 5..];
         let width = values.len().div_ceil(PARTS);
         let parts: Vec<f64> = values.chunks(width).map(|part| median(part.to_vec())).collect();
         let mut slopes = Vec::new();
@@ -67,7 +69,7 @@ mod tests {
     use super::*;
 
     fn series(values: impl Iterator<Item = f64>) -> Series {
-        Series { name: "x", unit: "KiB", bound: (4096.0, 8.0), values: values.collect() }
+        Series { name: "x", unit: "KiB", bound: (4096.0, 8.0), least: 5, values: values.collect() }
     }
 
     #[test]
@@ -82,7 +84,7 @@ mod tests {
         // What fills at the beginning is no leak.
         let cache = series((0..1000).map(|i| 50_000.0 + 100.0 * i.min(150) as f64)).trend().unwrap();
         assert!(cache.is_flat() && cache.slope == 0.0, "{cache:?}");
-        assert!(series((0..4).map(|_| 1.0)).trend().is_none_or(|trend| trend.is_flat()));
+        assert!(series((0..4).map(|_| 1.0)).trend().is_none());
     }
 
     #[test]

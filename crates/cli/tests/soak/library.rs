@@ -17,7 +17,7 @@ use metal_candle::training::{
 
 use crate::random::Random;
 use crate::report::Report;
-use crate::tree::{Tree, differences, tree};
+use crate::tree::{Tree, differences, result, tree};
 
 const STEPS: usize = 6;
 /// Attempts that a fault may spoil before the run is left alone.
@@ -62,7 +62,7 @@ impl Library {
             fault::arm(None);
             library.run(seed, &out, false, None)?;
             library.operations = fault::arm(None);
-            library.runs[seed] = tree(&out);
+            library.runs[seed] = result(&out);
         }
         library.texts = library.generate(None)?;
         library.merged = library.merge(0)?;
@@ -159,7 +159,7 @@ impl Library {
                 .get(choice.wrapping_sub(1) as usize)
                 .map(|&fault| Plan { fault, at: 1 + random.below(self.operations) });
             fault::arm(plan);
-            let result = self.run(seed, &out, resume, stop_after);
+            let ended = self.run(seed, &out, resume, stop_after);
             fault::arm(None);
             report.count(match (choice, resume) {
                 (0, _) => "library: runs stopped by the flag",
@@ -168,7 +168,7 @@ impl Library {
                 (_, true) => "library: runs resumed to the end",
                 (_, false) => "library: runs from the start to the end",
             });
-            match result {
+            match ended {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) if plan.is_none() => {
@@ -182,7 +182,7 @@ impl Library {
                 Err(_) => {}
             }
         }
-        let found = differences(&self.runs[seed], &tree(&out));
+        let found = differences(&self.runs[seed], &result(&out));
         report.count("library: output folders compared");
         if !found.is_empty() {
             report.finding(format!("library: a disturbed run ended otherwise: {}", found.join(", ")));

@@ -12,6 +12,8 @@ mod report;
 #[allow(dead_code, reason = "other tests use more of it")]
 #[path = "../tiny_model/mod.rs"]
 mod tiny_model;
+#[allow(dead_code, reason = "other tests use more of it")]
+#[path = "../tiny_model/tree.rs"]
 mod tree;
 
 use std::time::{Duration, Instant};
@@ -29,6 +31,8 @@ const SHORT: Duration = Duration::from_secs(8);
 /// Resident memory, in KiB. The smallest thing of a round that could be kept is an adapter of 33 KiB; the bound is a
 /// quarter of it for each round, and 4 MiB for the arenas of the allocator, which grow by pieces of that order.
 const MEMORY: (f64, f64) = (4096.0, 8.0);
+/// Fewer rounds than this show how caches of compiled programs fill, and nothing else.
+const MEMORY_ROUNDS: usize = 40;
 /// Threads and handles: not one more.
 const COUNT: (f64, f64) = (0.5, 0.0);
 
@@ -41,12 +45,17 @@ struct Watched {
 
 impl Watched {
     fn new(names: [&'static str; 3]) -> Self {
-        let series =
-            |index: usize, unit, bound| Series { name: names[index], unit, bound, values: Vec::new() };
+        let series = |index: usize, unit, bound, least| Series {
+            name: names[index],
+            unit,
+            bound,
+            least,
+            values: Vec::new(),
+        };
         Self {
-            memory: series(0, "KiB", MEMORY),
-            threads: series(1, "threads", COUNT),
-            files: series(2, "handles", COUNT),
+            memory: series(0, "KiB", MEMORY, MEMORY_ROUNDS),
+            threads: series(1, "threads", COUNT, 5),
+            files: series(2, "handles", COUNT, 5),
         }
     }
 

@@ -10,7 +10,7 @@ use metal_candle::durable::fault::{FAULTS, Fault, LOG, PLAN, Plan, SHADOW};
 use crate::random::Random;
 use crate::report::Report;
 use crate::tiny_model::Bench;
-use crate::tree::{Tree, differences, tree};
+use crate::tree::{Tree, differences, result, tree};
 
 /// Attempts that a disturbance may spoil before the run is left alone.
 const ATTEMPTS: usize = 4;
@@ -93,7 +93,7 @@ impl Tool {
         assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
         let length = started.elapsed().as_millis() as u64;
         let operations = std::fs::read_to_string(&log).unwrap().lines().count() as u64;
-        let run = tree(&bench.path("out"));
+        let run = result(&bench.path("out"));
         let answer = text_of(&bench.ok(&GENERATE));
         bench.ok(&MERGE);
         let merged = tree(&bench.path("merged"));
@@ -127,7 +127,7 @@ impl Tool {
                 break;
             }
         }
-        let found = differences(&self.run, &tree(&self.bench.path("out")));
+        let found = differences(&self.run, &result(&self.bench.path("out")));
         report.count("process: output folders compared");
         if !found.is_empty() {
             report.finding(format!("process: a disturbed run ended otherwise: {}", found.join(", ")));

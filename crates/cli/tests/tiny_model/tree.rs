@@ -15,6 +15,18 @@ pub(crate) fn tree(folder: &Path) -> Tree {
     files
 }
 
+/// The same without checkpoints of earlier steps than the last one: a run that is interrupted leaves one where it was
+/// interrupted.
+pub(crate) fn result(folder: &Path) -> Tree {
+    let mut files = tree(folder);
+    let step = |name: &str| {
+        name.strip_prefix("checkpoints/").and_then(|name| name.split('/').next().map(str::to_owned))
+    };
+    let last = files.keys().filter_map(|name| step(name)).filter(|name| name.starts_with("step-")).max();
+    files.retain(|name, _| step(name).is_none_or(|step| !step.starts_with("step-") || Some(step) == last));
+    files
+}
+
 fn add(folder: &Path, prefix: &str, files: &mut Tree) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
@@ -58,6 +70,18 @@ pub(crate) fn differences(expected: &Tree, found: &Tree) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_checkpoints_the_last_one_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["step-000002", "step-000010", ".writing-1"] {
+            std::fs::create_dir_all(folder.path().join("checkpoints").join(name)).unwrap();
+            std::fs::write(folder.path().join("checkpoints").join(name).join("a"), "x").unwrap();
+        }
+        std::fs::write(folder.path().join("b"), "x").unwrap();
+        let names: Vec<String> = result(folder.path()).into_keys().collect();
+        assert_eq!(names, ["b", "checkpoints/.writing-1/a", "checkpoints/step-000010/a"]);
+    }
 
     #[test]
     fn every_difference_is_named() {
