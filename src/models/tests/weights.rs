@@ -430,9 +430,9 @@ fn a_split_gguf_is_read_as_one() {
         assert_eq!(weights.path(), part(1));
     }
     let error = || Weights::open(&part(1)).unwrap_err().to_string();
-    write(2, 2, &[norm.clone()]);
+    write(2, 2, std::slice::from_ref(&norm));
     assert!(error().contains("(split.tensors.count): is 3, but the 2 files hold 2 tensors"), "{}", error());
-    write(2, 2, &[embedding.clone()]);
+    write(2, 2, std::slice::from_ref(&embedding));
     assert!(error().contains("tiny-00002-of-00002.gguf (token_embd.weight)"), "{}", error());
     write(2, 3, &[norm]);
     assert!(error().contains("is not file 2 of 2"), "{}", error());

@@ -513,7 +513,7 @@ fn mutated_settings_are_read_or_refused() {
                     let cut = (start..=end.min(start + 9)).rev().find(|at| text.is_char_boundary(*at));
                     text.replace_range(start..cut.unwrap_or(start), "");
                 }
-                2 => text.insert_str(start, &text[start..end].to_owned()),
+                2 => text = format!("{}{}{}", &text[..end], &text[start..end], &text[end..]),
                 _ => {
                     let line = text[start..].find('\n').map_or(text.len(), |at| start + at);
                     text.replace_range(start..line, WORDS[random(WORDS.len())]);
