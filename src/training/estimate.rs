@@ -11,6 +11,9 @@ use crate::tensor::resident;
 /// Memory of a process beside tensors where the system does not report it: code, tokenizer, threads.
 const PROCESS: usize = 64 << 20;
 
+/// What a run takes for the first time: pages of code, stacks, compiled programs. Measured on a small model.
+const FIRST_RUN: usize = 6 << 20;
+
 /// Memory and size of a run, known before it starts.
 #[derive(Debug, Clone, Copy)]
 pub struct Estimate {
@@ -57,7 +60,7 @@ impl Trainer<'_> {
         let tokens =
             |batches: &[Batch]| batches.iter().map(|b| 4 * b.ids.len() + 8 * b.targets.len()).sum::<usize>();
         // A checkpoint holds copies of adapter, means and squares, and the larger of its files as bytes.
-        let host = process + 5 * adapter + tokens(&train);
+        let host = process + FIRST_RUN + 5 * adapter + tokens(&train);
         Ok(Estimate {
             trainable: self.modules.iter().map(|m| m.rank * (m.in_features + m.out_features)).sum(),
             total: self.model.matrix_parameters(),
