@@ -8,9 +8,7 @@ use crate::{difference, greatest, on_devices};
 
 /// A weighted sum of an output, so that every element has a gradient of its own.
 fn loss(y: &Tensor) -> Result<Tensor> {
-    // One axis, since candle multiplies tensors without axes by arguments of no bytes, which Metal's validation refuses.
-    let y = y.flatten_all()?;
-    (&y * fixed(11, y.dims(), &y)?)?.sum_all()
+    (y * fixed(11, y.dims(), y)?)?.sum_all()
 }
 
 /// The gradients of a case's loss by one of its two forms.

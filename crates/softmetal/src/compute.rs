@@ -125,6 +125,8 @@ define_class!(
             }
             if length == 0 {
                 report(&rules::BYTES_EMPTY, format!("index {index}"));
+                compute.slots[index] = Slot::Unset;
+                return;
             }
             if length > MAX_BYTES {
                 report(&rules::BYTES_LENGTH, format!("{length} bytes at index {index}"));

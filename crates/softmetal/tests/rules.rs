@@ -539,6 +539,30 @@ fn planted_faults_are_caught_and_the_nearest_legal_sequences_are_quiet() {
     }
 }
 
+/// candle binds the axes of tensors without any; its kernels do not read them.
+#[test]
+fn an_argument_of_no_bytes_is_not_set() {
+    let run = |bench: &Bench, kernel: &str, length: usize| {
+        let commands = bench.commands();
+        let encoder = bench.serial(&commands);
+        let buffer = bench.buffer(64, SHARED);
+        encoder.setComputePipelineState(&bench.pipeline(kernel));
+        // SAFETY: the offset lies within the buffer, and there are so many bytes.
+        unsafe {
+            encoder.setBuffer_offset_atIndex(Some(&buffer), 0, usize::from(kernel == "double"));
+            encoder.setBytes_length_atIndex(bytes(), length, usize::from(kernel != "double"));
+        }
+        encoder.dispatchThreads_threadsPerThreadgroup(size(32), size(32));
+        encoder.endEncoding();
+        commands.commit();
+        commands.waitUntilCompleted();
+    };
+    assert_eq!(broken(|bench| run(bench, "double", 128)), [""; 0]);
+    assert_eq!(broken(|bench| run(bench, "double", 0)), ["bytes-empty", "unset-argument"]);
+    // `count` has no second argument.
+    assert_eq!(broken(|bench| run(bench, "count", 0)), ["bytes-empty"]);
+}
+
 const LIFETIME: &str = include_str!("lifetime.rs");
 const ORDERING: &str = include_str!("ordering.rs");
 const MPS: &str = include_str!("mps.rs");

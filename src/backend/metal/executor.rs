@@ -532,7 +532,8 @@ mod tests {
                 let w = input(graph, "w", &[512, 512], DType::F32);
                 let c = input(graph, "c", &[rows, 512], DType::F32);
                 let inputs = if addend { vec![&x, &w, &c] } else { vec![&x, &w] };
-                let op = MatMul { alpha: Real(alpha), ..MatMul::new(false, true) };
+                let beta = Real(if addend { 1.0 } else { 0.0 });
+                let op = MatMul { alpha: Real(alpha), beta, ..MatMul::new(false, true) };
                 graph.record(op, &inputs).unwrap().remove(0)
             })
         };

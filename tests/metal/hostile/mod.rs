@@ -171,9 +171,7 @@ fn differentiate(
     let vars: Vec<Var> = inputs.iter().map(Var::from_tensor).collect::<candle_core::Result<_>>()?;
     let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
     let y = f(&tensors)?;
-    // One axis, since candle multiplies tensors without axes by arguments of no bytes, which Metal's validation refuses.
-    let flat = y.flatten_all()?;
-    let store = (&flat * cases::fixed(11, flat.dims(), &flat)?)?.sum_all()?.backward()?;
+    let store = (&y * cases::fixed(11, y.dims(), &y)?)?.sum_all()?.backward()?;
     let gradients = vars.iter().map(|var| store.get(var).cloned().expect("every input has a gradient"));
     std::iter::once(y.clone()).chain(gradients).map(|x| values(&x)).collect()
 }
