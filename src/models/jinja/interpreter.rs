@@ -13,6 +13,9 @@ use super::{Result, TemplateError, limits, repr};
 /// Deepest nesting of statements and expressions while a template runs.
 const MAX_DEPTH: usize = 3000;
 
+/// Steps of an iteration beside those of its body: it makes a scope with two variables.
+const ITERATION_STEPS: usize = 4;
+
 /// What a body ended with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flow {
@@ -272,6 +275,7 @@ impl<'t> Interpreter<'t> {
 
     fn run_loop(&mut self, node: &Arc<For>, scope: &Rc<Scope>, state: &Rc<RefCell<Loop>>) -> Result<Flow> {
         while let Some(item) = self.advance(state)? {
+            limits::spend(ITERATION_STEPS)?;
             let inner = Scope::inside(scope);
             inner.set("loop", Value::Loop(state.clone()));
             self.assign(&node.target, item, &inner)?;
