@@ -225,7 +225,6 @@ fn a_merge_into_an_impossible_place_fails_at_once() {
         (in_place("file/new"), "file/new: cannot create"),
         (in_place(&"x".repeat(300)), "cannot create"),
         (in_place("full"), "holds files already; choose a new or an empty folder"),
-        (std::env::current_dir().unwrap(), "is the current folder or holds it"),
     ];
     #[cfg(unix)]
     {

@@ -1,8 +1,10 @@
 //! The folder that a merge writes.
 //!
-//! Files are written into a temporary folder beside it, which gets its name once the merged model has been verified. An
+//! Files are written into a temporary folder beside it, which gets its name once the merged model has been verified. In an
+//! empty folder that exists they are written into a temporary folder inside it and moved up, `config.json` last. An
 //! interrupted merge therefore leaves no folder that opens as a model.
 
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -10,10 +12,17 @@ use crate::durable::{self, UnfinishedFolder};
 use crate::models::ModelFiles;
 use crate::{Error, Result};
 
+/// First letters of the temporary folder's name.
+const UNFINISHED: &str = ".merging-";
+/// The file without which a folder is no model.
+const LAST: &str = "config.json";
+
 /// A folder that is new or was empty. Dropping it unfinished removes everything that it created.
 #[derive(Debug)]
 pub(super) struct MergeFolder<'a> {
     out: &'a Path,
+    /// The folder existed before, and may be the current one.
+    existed: bool,
     /// `None` only while it is being dropped.
     unfinished: Option<UnfinishedFolder>,
     /// Folders above it that did not exist before, the innermost first.
@@ -39,13 +48,18 @@ impl<'a> MergeFolder<'a> {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io(out, "create", error)),
         }
-        let parent = durable::folder_of(out);
+        let existed = out.exists();
+        let parent = if existed { out } else { durable::folder_of(out) };
         let created = parent.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
         // From here on, dropping it removes what was created.
-        let mut folder = Self { out, unfinished: None, created: created.map(Path::to_owned).collect() };
+        let mut folder =
+            Self { out, existed, unfinished: None, created: created.map(Path::to_owned).collect() };
         durable::create_dir_all(parent).map_err(|source| Error::io(parent, "create", source))?;
-        let unfinished = UnfinishedFolder::create(parent, ".merging-");
+        let unfinished = UnfinishedFolder::create(parent, UNFINISHED);
         folder.unfinished = Some(unfinished.map_err(|source| Error::io(parent, "write into", source))?);
+        if existed && names(out)?.len() > 1 {
+            return Err(Error::file(out, "is being written by another merge; choose another folder"));
+        }
         Ok(folder)
     }
 
@@ -54,19 +68,41 @@ impl<'a> MergeFolder<'a> {
         self.unfinished.as_ref().map_or(self.out, UnfinishedFolder::path)
     }
 
-    /// Gives the written folder its name.
+    /// Gives the written folder its name, or moves its files up.
     pub(super) fn finish(mut self) -> Result<()> {
         let out = self.out;
-        if out.exists() {
-            durable::remove_dir(out).map_err(|source| Error::io(out, "replace", source))?;
+        if self.existed {
+            self.move_up()?;
+        } else {
+            make_readable(self.path());
+            durable::rename(self.path(), out).map_err(|source| Error::io(out, "create", source))?;
+            // What was renamed is no longer there to be removed.
+            drop(self.unfinished.take().map(UnfinishedFolder::keep));
         }
-        make_readable(self.path());
-        durable::rename(self.path(), out).map_err(|source| Error::io(out, "create", source))?;
         self.created.clear();
-        // What was renamed is no longer there to be removed.
-        drop(self.unfinished.take().map(UnfinishedFolder::keep));
-        durable::sync_folder(durable::folder_of(out)).map_err(|source| Error::io(out, "create", source))
+        let changed = if self.existed { out } else { durable::folder_of(out) };
+        durable::sync_folder(changed).map_err(|source| Error::io(out, "create", source))
     }
+
+    fn move_up(&self) -> Result<()> {
+        let mut written = names(self.path())?;
+        written.sort_by_key(|name| name == LAST);
+        for name in written {
+            if name == LAST {
+                durable::sync_folder(self.out).map_err(|source| Error::io(self.out, "write into", source))?;
+            }
+            let place = self.out.join(&name);
+            durable::rename(&self.path().join(&name), &place)
+                .map_err(|source| Error::io(&place, "create", source))?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the names in a folder.
+fn names(folder: &Path) -> Result<Vec<OsString>> {
+    let entries = std::fs::read_dir(folder).map_err(|source| Error::io(folder, "read", source))?;
+    entries.map(|entry| Ok(entry.map_err(|source| Error::io(folder, "read", source))?.file_name())).collect()
 }
 
 impl Drop for MergeFolder<'_> {
@@ -106,13 +142,7 @@ fn check_existing(files: &ModelFiles, out: &Path) -> Result<()> {
         let message = "holds the base model, which a merge must not replace; choose another folder";
         return Err(Error::file(out, message));
     }
-    let here = std::env::current_dir().ok().and_then(|here| real(&here));
-    if here.zip(real(out)).is_some_and(|(here, out)| here.starts_with(out)) {
-        let message = "is the current folder or holds it, so it cannot be replaced; choose a new folder";
-        return Err(Error::file(out, message));
-    }
-    let mut entries = std::fs::read_dir(out).map_err(|source| Error::io(out, "read", source))?;
-    if entries.next().is_some() {
+    if names(out)?.iter().any(|name| !name.to_string_lossy().starts_with(UNFINISHED)) {
         let message = "holds files already; choose a new or an empty folder, or remove them first";
         return Err(Error::file(out, message));
     }

@@ -68,7 +68,7 @@ const RANGES: [(&str, Range, &str); 36] = [
     ("tokens", Whole(1, MAX_TOKENS), "usually 32 to 256"),
     ("top-k", Whole(0, 1_000_000_000), "usually 20 to 100; 0 for all tokens"),
     ("top-p", Above(0.0, 1.0), "usually 0.8 to 0.95; 1 for all tokens"),
-    ("valid-size", Above(0.0, 1e9), "a share as 0.05, or a number of rows"),
+    ("valid-size", Real(0.0, 1e9), "a share as 0.05, or a number of rows; 0 for none"),
     ("warmup", Whole(0, MAX_STEPS), "usually a twentieth of the steps"),
     ("warmup-ratio", Real(0.0, 1.0), "usually 0.03 to 0.1"),
     ("weight-decay", Real(0.0, 10.0), "usually 0 to 0.1"),
