@@ -206,7 +206,6 @@ fn axolotls_keys_are_used_or_reported() {
         report_every: Some(1),
         warmup_ratio: Some(0.1),
         weight_decay: Some(0.0),
-        valid_size: Some(0.0),
         ..TrainFlags::default()
     };
     assert_eq!(flags, expected);
