@@ -728,8 +728,7 @@ pub struct StepDone {
     pub computed_tokens: usize,
 }
 
-const IN_DOUBT: &str =
-    "an update failed, and the adapter in memory may be broken; start again from the newest checkpoint";
+const IN_DOUBT: &str = "an update failed, and the adapter in memory may be broken; start again from the newest checkpoint (--resume)";
 
 /// Tokens and seconds of the steps so far.
 #[derive(Debug, Default)]
