@@ -212,21 +212,71 @@ impl<'a> RowEncoder<'a> {
     /// The tokens of a text, those of the given spans trained.
     ///
     /// The text is encoded as a whole, as it is when a model reads it. Encoding its parts would give other tokens where
-    /// they meet: tokenizers join line breaks, and SentencePiece begins every text with a space.
+    /// they meet: tokenizers join line breaks, and SentencePiece begins every text with a space. Only an answer that would
+    /// share a token with the prompt before it, as in `ASSISTANT: yes`, begins a part of its own: a model that is given
+    /// the prompt's tokens goes on with those of the answer alone.
     fn tokens(&self, text: &str, spans: &[Span], special: bool) -> Result<Example> {
-        let tokens = self.encoder.encode(text, special)?;
-        let anchors = if special { Vec::new() } else { self.anchors(text, &tokens) };
-        let whole = Encoded { text, tokens: &tokens, special, anchors };
-        let mut supervised = vec![false; tokens.len()];
-        for span in spans {
-            let from = self.first_token_from(&whole, span.bytes.start, span.whole_first_token)?;
-            let to = match span.bytes.end == text.len() {
-                true => tokens.len(),
-                false => self.first_token_from(&whole, span.bytes.end, false)?,
-            };
-            supervised[from..to.max(from)].fill(true);
+        let mut parts = vec![(0, self.part(text, special, "")?)];
+        for start in spans.iter().filter(|span| !span.whole_first_token).map(|span| span.bytes.start) {
+            let Some((from, part)) = parts.last().filter(|(from, _)| *from < start) else { continue };
+            let (from, special, lead) = (*from, part.special, part.lead);
+            if self.boundary(part, start - from)?.1 {
+                continue;
+            }
+            if let Some(rest) = self.part_alone(&text[start..])? {
+                let mut before = self.part(&text[from..start], special, lead)?;
+                if special && before.tokens.last().is_some_and(|&id| self.encoder.is_eos(id)) {
+                    before.tokens.pop();
+                }
+                parts.pop();
+                parts.extend([(from, before), (start, rest)]);
+            }
         }
-        Ok(Example { tokens, supervised })
+        let mut made = Example { tokens: Vec::new(), supervised: Vec::new() };
+        for (from, part) in parts {
+            let to = from + part.text.len();
+            let base = made.tokens.len();
+            made.supervised.resize(base + part.tokens.len(), false);
+            for span in spans.iter().filter(|span| (from..to.max(from + 1)).contains(&span.bytes.start)) {
+                let first = self.first_token_from(&part, span.bytes.start - from, true)?;
+                let last = match span.bytes.end == to {
+                    true => part.tokens.len(),
+                    false => self.first_token_from(&part, span.bytes.end - from, false)?,
+                };
+                made.supervised[base + first..base + last.max(first)].fill(true);
+            }
+            made.tokens.extend(part.tokens);
+        }
+        Ok(made)
+    }
+
+    /// Encodes a text that follows `lead`, which is not part of it.
+    fn part<'t>(&self, text: &'t str, special: bool, lead: &'static str) -> Result<Part<'t>> {
+        let tokens = self.encode_after(lead, text, special)?;
+        let anchors = if special { Vec::new() } else { self.anchors(text, &tokens) };
+        Ok(Part { text, lead, tokens, special, anchors })
+    }
+
+    /// Encodes a text as the tokens that a model would add after other tokens; `None` if the tokenizer cannot.
+    fn part_alone<'t>(&self, text: &'t str) -> Result<Option<Part<'t>>> {
+        // SentencePiece puts a space before a text, but not after a line break within it.
+        let (alone, after) = (self.encoder.encode("a", false)?, self.encoder.encode("\na", false)?);
+        let lead = if alone.last() == after.last() { "" } else { "\n" };
+        let front = self.encoder.encode(lead, false)?;
+        if self.encoder.encode(&format!("{lead}{text}"), false)?.starts_with(&front) {
+            return self.part(text, false, lead).map(Some);
+        }
+        Ok(None)
+    }
+
+    fn encode_after(&self, lead: &str, text: &str, special: bool) -> Result<Vec<u32>> {
+        if lead.is_empty() {
+            return self.encoder.encode(text, special);
+        }
+        let front = self.encoder.encode(lead, false)?.len();
+        let mut tokens = self.encoder.encode(&format!("{lead}{text}"), false)?;
+        tokens.drain(..front.min(tokens.len()));
+        Ok(tokens)
     }
 
     /// Places of special tokens in a text, and their indices among its tokens. Tokenizers never join text across them.
@@ -244,35 +294,41 @@ impl<'a> RowEncoder<'a> {
 
     /// The first token that begins at or after a place in the text; with `across`, a token that only ends after the place
     /// counts, too.
-    fn first_token_from(&self, whole: &Encoded<'_>, place: usize, across: bool) -> Result<usize> {
-        let Encoded { text, tokens, special, anchors } = whole;
+    fn first_token_from(&self, part: &Part<'_>, place: usize, across: bool) -> Result<usize> {
+        let (common, aligned) = self.boundary(part, place)?;
+        Ok(if aligned || across { common } else { (common + 1).min(part.tokens.len()) })
+    }
+
+    /// The number of tokens that end before or at a place, and true if the next one begins there.
+    fn boundary(&self, part: &Part<'_>, place: usize) -> Result<(usize, bool)> {
+        let Part { text, lead, tokens, special, anchors } = part;
         if place == 0 && !special {
-            return Ok(0);
+            return Ok((0, true));
         }
-        let of = |common: usize, front: usize| {
-            if common == front || across { common } else { (common + 1).min(tokens.len()) }
-        };
         // The text from a special token on is enough, if its tokens are those of the whole text there.
         let near = anchors.partition_point(|(at, index)| at + self.special[&tokens[*index]].len() <= place);
         if let Some(&(at, index)) = near.checked_sub(1).and_then(|near| anchors.get(near)) {
             let front = self.encoder.encode(&text[at..place], false)?;
             let common = common_prefix(&tokens[index..], &front);
             if common > 0 {
-                return Ok(of(index + common, index + front.len()));
+                return Ok((index + common, common == front.len()));
             }
         }
-        let mut front = self.encoder.encode(&text[..place], *special)?;
+        let mut front = self.encode_after(lead, &text[..place], *special)?;
         if *special && front.last().is_some_and(|&id| self.encoder.is_eos(id)) {
             front.pop();
         }
-        Ok(of(common_prefix(tokens, &front), front.len()))
+        let common = common_prefix(tokens, &front);
+        Ok((common, common == front.len()))
     }
 }
 
 /// A text and its tokens.
-struct Encoded<'t> {
+struct Part<'t> {
     text: &'t str,
-    tokens: &'t [u32],
+    /// Text before it that its tokens depend on.
+    lead: &'static str,
+    tokens: Vec<u32>,
     /// Set if the tokens include those that begin and end a sequence.
     special: bool,
     anchors: Vec<(usize, usize)>,

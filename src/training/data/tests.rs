@@ -402,3 +402,73 @@ fn special_tokens_inside_an_answer_do_not_move_its_mask() {
 }
 
 mod long;
+
+/// Joins each word with the space before it, as BPE does; `prefix` puts a space before every text, as SentencePiece does.
+struct Words {
+    bytes: Bytes,
+    prefix: bool,
+}
+
+impl Encoder for Words {
+    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let text = if self.prefix && !text.is_empty() { format!(" {text}") } else { text.to_owned() };
+        let plain = self.bytes.encode(&text, special)?;
+        let mut tokens: Vec<u32> = Vec::new();
+        for token in plain {
+            match tokens.last_mut() {
+                // A letter after a space: one token, in a range of its own.
+                Some(last) if *last == 32 && (97..=122).contains(&token) => *last = 2000 + token,
+                _ => tokens.push(token),
+            }
+        }
+        Ok(tokens)
+    }
+
+    fn render(&self, messages: &[Value], tools: Option<&Value>, prompt: bool) -> Result<Option<String>> {
+        self.bytes.render(messages, tools, prompt)
+    }
+
+    fn eos(&self) -> Option<u32> {
+        Some(2)
+    }
+
+    fn special_tokens(&self) -> Vec<(String, u32)> {
+        self.bytes.special_tokens()
+    }
+}
+
+/// The first letter of an answer shared a token with the space before it, and was not trained.
+#[test]
+fn an_answer_after_a_prompt_that_ends_with_a_space_is_trained_whole() {
+    let template = "{% for m in messages %}{% if m.role == 'user' %}Q:{{ m.content }} A: {% else %}{{ m.content }}</s>\
+                    {% endif %}{% endfor %}";
+    let letters = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
+    for prefix in [false, true] {
+        let encoder = Words { bytes: Bytes::new(template), prefix };
+        let row_encoder = RowEncoder::new(&encoder, TrainOn::Completion, 100).unwrap();
+        let chat = row_encoder.encode(&turns(&["x", "yes", "y", "no"])).unwrap();
+        let [example] = &chat.samples[..] else { panic!("{chat:?}") };
+        let parts: Vec<Vec<u32>> = example
+            .tokens
+            .iter()
+            .zip(&example.supervised)
+            .collect::<Vec<_>>()
+            .chunk_by(|a, b| a.1 == b.1)
+            .filter(|part| *part[0].1)
+            .map(|part| part.iter().map(|(token, _)| **token).collect())
+            .collect();
+        assert_eq!(parts, [[letters("yes"), vec![2]].concat(), [letters("no"), vec![2]].concat()]);
+        // What a model is given is what was before the answer in training.
+        let prompt = encoder.encode("Q:x A: ", false).unwrap();
+        assert!(example.tokens.starts_with(&prompt), "{prompt:?} {:?}", example.tokens);
+
+        // The same without a template, with the tokens that begin and end a text.
+        let plain = Words { bytes: Bytes { template: None }, prefix };
+        let row_encoder = RowEncoder::new(&plain, TrainOn::Completion, 100).unwrap();
+        let record = Record::Completion { prompt: "Q: ".into(), completion: "yes".into() };
+        let made = row_encoder.encode(&row(record)).unwrap();
+        let example = &made.samples[0];
+        assert_eq!(example.tokens, [plain.encode("Q: ", true).unwrap(), letters("yes"), vec![2]].concat());
+        assert_eq!(example.trained(), 4);
+    }
+}
