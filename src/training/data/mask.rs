@@ -46,7 +46,7 @@ pub(super) struct MaskedText {
 pub(super) struct Span {
     pub(super) bytes: Range<usize>,
     /// Set if a token that begins before the range and ends in it is trained. It is not where the range begins after the
-    /// generation prompt: a model that was given the prompt does not produce such a token.
+    /// generation prompt, or where a template marks it: a model that was given the text before does not produce such a token.
     pub(super) whole_first_token: bool,
 }
 
@@ -175,7 +175,7 @@ impl<'a> Masker<'a> {
             blocks = kept.map(|(block, _)| block).collect();
         }
         blocks.retain(|block| !block.is_empty());
-        let spans = blocks.into_iter().map(|bytes| Span { bytes, whole_first_token: true }).collect();
+        let spans = blocks.into_iter().map(|bytes| Span { bytes, whole_first_token: false }).collect();
         Ok(vec![MaskedText { text, spans, end: None }])
     }
 
