@@ -102,11 +102,8 @@ impl Reader<'_> {
         let refused =
             |(cause, advice): Refusal| Failure::input(format!("{}: {cause}", self.place(key)), advice);
         let name = key.replace('_', "-");
-        // The epochs decide, or no rows are taken, as without the key.
-        let number = value.as_f64();
-        if name == "max-steps" && number.is_some_and(|steps| steps <= 0.0)
-            || matches!(&*name, "val-set-size" | "val-size") && number == Some(0.0)
-        {
+        // The epochs decide, as without the key.
+        if name == "max-steps" && value.as_f64().is_some_and(|steps| steps <= 0.0) {
             return Ok(());
         }
         if mlx::applies(&name) {

@@ -246,7 +246,7 @@ fn configuration_files_of_other_trainers_are_read() {
     let ours = settings(
         &bench,
         "train --model model --data data --rank 4 --alpha 8 --batch-size 2 --epochs 1 --max-length 64 --out o \
-         --learning-rate 1e-4",
+         --learning-rate 1e-4 --valid-size 0",
     );
     assert_eq!(found, ours);
     // A file with a mistake is bad input, with the line.

@@ -116,7 +116,7 @@ fn what_a_file_of_mlx_lm_leaves_out_is_as_mlx_lm_has_it() {
         "{notes:?}"
     );
     assert!(notes[1].contains("set mask_prompt to true to train the answers only"), "{notes:?}");
-    // A file with keys of ours is not mlx-lm's own, and neither is one with keys that all tools have.
+    // A file with a key of metal-candle, or with keys of all tools only, is not taken for one of mlx-lm.
     for text in ["iters: 10\nrank: 4\n", "model: m\nlearning_rate: 1e-4\n", "num_layers: 4\nlora_alpha: 8\n"]
     {
         let Config { flags, notes } = yaml_of(text);
@@ -206,6 +206,7 @@ fn axolotls_keys_are_used_or_reported() {
         report_every: Some(1),
         warmup_ratio: Some(0.1),
         weight_decay: Some(0.0),
+        valid_size: Some(0.0),
         ..TrainFlags::default()
     };
     assert_eq!(flags, expected);
