@@ -39,12 +39,7 @@ fn finish(file: OutputFile, part: &Path, path: &Path) -> std::io::Result<()> {
     file.sync()?;
     drop(file);
     durable::rename(part, path)?;
-    sync_folder(folder_of(path))
-}
-
-/// Makes the names in a folder last.
-pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    durable::sync_folder(folder)
+    durable::sync_folder(folder_of(path))
 }
 
 #[cfg(test)]

@@ -175,7 +175,7 @@ pub fn save(
         durable::rename(inside, &path).map_err(|source| failed(&path, source))?;
         // What was renamed is no longer there to be removed.
         let _ = temporary.keep();
-        atomic::sync_folder(&folder).map_err(|source| Error::io(&folder, "write", source))?;
+        durable::sync_folder(&folder).map_err(|source| Error::io(&folder, "write", source))?;
     }
     remove_later(out, state.step)?;
     Ok(path)

@@ -128,7 +128,7 @@ impl Chosen {
     }
 }
 
-/// Whether both targets name the same modules. An adapter's file lists the names that `all-linear` stood for.
+/// Returns true if both targets name the same modules. An adapter's file lists the names that `all-linear` stood for.
 fn same_targets(asked: &Targets, own: &Targets) -> bool {
     const ALL: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
     asked == own || *asked == Targets::AllLinear && *own == Targets::List(ALL.map(str::to_owned).to_vec())

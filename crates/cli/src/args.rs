@@ -336,7 +336,7 @@ pub(crate) struct MergeArgs {
     /// An adapter's folder, as `train`, PEFT or mlx-lm writes it, or its hub id (org/name).
     #[arg(long, short)]
     pub(crate) adapter: Option<PathBuf>,
-    /// How the merged weights are stored: f32, bf16 or f16.
+    /// Dtype of the merged weights: f32, bf16 or f16.
     #[arg(long, default_value = "f32", value_parser = words::dtype)]
     pub(crate) dtype: String,
     /// The new model's folder.

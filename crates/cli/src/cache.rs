@@ -19,7 +19,8 @@ pub(crate) const TABLE: &str = "tune.json";
 /// Beginnings of the names of files and folders from the Python package that are not finished.
 pub(crate) const PART: &str = ".part-";
 pub(crate) const PIP: &str = ".pip-";
-/// What a killed process may have left in a folder. A download of the hub has another name, since it is continued.
+/// Prefixes of the names that a killed process may leave in a folder. Downloads from the hub have other names, since
+/// they are continued.
 const UNFINISHED: [&str; 3] = [WRITING, PART, PIP];
 
 /// The cache folder.
@@ -111,7 +112,7 @@ pub(crate) fn clean(folder: &Path) {
     drop(durable::sweep(folder, &UNFINISHED));
 }
 
-/// Whether a folder contains files that are being written, or were when their process was killed.
+/// Returns true if a folder contains files that are being written, or were when their process was killed.
 pub(crate) fn has_unfinished(folder: &Path) -> bool {
     let is_one = |entry: std::fs::DirEntry| {
         let name = entry.file_name();

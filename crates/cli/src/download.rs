@@ -11,7 +11,7 @@ use metal_candle::durable::OutputFile;
 use crate::failure::Failure;
 use crate::session::Session;
 
-/// What to do about a file that is not the one that was asked for.
+/// Advice for a file that differs from the one that was asked for.
 pub(crate) const WRONG_FILE: &str = "fetch it again; if it repeats, something on the way changes the file: get it elsewhere and pass --model FILE";
 
 /// A file that grows and is hashed as it grows.

@@ -59,7 +59,7 @@ fn same_text(
     let Some(answer) = only_answer(&example.supervised) else { return Ok(false) };
     let tokenizer = &loaded.files.tokenizer;
     let expected = tokenizer.decode(&example.tokens[answer.clone()])?;
-    // What greedy decoding has written after its first other token; decoding is only worth its time while that agrees.
+    // The text up to and including the first token that differs. Decoding goes on only if it agrees with the answer.
     let mut begun = example.tokens[answer.start..miss.position].to_vec();
     begun.push(miss.predicted);
     if !agrees(&expected, &tokenizer.decode(&begun)?) {

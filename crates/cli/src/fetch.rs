@@ -127,7 +127,7 @@ fn fetch_pinned(
             Err(PipError::NotReached(why)) => failed.push(format!("pip: {why}")),
         }
     }
-    // What the hub began to send is continued.
+    // A download that the hub began is continued.
     let advice = if part_of(target).exists() { hub::CONTINUES } else { LOCAL };
     Err(Failure::unreachable(format!("{name} cannot be fetched: {}", failed.join("; ")), advice))
 }

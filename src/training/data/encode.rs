@@ -252,9 +252,19 @@ impl<'a> RowEncoder<'a> {
 
     /// Encodes a text that follows `lead`, which is not part of it.
     fn part<'t>(&self, text: &'t str, special: bool, lead: &'static str) -> Result<Part<'t>> {
-        let tokens = self.encode_after(lead, text, special)?;
+        let tokens = self.encode_after(lead, text, special)?.0;
+        Ok(self.with_anchors(text, tokens, special, lead))
+    }
+
+    fn with_anchors<'t>(
+        &self,
+        text: &'t str,
+        tokens: Vec<u32>,
+        special: bool,
+        lead: &'static str,
+    ) -> Part<'t> {
         let anchors = if special { Vec::new() } else { self.anchors(text, &tokens) };
-        Ok(Part { text, lead, tokens, special, anchors })
+        Part { text, lead, tokens, special, anchors }
     }
 
     /// Encodes a text as the tokens that a model would add after other tokens; `None` if the tokenizer cannot.
@@ -262,21 +272,20 @@ impl<'a> RowEncoder<'a> {
         // SentencePiece puts a space before a text, but not after a line break within it.
         let (alone, after) = (self.encoder.encode("a", false)?, self.encoder.encode("\na", false)?);
         let lead = if alone.last() == after.last() { "" } else { "\n" };
-        let front = self.encoder.encode(lead, false)?;
-        if self.encoder.encode(&format!("{lead}{text}"), false)?.starts_with(&front) {
-            return self.part(text, false, lead).map(Some);
-        }
-        Ok(None)
+        let (tokens, is_alone) = self.encode_after(lead, text, false)?;
+        Ok(is_alone.then(|| self.with_anchors(text, tokens, false, lead)))
     }
 
-    fn encode_after(&self, lead: &str, text: &str, special: bool) -> Result<Vec<u32>> {
+    /// Encodes a text that follows `lead`. Returns false beside its tokens if the two share one.
+    fn encode_after(&self, lead: &str, text: &str, special: bool) -> Result<(Vec<u32>, bool)> {
         if lead.is_empty() {
-            return self.encoder.encode(text, special);
+            return Ok((self.encoder.encode(text, special)?, true));
         }
-        let front = self.encoder.encode(lead, false)?.len();
+        let front = self.encoder.encode(lead, false)?;
         let mut tokens = self.encoder.encode(&format!("{lead}{text}"), false)?;
-        tokens.drain(..front.min(tokens.len()));
-        Ok(tokens)
+        let is_alone = tokens.starts_with(&front);
+        tokens.drain(..front.len().min(tokens.len()));
+        Ok((tokens, is_alone))
     }
 
     /// Places of special tokens in a text, and their indices among its tokens. Tokenizers never join text across them.
@@ -314,7 +323,7 @@ impl<'a> RowEncoder<'a> {
                 return Ok((index + common, common == front.len()));
             }
         }
-        let mut front = self.encode_after(lead, &text[..place], *special)?;
+        let mut front = self.encode_after(lead, &text[..place], *special)?.0;
         if *special && front.last().is_some_and(|&id| self.encoder.is_eos(id)) {
             front.pop();
         }

@@ -39,7 +39,7 @@ fn compare(expected: &Tree, found: &Tree) -> Result<(), String> {
     }
 }
 
-/// Files of a folder that contains `prefix` in their names.
+/// Returns the files whose names `keep` accepts.
 fn only(tree: &Tree, keep: impl Fn(&str) -> bool) -> Tree {
     tree.iter().filter(|(name, _)| keep(name)).map(|(name, bytes)| (name.clone(), bytes.clone())).collect()
 }
