@@ -30,6 +30,7 @@ pub use exact_json::{big_integer, parse_json, write_json};
 pub use files::ModelFiles;
 pub(crate) use files::check_fetched;
 pub use gguf::Gguf;
+pub use shards::files_of_model;
 pub use tokenizer::{DecodeStream, Tokenizer};
 pub use weights::Weights;
 

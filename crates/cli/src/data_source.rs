@@ -14,6 +14,7 @@ use crate::fetch::fetch_file;
 use crate::hub::{Hub, HubError, RemoteFile};
 use crate::progress::size;
 use crate::session::Session;
+use metal_candle::counts::counted;
 
 /// Options for reading a data set.
 #[derive(Debug, Clone, Default)]
@@ -123,7 +124,7 @@ pub(crate) fn open_for_evaluation(
         return Err(Failure::input(format!("{text}: has no test or validation rows"), advice).into());
     }
     let (rows, kind) = if set.test.is_empty() { (set.valid, "validation") } else { (set.test, "test") };
-    session.note(format!("{text}: evaluating the {} {kind} rows", rows.len()));
+    session.note(format!("{text}: evaluating {}", counted(rows.len(), &format!("{kind} row"))));
     Ok(rows)
 }
 
@@ -204,7 +205,12 @@ fn fetch_files(id: &HubId, options: &Options, folder: &Path, session: &Session) 
         .collect();
     if !absent.is_empty() {
         let bytes: u64 = absent.iter().filter_map(|file| file.size).sum();
-        session.note(format!("fetching {}: {} files ({})", id.repository, absent.len(), size(bytes)));
+        session.note(format!(
+            "fetching {}: {} ({})",
+            id.repository,
+            counted(absent.len(), "file"),
+            size(bytes)
+        ));
     }
     for file in absent {
         let path = target(file);

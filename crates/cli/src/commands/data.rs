@@ -7,13 +7,13 @@ use metal_candle::training::data::{EncodedRow, Example, Examples, RowEncoder};
 use metal_candle::training::{Encoder, Record, Row, TrainOn, data};
 use serde_json::{Value, json};
 
-use super::train::thousands;
 use crate::args::DataArgs;
 use crate::data_source::{self, Options};
 use crate::fetch;
 use crate::session::{Session, print_line};
 use crate::settings::train_on;
 use crate::template_vars;
+use metal_candle::counts::{counted, thousands};
 
 /// Characters of a row that are shown without `--json`; what is between its two ends is left out.
 const SHOWN: usize = 4000;
@@ -23,6 +23,7 @@ pub(crate) fn run(args: &DataArgs, session: &Session) -> anyhow::Result<()> {
     let options = Options::new(args.split.as_deref(), args.columns.as_deref())?;
     let options = Options { any_split: true, ..options };
     let set = data_source::open(&args.data, &options, session)?.set;
+    template_vars::check_rows(&args.template_var, [&set.train, &set.valid, &set.test].into_iter().flatten())?;
     let splits = [("train", &set.train), ("valid", &set.valid), ("test", &set.test)];
     let files = match &args.model {
         Some(model) => {
@@ -54,9 +55,9 @@ pub(crate) fn run(args: &DataArgs, session: &Session) -> anyhow::Result<()> {
 /// One line about a split: its rows and tokens, and what became of the rest.
 pub(crate) fn summary(name: &str, made: &Examples, length: usize) -> String {
     let mut text = format!(
-        "{name}: {}, {} tokens, {} trained",
+        "{name}: {}, {}, {} trained",
         counted(made.rows, "row"),
-        thousands(made.tokens()),
+        counted(made.tokens(), "token"),
         thousands(made.trained_tokens())
     );
     if made.truncated > 0 {
@@ -84,10 +85,6 @@ pub(crate) fn summary(name: &str, made: &Examples, length: usize) -> String {
         );
     }
     text
-}
-
-fn counted(count: usize, what: &str) -> String {
-    format!("{} {what}{}", thousands(count), if count == 1 { "" } else { "s" })
 }
 
 fn as_json(

@@ -16,6 +16,8 @@ use crate::failure::Failure;
 use crate::model::Loaded;
 use crate::session::{Session, print_line};
 use crate::settings::train_on;
+use crate::template_vars;
+use metal_candle::counts::counted;
 
 pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
     let train_on = train_on(args.train_on.as_deref().unwrap_or("completion"))?;
@@ -43,6 +45,9 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
         Some(_) => Vec::new(),
         None => data_source::open_for_evaluation(&args.data, &options, session)?,
     };
+    if !rows.is_empty() {
+        template_vars::check_rows(&args.model.template_var, rows.iter())?;
+    }
     let (loaded, adapter) = Loaded::from_args(&args.model, session)?;
     let length = args.max_length.min(loaded.files.config.context);
     let examples: Vec<Example> = match text {
@@ -64,7 +69,7 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
     drop(meter);
     if let Some(path) = &args.logits {
         write_logits(&loaded.decoder, adapter.as_ref(), &examples, &options, path)?;
-        session.note(format!("logits of {} positions: {}", result.tokens, path.display()));
+        session.note(format!("logits of {}: {}", counted(result.tokens, "position"), path.display()));
     }
     let exact = args
         .exact

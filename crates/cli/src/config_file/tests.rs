@@ -427,7 +427,7 @@ fn what_cannot_be_done_is_refused_by_name_and_line() {
         ("rnak: 4", "'rnak': is not a setting", "did you mean 'rank'?"),
         ("n_gpu_layers: 4", "is not a setting here, though llama.cpp has it", "--device"),
         ("- a\n- b", "has no keys at its top level", "key: value"),
-        ("rank: 4\nrank: 5", "(line 2): is not valid YAML", "key: value"),
+        ("rank: 4\nrank: 5", "(line 2): 'rank' is given twice", "keep one of them"),
     ] {
         let failure = read_as("yaml", text).expect_err(text);
         assert!(failure.cause.contains(cause) && failure.advice.contains(advice), "{text}\n{failure:?}");
