@@ -61,8 +61,33 @@ fn is_format(word: &str) -> bool {
 }
 
 #[cfg(test)]
+#[path = "../../../tests/byte_model/mod.rs"]
+mod byte_model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The default model's adapters named "Smollm2 135M 8k Lc100K Mix1 Ep2", which no tool finds.
+    #[test]
+    fn bases_are_stated_by_repository_or_absolute_path() {
+        let folder = tempfile::tempdir().unwrap();
+        byte_model::write(folder.path());
+        let mut files = ModelFiles::open(folder.path()).unwrap();
+        let path = folder.path().to_str().unwrap();
+        assert_eq!(stated("smollm2-135m", &files), "HuggingFaceTB/SmolLM2-135M-Instruct");
+        assert_eq!(stated("qwen3-0.6b", &files), "Qwen/Qwen3-0.6B");
+        for name in ["org/name", "org/name@v1", "org/name@v1:a.gguf", "org/name:Q4_K_M"] {
+            assert_eq!(stated(name, &files), name);
+        }
+        assert_eq!(stated(path, &files), path);
+        // What a folder was made from is not what it is, unless it is called so.
+        files.base_model = Some("org/parent".into());
+        assert_eq!(stated(path, &files), path);
+        assert_eq!(stated("org/name:a.gguf", &files), "org/parent");
+        files.name = "Parent".into();
+        assert_eq!(stated(path, &files), "org/parent");
+    }
 
     #[test]
     fn names_of_one_model_are_recognized() {

@@ -52,8 +52,8 @@ impl Config {
                 out.display(),
                 here.display()
             ));
-            flags.out = Some(here.to_owned());
         }
+        flags.out = Some(here.to_owned());
     }
 }
 
@@ -295,9 +295,9 @@ impl Reader<'_> {
     /// The line that defines a key, with its index.
     fn line_of(&self, key: &str) -> Option<(usize, &str)> {
         let defines = |line: &str| {
-            let line = line.trim_start().trim_start_matches(['"', '\'', '{']).trim_start_matches('"');
+            let line = line.trim_start().trim_start_matches(['"', '\'', '{', '[']).trim_start_matches('"');
             let rest = line.strip_prefix(key).map(|rest| rest.trim_start_matches(['"', '\'']).trim_start());
-            rest.is_some_and(|rest| rest.starts_with([':', '=', '.']))
+            rest.is_some_and(|rest| rest.starts_with([':', '=', '.', ']']))
         };
         self.text.lines().enumerate().find(|(_, line)| defines(line))
     }

@@ -10,14 +10,13 @@ use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use metal_candle::training::{Adapter, checkpoint};
-use tiny_model::Bench;
+use tiny_model::{Bench, replaced};
 
 /// A training run into `out` with a checkpoint every second step.
 fn train<'a>(out: &'a str, steps: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec!["train", "--model", "model", "--data", "data", "--out", out, "--no-samples"];
     arguments.extend(["--steps", steps, "--batch-size", "4", "--rank", "4", "--save-every", "2"]);
-    arguments.extend_from_slice(more);
-    arguments
+    replaced(&arguments, more)
 }
 
 /// Starts a run and waits for its first checkpoint.

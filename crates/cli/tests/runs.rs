@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use tiny_model::Bench;
+use tiny_model::{Bench, replaced};
 
 /// A short training run into `out`.
 fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -24,8 +24,7 @@ fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         "--save-every",
         "2",
     ]);
-    arguments.extend_from_slice(more);
-    arguments
+    replaced(&arguments, more)
 }
 
 /// Every file below a folder with its content.

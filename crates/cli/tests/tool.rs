@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tiny_model::Bench;
+use tiny_model::{Bench, replaced};
 
 fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec![
@@ -33,8 +33,7 @@ fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         "0.1",
         "--json",
     ]);
-    arguments.extend_from_slice(more);
-    arguments
+    replaced(&arguments, more)
 }
 
 fn adapter(bench: &Bench, out: &str) -> Vec<u8> {
