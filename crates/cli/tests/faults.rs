@@ -1,6 +1,8 @@
 //! Runs that something goes wrong around: nobody reads the output, the model's file changes, the folder is deleted, the
 //! numbers explode, the memory is too small. A run is never lost, and what happened is told.
 
+#[path = "tiny_model/flags.rs"]
+mod flags;
 mod tiny_model;
 
 use std::fs::File;
@@ -9,8 +11,9 @@ use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use flags::replaced;
 use metal_candle::training::{Adapter, checkpoint};
-use tiny_model::{Bench, replaced};
+use tiny_model::Bench;
 
 /// A training run into `out` with a checkpoint every second step.
 fn train<'a>(out: &'a str, steps: &'a str, more: &[&'a str]) -> Vec<&'a str> {

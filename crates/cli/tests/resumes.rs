@@ -1,11 +1,14 @@
 //! Runs that are resumed after their end, after damage, and in another place.
 
+#[path = "tiny_model/flags.rs"]
+mod flags;
 mod tiny_model;
 
 use std::path::Path;
 
+use flags::replaced;
 use serde_json::Value;
-use tiny_model::{Bench, replaced};
+use tiny_model::Bench;
 
 /// A run of four steps without validation into `out`.
 fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {

@@ -1,12 +1,15 @@
 //! The tool as a person uses it, on a tiny model: training, resuming after a kill, evaluating, merging, bad input.
 
+#[path = "tiny_model/flags.rs"]
+mod flags;
 mod tiny_model;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use flags::replaced;
 use serde_json::Value;
-use tiny_model::{Bench, replaced};
+use tiny_model::Bench;
 
 fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec![

@@ -10,21 +10,6 @@ pub(crate) struct Bench {
     folder: tempfile::TempDir,
 }
 
-/// Arguments with others added, whose flags replace those of the same name: a flag is given once.
-pub(crate) fn replaced<'a>(arguments: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
-    let mut all = Vec::new();
-    let mut rest = arguments.iter().peekable();
-    while let Some(word) = rest.next() {
-        if word.starts_with("--") && more.contains(word) {
-            rest.next_if(|value| !value.starts_with("--"));
-        } else {
-            all.push(*word);
-        }
-    }
-    all.extend_from_slice(more);
-    all
-}
-
 /// GPT-2's letters for bytes.
 fn letters() -> Vec<char> {
     let plain = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
