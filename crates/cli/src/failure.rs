@@ -83,7 +83,13 @@ impl Failure {
         }
         if let Some(library) = error.chain().find_map(|e| e.downcast_ref::<metal_candle::Error>()) {
             let (code, advice) = of_library(library);
-            return Self::new(code, cause, advice);
+            return match (library, own_advice(&cause)) {
+                (
+                    metal_candle::Error::File { .. } | metal_candle::Error::Invalid { .. },
+                    Some((cause, own)),
+                ) => Self::new(code, cause, own),
+                _ => Self::new(code, cause, advice),
+            };
         }
         if interrupt.requested() {
             return Self::interrupted(cause);
@@ -99,6 +105,17 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// The advice at the end of a library error's message, apart from the cause.
+fn own_advice(message: &str) -> Option<(&str, &str)> {
+    const VERBS: [&str; 22] = [
+        "choose", "pass", "use", "give", "fetch", "save", "copy", "remove", "convert", "store", "correct",
+        "leave", "raise", "shorten", "check", "write", "join", "merge", "start", "set", "quote", "name",
+    ];
+    let (cause, advice) = message.rsplit_once("; ")?;
+    let first = advice.split(' ').next()?;
+    VERBS.contains(&first).then_some((cause, advice))
+}
 
 /// Code and advice for the library's error; its message already names the place and what was expected.
 fn of_library(error: &metal_candle::Error) -> (Code, String) {
@@ -231,6 +248,20 @@ mod tests {
         let failure = Failure::of(&error.into(), &Interrupt::default());
         assert_eq!(failure.cause, "step 3: training made the model worse: the loss rose");
         assert_eq!(failure.advice, "use a lower learning rate");
+    }
+
+    /// "correct the file named above" stood below causes that had said what to do.
+    #[test]
+    fn an_error_with_advice_of_its_own_has_no_other() {
+        let of = |message: &str| {
+            let error = metal_candle::Error::file("m", message);
+            let failure = Failure::of(&error.into(), &Interrupt::default());
+            (failure.cause, failure.advice)
+        };
+        let expected = ("m: holds files already".to_owned(), "choose a new or an empty folder".to_owned());
+        assert_eq!(of("holds files already; choose a new or an empty folder"), expected);
+        let general = "correct the file named above, or pass another one".to_owned();
+        assert_eq!(of("is cut; the rest is missing"), ("m: is cut; the rest is missing".to_owned(), general));
     }
 
     #[test]

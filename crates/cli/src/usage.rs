@@ -105,7 +105,12 @@ fn failure(error: &clap::Error, words: &[OsString]) -> Failure {
             Failure::usage(format!("{flag} and {other} contradict each other"), "give one of them")
         }
         ErrorKind::MissingRequiredArgument => {
-            Failure::usage(format!("`{}` needs {argument}", path.join(" ")), help)
+            let example = match flag_name(&argument) {
+                "--out" => "add one, for example --out merged; ",
+                "--data" => "add one, for example --data my-folder/test.jsonl; ",
+                _ => "",
+            };
+            Failure::usage(format!("`{}` needs {argument}", path.join(" ")), format!("{example}{help}"))
         }
         _ => {
             let rendered = error.render().to_string();

@@ -73,7 +73,34 @@ fn a_run_that_has_ended_says_so_and_how_to_train_further() {
     follow(&bench, &out, "to train further: ");
     assert!(bench.path("constant/checkpoints/step-000008").exists());
     let (code, message) = bench.refused(&train("out", &["--steps", "9", "--resume"]));
-    assert!(code == 3 && message.contains("metal-candle train --adapter out --out NEW"), "{message}");
+    assert!(
+        code == 3 && message.contains("metal-candle train --config out/run.toml --adapter out --out NEW"),
+        "{message}"
+    );
+}
+
+/// The run's own settings hold for what the command leaves out.
+#[test]
+fn a_run_is_resumed_by_its_folder() {
+    let bench = bench();
+    for (index, resume) in [
+        &["train", "--resume", "--out", "out"][..],
+        &["train", "out", "--resume"],
+        &["train", "--config", "out", "--resume"],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let steps = (6 + 2 * index).to_string();
+        bench.ok(&train("out", &["--schedule", "constant", "--overwrite"]));
+        said(&bench, &[resume, &["--steps", &steps, "--no-samples"]].concat());
+        assert!(bench.path(&format!("out/checkpoints/step-{steps:0>6}")).exists(), "{resume:?}");
+    }
+    let (code, message) = bench.refused(&["train", "--resume", "--out", "out", "--rank", "3"]);
+    assert!(
+        code == 3 && message.contains("settings: adapted modules was") && message.contains("rank was 2"),
+        "{message}"
+    );
 }
 
 /// A resume went on behind an early stop until the next validation.

@@ -173,6 +173,16 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     print_line(&closing(&summary, out, &reports))
 }
 
+/// The file of settings: the one that is named, also by the folder of a run, or that of the run to resume.
+fn config_path(args: &TrainArgs) -> Option<PathBuf> {
+    let settings_in = |folder: &Path| Some(folder.join("run.toml")).filter(|path| path.is_file());
+    match args.config.as_deref().or(args.config_file.as_deref()) {
+        Some(named) => Some(settings_in(named).unwrap_or_else(|| named.to_owned())),
+        None if args.resume => settings_in(&expand_home(&args.flags.out.as_deref()?.to_string_lossy())),
+        None => None,
+    }
+}
+
 fn exact_line((before, after): &(ExactAnswers, ExactAnswers)) -> String {
     format!(
         "\nexact answers on {}: {} before, {} after ({:.0} %)",
@@ -185,9 +195,9 @@ fn exact_line((before, after): &(ExactAnswers, ExactAnswers)) -> String {
 
 impl Request {
     fn of(args: &TrainArgs, session: &Session) -> anyhow::Result<Self> {
-        let path = args.config.as_deref().or(args.config_file.as_deref());
-        let mut config = path.map(config_file::read).transpose()?.unwrap_or_default();
-        if let Some(path) = path {
+        let path = config_path(args);
+        let mut config = path.as_deref().map(config_file::read).transpose()?.unwrap_or_default();
+        if let Some(path) = &path {
             config.settle_paths(path, args.flags.out.is_none());
         }
         for note in &config.notes {
@@ -344,7 +354,8 @@ fn refused_resume(error: metal_candle::Error, out: &Path) -> anyhow::Error {
             error.to_string(),
             format!(
                 "metal-candle train --config {} --resume goes on with the settings of that run; with others, its adapter is \
-                 trained further by: metal-candle train --adapter {} --out NEW; --overwrite replaces the run",
+                 trained further by: metal-candle train --config {} --adapter {} --out NEW; --overwrite replaces the run",
+                quoted(&out.join("run.toml")),
                 quoted(&out.join("run.toml")),
                 quoted(out)
             ),
