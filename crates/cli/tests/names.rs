@@ -46,7 +46,7 @@ const REFUSED: &[Refused] = &[
         "valid-size: 1.5 is neither a share nor a number of rows",
         "--valid-size 0.05",
     ),
-    ("train --valid-size 0.1", 3, "the data has 6 rows for validation already; leave it out", ""),
+    ("train --valid-size 0.1", 3, "the data has 6 rows for validation already", "leave it out"),
     // Flags without an effect.
     ("data --data data --train-on all", 2, "--model", ""),
     ("data --data data --max-length 9", 2, "--model", ""),
