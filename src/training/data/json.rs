@@ -2,6 +2,7 @@
 //! integers keep all of their digits.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -78,6 +79,27 @@ pub(super) fn parse_list(text: &str) -> Result<Vec<(usize, Value)>, Wrong> {
         true => Ok(items),
         false => Err(Wrong { line: line_at(rest), cause: "more text follows the list".into() }),
     }
+}
+
+/// The keys of a JSON object and the byte ranges of their values; `None` for other texts.
+pub(super) fn fields(text: &str) -> Option<Vec<(String, Range<usize>)>> {
+    let value_end = |at: usize| {
+        let mut stream = serde_json::Deserializer::from_str(&text[at..]).into_iter::<IgnoredAny>();
+        stream.next()?.ok().map(|_| at + stream.byte_offset())
+    };
+    let mut fields = Vec::new();
+    let mut at = skip_space(text, 0);
+    let mut before = b'{';
+    while text.as_bytes().get(at) == Some(&before) {
+        let key = skip_space(text, at + 1);
+        let key_end = value_end(key)?;
+        let name: String = serde_json::from_str(&text[key..key_end]).ok()?;
+        let value = skip_space(text, skip_space(text, key_end) + 1);
+        let end = value_end(value)?;
+        fields.push((name, value..end));
+        (at, before) = (skip_space(text, end), b',');
+    }
+    text[at..].starts_with('}').then_some(fields)
 }
 
 fn skip_space(text: &str, from: usize) -> usize {
@@ -231,6 +253,17 @@ mod tests {
         let items = parse_list("\n[ {\"a\":\n1},\n\n2 , \"x\"]\n").unwrap();
         assert_eq!(items, [(2, json!({"a": 1})), (5, json!(2)), (5, json!("x"))]);
         assert_eq!(parse_list(" [ ] ").unwrap(), []);
+    }
+
+    #[test]
+    fn values_of_an_object_have_their_places() {
+        let text = " {\"a\" : [1,\n2], \"b,}\": {\"c\": 1}}\n";
+        let found = fields(text).unwrap();
+        let values: Vec<_> = found.iter().map(|(key, range)| (key.as_str(), &text[range.clone()])).collect();
+        assert_eq!(values, [("a", "[1,\n2]"), ("b,}", "{\"c\": 1}")]);
+        for other in ["[1]", "{", "{\"a\": 1", "{\"a\": }", ""] {
+            assert_eq!(fields(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use metal_candle::training::{
 };
 use serde_json::json;
 
-use super::data::summary;
+use super::data::{counted, summary};
 use super::generate::tokens;
 use crate::adapter_source::Chosen;
 use crate::args::TrainArgs;
@@ -217,7 +217,8 @@ impl Request {
         match (set.valid.len(), set.split_off) {
             (0, _) => session.note("no rows for validation: the last adapter is kept, not the best one"),
             (_, 0) => {}
-            (_, taken) => session.note(format!("valid: {taken} rows taken from train, as the data has none")),
+            (_, taken) => session
+                .note(format!("valid: {} taken from train, as the data has none", counted(taken, "row"))),
         }
         Ok((train, valid))
     }
