@@ -139,7 +139,7 @@ def model_folder(folder, template, base):
     (folder / "tokenizer_config.json").write_text(json.dumps({
         "bos_token": template.bos, "eos_token": template.eos, "chat_template": template.source}))
     config = json.loads((folder / "config.json").read_text())
-    config["max_position_embeddings"] = 1 << 20
+    config["max_position_embeddings"], config["vocab_size"] = 1 << 20, len(vocab)
     config["bos_token_id"], config["eos_token_id"] = vocab[template.bos], vocab[template.eos]
     (folder / "config.json").write_text(json.dumps(config))
 
