@@ -141,7 +141,7 @@ fn announce_format(path: &Path, session: &Session) -> metal_candle::Result<()> {
         Some(_) => "JSON",
         None => return Ok(()),
     };
-    session.note(format!("note: {} is read as rows of {format}, as its content is", path.display()));
+    session.note(format!("note: {} contains {format} and is read as rows", path.display()));
     Ok(())
 }
 

@@ -156,9 +156,12 @@ fn json_values(path: &Path, text: &str, format: Format) -> Result<Vec<(Split, Pl
     lines
         .map(|(line, text)| {
             let value = json::parse(text).map_err(|wrong| {
-                let hint = match wrong.cause.starts_with("EOF") {
-                    true => "; a row must be on one line, or the file a JSON list",
-                    false => "",
+                let hint = match wrong.cause.as_str() {
+                    cause if cause.starts_with("EOF") => {
+                        "; a row must be on one line, or the file a JSON list"
+                    }
+                    _ if text.trim_end().ends_with("},") => "; JSON lines have no comma at their end",
+                    _ => "",
                 };
                 located(json::Wrong { line, cause: wrong.cause + hint })
             })?;

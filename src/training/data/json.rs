@@ -77,7 +77,10 @@ pub(super) fn parse_list(text: &str) -> Result<Vec<(usize, Value)>, Wrong> {
     let rest = skip_space(text, at + 1);
     match rest == text.len() {
         true => Ok(items),
-        false => Err(Wrong { line: line_at(rest), cause: "more text follows the list".into() }),
+        false => Err(Wrong {
+            line: line_at(rest),
+            cause: "more text follows the list; a file is one list, or has an object on each line".into(),
+        }),
     }
 }
 
@@ -273,7 +276,10 @@ mod tests {
         assert_eq!(line("[1\n2]"), (2, "a comma is missing between two items".into()));
         assert_eq!(line("[1,\n2\n"), (3, "the list ends without a closing ]".into()));
         assert_eq!(line("[1,"), (1, "the list ends without a closing ]".into()));
-        assert_eq!(line("[1]\n[2]"), (2, "more text follows the list".into()));
+        assert_eq!(
+            line("[1]\n[2]"),
+            (2, "more text follows the list; a file is one list, or has an object on each line".into())
+        );
         assert_eq!(line("[{},\n{\"a\":\n NaN}]").0, 3);
     }
 }

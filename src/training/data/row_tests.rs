@@ -226,6 +226,16 @@ fn roles_are_read_in_any_spelling_and_unknown_ones_refused() {
 }
 
 #[test]
+fn a_message_in_place_of_a_row_is_called_one() {
+    for message in [user("a"), json!({"from": "human", "value": "a"})] {
+        assert!(
+            refused(message)
+                .starts_with("is a message of a chat, not a row; a row has the messages of one chat")
+        );
+    }
+}
+
+#[test]
 fn a_missing_column_is_named_with_how_to_rename_another() {
     let error = refused(json!({"prompt": "p", "response": "r"}));
     let expected = "has 'prompt', but 'completion' is missing or null; it also has [response], which --columns \
@@ -365,6 +375,11 @@ mod files {
         );
         let error = read("a.jsonl", "{\"text\":\n\"a\"}\n").unwrap_err();
         assert!(error.contains("(line 1)") && error.contains("a row must be on one line"), "{error}");
+        let error = read("a.jsonl", "{\"text\": \"a\"},\n{\"text\": \"b\"}\n").unwrap_err();
+        assert!(
+            error.contains("(line 1)") && error.ends_with("; JSON lines have no comma at their end"),
+            "{error}"
+        );
         assert!(read("a.jsonl", "[1]").unwrap_err().contains("(line 1): is a number"));
         for empty in ["", "\n\n", "[]", "\u{feff}"] {
             assert_eq!(read("a.jsonl", empty).unwrap_err(), "DIR/a.jsonl: contains no rows");

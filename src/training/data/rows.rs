@@ -55,6 +55,11 @@ pub(super) fn record(value: Value) -> Found<Used> {
     if row.is_empty() {
         return Err(format!("has no columns with a value; {EXPECTED}"));
     }
+    if (has("role") && has("content")) || (has("from") && has("value")) {
+        return Err("is a message of a chat, not a row; a row has the messages of one chat: {\"messages\": [{\"role\": \"user\", \
+                    \"content\": …}, …]}"
+            .into());
+    }
     let keys: Vec<&str> = row.keys().map(String::as_str).collect();
     Err(format!("has the keys [{}]; {EXPECTED}", keys.join(", ")))
 }
