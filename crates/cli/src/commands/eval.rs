@@ -1,7 +1,6 @@
 //! `metal-candle eval`.
 
 use std::cell::RefCell;
-use std::path::Path;
 
 use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::data::{Format, examples, read_text};
@@ -23,9 +22,9 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
     let train_on = train_on(args.train_on.as_deref().unwrap_or("completion"))?;
     // Broken data is reported before the model is fetched and loaded.
     let options = Options::new(args.split.as_deref(), args.columns.as_deref())?;
-    let path = Path::new(&args.data);
-    let text = match path.is_file() && Format::of(path).is_none() {
-        true => Some(read_text(path)?),
+    let path = crate::model_source::expand_home(&args.data);
+    let text = match path.is_file() && Format::detect(&path)?.is_none() {
+        true => Some(read_text(&path)?),
         false => None,
     };
     if text.is_some() {
