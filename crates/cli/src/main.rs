@@ -2,6 +2,7 @@
 
 // They panic where the stream cannot be written; `console` is the way to print.
 #![deny(clippy::print_stderr, clippy::print_stdout)]
+#![deny(unsafe_code)]
 
 mod adapter_source;
 mod aliases;
