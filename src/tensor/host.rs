@@ -239,4 +239,3 @@ pub(crate) fn try_with_capacity<T>(count: usize, what: impl FnOnce() -> String) 
         }),
     }
 }
-

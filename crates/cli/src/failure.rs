@@ -140,7 +140,10 @@ pub(crate) fn of_io(kind: std::io::ErrorKind) -> (Code, &'static str) {
             (Code::Input, "choose another folder, or change the permissions of this one")
         }
         ErrorKind::NotFound => (Code::Input, "check that the path exists"),
-        _ => (Code::Input, "check that the path exists, that you may use it, and that its disk is connected and works"),
+        _ => (
+            Code::Input,
+            "check that the path exists, that you may use it, and that its disk is connected and works",
+        ),
     }
 }
 

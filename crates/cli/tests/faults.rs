@@ -238,7 +238,10 @@ fn an_adapter_whose_disk_is_gone_is_saved_elsewhere() {
     let output = run("disk/out", [(LOG, "/dev/null"), (PLAN, &plan)]);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{text}");
-    assert!(text.contains("Input/output error") && text.contains("its disk is connected and works"), "{text}");
+    assert!(
+        text.contains("Input/output error") && text.contains("its disk is connected and works"),
+        "{text}"
+    );
     let saved = text.split("the adapter of step 2 is saved in ").nth(1).and_then(|rest| rest.lines().next());
     let folder = bench.path(saved.unwrap_or_else(|| panic!("{text}")));
     assert!(!folder.starts_with(bench.path("disk")), "{text}");
@@ -262,7 +265,10 @@ fn a_run_under_nohup_goes_on_without_its_terminal_and_another_one_saves() {
         let bench = Bench::new();
         let tool = bench.command(&train("out", if last.is_some() { "120" } else { "1000000" }, &[]));
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", &format!("{trap}; exec \"$@\""), "sh"]).arg(tool.get_program()).args(tool.get_args());
+        shell
+            .args(["-c", &format!("{trap}; exec \"$@\""), "sh"])
+            .arg(tool.get_program())
+            .args(tool.get_args());
         shell.envs(tool.get_envs().filter_map(|(name, value)| Some((name, value?))));
         shell.current_dir(bench.path("")).stdin(Stdio::null());
         let child = started_as(shell, &bench, "out");
@@ -294,7 +300,10 @@ fn a_template_whose_loops_do_not_end_obeys_the_first_signal() {
         let start = Instant::now();
         let (code, text) = ended(child);
         assert_eq!(code, 130, "{signal}: {text}");
-        assert!(text.contains("chat_template.jinja") && text.contains("the rendering was interrupted"), "{text}");
+        assert!(
+            text.contains("chat_template.jinja") && text.contains("the rendering was interrupted"),
+            "{text}"
+        );
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         assert!(!bench.path("out").exists());
     }
