@@ -13,8 +13,18 @@ use std::time::{Duration, Instant};
 
 use super::{cargo, root, run};
 
-const TARGETS: [&str; 9] =
-    ["adapter", "checkpoint", "config", "gguf", "rows", "safetensors", "template", "tokenizer", "train"];
+const TARGETS: [&str; 10] = [
+    "adapter",
+    "checkpoint",
+    "config",
+    "gguf",
+    "rows",
+    "safetensors",
+    "settings",
+    "template",
+    "tokenizer",
+    "train",
+];
 
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
                      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
