@@ -13,7 +13,7 @@ use super::tensors::write_tensors;
 use crate::backend::Device;
 use crate::graph::Graph;
 use crate::models::{AdapterParameters, Decoder, ModelConfig, ModelFiles, Weights};
-use crate::tensor::{DType, HostTensor, TensorSpec};
+use crate::tensor::{DType, HostTensor, TensorSpec, try_with_capacity};
 use crate::{Error, Result};
 
 const EMBEDDING: &str = "model.embed_tokens";
@@ -47,7 +47,8 @@ pub struct MergeReport {
 fn merged(weight: &HostTensor, module: &AdapterModule) -> Result<(Vec<f32>, Vec<f64>)> {
     let (n, k, r) = (weight.shape()[0], weight.shape()[1], module.a.shape()[0]);
     let (w, a, b) = (weight.as_slice::<f32>()?, module.a.as_slice::<f32>()?, module.b.as_slice::<f32>()?);
-    let mut update = vec![0.0_f64; n * k];
+    let mut update = try_with_capacity(n * k, || format!("the update of {}", module.path))?;
+    update.resize(n * k, 0.0_f64);
     for (row, update) in update.chunks_mut(k).enumerate() {
         for rank in 0..r {
             // A of the embedding has a column for each row of W, and B a row for each column.

@@ -411,7 +411,7 @@ impl<'a> Trainer<'a> {
             folder.keep();
         }
         observer(&Event::Start { step: self.state.step });
-        Metrics::open(&self.out.join(METRICS), self.state.step)
+        Metrics::open(&self.out.join(METRICS), self.state.step, self.state.validation_due)
     }
 
     /// Everything that decides the result, computed once.
@@ -635,7 +635,7 @@ impl<'a> Trainer<'a> {
             // The next validation, or the end, writes an adapter again.
             (self.state.best_loss, self.state.best_step) = (None, 0);
         }
-        *metrics = Metrics::open(&self.out.join(METRICS), self.state.step)?;
+        *metrics = Metrics::open(&self.out.join(METRICS), self.state.step, self.state.validation_due)?;
         observer(&Event::FolderRestored { path: self.out.clone(), lost_best });
         Ok(())
     }

@@ -82,6 +82,10 @@ impl Failure {
             return Self::new(failure.code, cause, failure.advice.clone());
         }
         if let Some(library) = error.chain().find_map(|e| e.downcast_ref::<metal_candle::Error>()) {
+            // The rendering of a template that was stopped is an error of the template's file.
+            if interrupt.requested() && matches!(library, metal_candle::Error::File { .. }) {
+                return Self::interrupted(cause);
+            }
             let (code, advice) = of_library(library);
             return match (library, own_advice(&cause)) {
                 (
@@ -160,7 +164,10 @@ pub(crate) fn of_io(kind: std::io::ErrorKind) -> (Code, &'static str) {
             (Code::Input, "choose another folder, or change the permissions of this one")
         }
         ErrorKind::NotFound => (Code::Input, "check that the path exists"),
-        _ => (Code::Input, "check that the path exists and that you may use it"),
+        _ => (
+            Code::Input,
+            "check that the path exists, that you may use it, and that its disk is connected and works",
+        ),
     }
 }
 

@@ -83,13 +83,29 @@ fn without_speed(bytes: &[u8]) -> Vec<u8> {
     String::from_utf8_lossy(bytes).lines().map(line).collect::<String>().into_bytes()
 }
 
+/// The first line in which two texts differ, for messages.
+fn first_difference(expected: &[u8], found: &[u8]) -> String {
+    let [mut expected, mut found] =
+        [expected, found].map(|bytes| bytes.split(|byte| *byte == b'\n').map(String::from_utf8_lossy));
+    let line = (1..).find_map(|line| match (expected.next(), found.next()) {
+        (None, None) => Some(String::new()),
+        (expected, found) if expected == found => None,
+        (expected, found) => Some(format!(" (line {line} is {found:?}, expected {expected:?})")),
+    });
+    line.unwrap_or_default()
+}
+
 /// The names of files that differ, are missing, or should not be there.
 pub(crate) fn differences(expected: &Tree, found: &Tree) -> Vec<String> {
     let mut names: Vec<String> = expected
         .iter()
         .filter_map(|(name, bytes)| match found.get(name) {
             None => Some(format!("{name} is missing")),
-            Some(other) => (other != bytes).then(|| format!("{name} differs")),
+            Some(other) if other == bytes => None,
+            Some(other) if name.ends_with(".jsonl") => {
+                Some(format!("{name} differs{}", first_difference(bytes, other)))
+            }
+            Some(_) => Some(format!("{name} differs")),
         })
         .collect();
     names.extend(
@@ -138,7 +154,12 @@ mod tests {
         write("metrics.jsonl", "{\"step\":2}\n");
         assert_eq!(
             differences(&before, &tree(folder.path())),
-            ["a differs", "b is missing", "metrics.jsonl differs", "c is left over"]
+            [
+                "a differs",
+                "b is missing",
+                "metrics.jsonl differs (line 1 is Some(\"{\\\"step\\\":2}\"), expected Some(\"{\\\"step\\\":1}\"))",
+                "c is left over"
+            ]
         );
     }
 }
