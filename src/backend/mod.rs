@@ -4,12 +4,9 @@
 pub mod asynchronous;
 pub mod candle;
 pub mod cpu;
-#[cfg(metal)]
-mod metal;
-#[path = "metal/chip.rs"]
-pub mod metal_chip;
-#[path = "metal/facts.rs"]
-pub mod metal_facts;
+pub mod gpu;
+mod lowering;
+pub mod metal;
 pub mod mps;
 pub mod profile;
 mod program;
@@ -22,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(metal)]
 #[doc(hidden)]
-pub use metal::kernel_files::KernelCompiler;
+pub use metal::kernel_compiler::KernelCompiler;
 pub use program::Program;
 use program::{Cache, Compiled, Structure};
 
@@ -128,7 +125,7 @@ impl Device {
     pub fn metal_with(choices: impl Into<select::Choices>) -> Result<Self> {
         let choices = choices.into();
         #[cfg(metal)]
-        return Ok(Self::new(Box::new(metal::Metal::new(choices)?)));
+        return Ok(Self::new(Box::new(metal::backend::Metal::new(choices)?)));
         #[cfg(not(metal))]
         {
             let _ = choices;

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Site};
 use super::kernel::{In, Kernel, Out, chunks, run};
+use super::op::{Call, OpContext};
 use super::vector::{Isa, V};
 use crate::Result;
 
@@ -38,8 +38,8 @@ impl Kernel for Added {
     }
 }
 
-pub(super) fn compile(site: &Site<'_>) -> Result<Call> {
-    let (sum, g, keep) = (site.inputs[0].clone(), site.inputs[1].clone(), site.inputs[2].clone());
+pub(super) fn compile(context: &OpContext<'_>) -> Result<Call> {
+    let (sum, g, keep) = (context.inputs[0].clone(), context.inputs[1].clone(), context.inputs[2].clone());
     let elements = sum.elements();
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places.

@@ -4,9 +4,9 @@
 //! row the greatest score so far, the sum of exponentials and the weighted values, and rescales them when a greater
 //! score comes (Milakov and Gimelshein, 2018, arXiv:1805.02867). A few rows, as in decoding, are dot products.
 
-use super::executor::{Call, Run, Site, Tensor, real};
 use super::kernel::{In, Out, Tasks, chunks, run_tasks};
 use super::math::{exp_nonpositive, log};
+use super::op::{Call, OpContext, Run, Tensor, real};
 use super::tile::{Ahead, Job, Matrix, Panels, Tile, WIDEST, pack};
 use super::vector::{Isa, V};
 use crate::Result;
@@ -430,13 +430,13 @@ pub(super) fn scratch(_op: &Attention, inputs: &[Operand], threads: usize) -> us
     4 * threads * Sizes::new(&inputs[0].layout, &inputs[1].layout).scratch()
 }
 
-pub(super) fn compile(op: &Attention, site: &Site<'_>) -> Result<Call> {
-    let [q, k, v] = [0, 1, 2].map(|i| site.inputs[i].clone());
-    let pos = op.cached.then(|| site.inputs[3].clone());
-    let starts = op.segmented.then(|| site.inputs[site.inputs.len() - 1].clone());
-    let (out, lse) = (site.output(0), site.output(1));
+pub(super) fn compile(op: &Attention, context: &OpContext<'_>) -> Result<Call> {
+    let [q, k, v] = [0, 1, 2].map(|i| context.inputs[i].clone());
+    let pos = op.cached.then(|| context.inputs[3].clone());
+    let starts = op.segmented.then(|| context.inputs[context.inputs.len() - 1].clone());
+    let (out, lse) = (context.output(0), context.output(1));
     let sizes = Sizes::new(&q.layout, &k.layout);
-    let (scale, scratch) = (op.scale.0, site.scratch);
+    let (scale, scratch) = (op.scale.0, context.scratch);
     let mask = Mask {
         causal: op.causal,
         window: op.window,

@@ -4,9 +4,9 @@
 //! Scores are computed again, tile by tile, from the log-sum-exp.
 
 use super::attention::{Heads, KEYS, Mask, Sizes, load, store};
-use super::executor::{Call, Site};
 use super::kernel::{In, Out, Tasks, chunks, run_tasks};
 use super::math::exp;
+use super::op::{Call, OpContext};
 use super::tile::{Ahead, Job, Matrix, Panels, Tile, pack};
 use super::vector::{Isa, V};
 use crate::Result;
@@ -270,15 +270,15 @@ pub(super) fn scratch(inputs: &[Operand], threads: usize) -> usize {
     4 * threads * thread_scratch(&Sizes::new(&inputs[0].layout, &inputs[1].layout))
 }
 
-pub(super) fn compile(op: &AttentionGrad, site: &Site<'_>) -> Result<Call> {
-    let [q, k, v, out, lse, dout] = [0, 1, 2, 3, 4, 5].map(|i| site.inputs[i].clone());
+pub(super) fn compile(op: &AttentionGrad, context: &OpContext<'_>) -> Result<Call> {
+    let [q, k, v, out, lse, dout] = [0, 1, 2, 3, 4, 5].map(|i| context.inputs[i].clone());
     for other in [&k, &v, &out, &dout] {
-        site.expect(other, q.dtype)?;
+        context.expect(other, q.dtype)?;
     }
-    let starts = op.segmented.then(|| site.inputs[6].clone());
-    let (dq, dk, dv) = (site.output(0), site.output(1), site.output(2));
+    let starts = op.segmented.then(|| context.inputs[6].clone());
+    let (dq, dk, dv) = (context.output(0), context.output(1), context.output(2));
     let sizes = Sizes::new(&q.layout, &k.layout);
-    let (scale, scratch) = (op.scale.0, site.scratch);
+    let (scale, scratch) = (op.scale.0, context.scratch);
     let mask = Mask {
         causal: op.causal,
         window: op.window,

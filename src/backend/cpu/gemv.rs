@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use super::executor::real;
 use super::kernel::{In, Kernel, Out, chunks};
 use super::matmul::{Product, store};
 use super::number::Real;
+use super::op::real;
 use super::tile::Tile;
 use super::vector::{Isa, LANES, V};
 use crate::tensor::DType;

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Site, real, vector_f32, vector_scratch};
 use super::kernel::{In, Kernel, Out, chunks, run};
 use super::number::Real;
+use super::op::{Call, OpContext, real, vector_f32, vector_scratch};
 use super::parts::Parts;
 use super::vector::{Isa, V};
 use crate::Result;
@@ -75,12 +75,12 @@ pub(super) fn scratch(inputs: &[Operand]) -> usize {
     inputs[1..].iter().map(vector_scratch).sum()
 }
 
-pub(super) fn compile(op: &LayerNorm, site: &Site<'_>) -> Result<Call> {
-    let Some(y) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
-    let (x, w) = (site.inputs[0].clone(), site.inputs[1].clone());
-    let b = op.bias.then(|| site.inputs[2].clone());
-    let (rows, n, eps, scratch) = (x.rows(), x.last(), op.eps.0, site.scratch);
-    let weight_bytes = vector_scratch(&site.step.inputs[1]);
+pub(super) fn compile(op: &LayerNorm, context: &OpContext<'_>) -> Result<Call> {
+    let Some(y) = context.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let (x, w) = (context.inputs[0].clone(), context.inputs[1].clone());
+    let b = op.bias.then(|| context.inputs[2].clone());
+    let (rows, n, eps, scratch) = (x.rows(), x.last(), op.eps.0, context.scratch);
+    let weight_bytes = vector_scratch(&context.step.inputs[1]);
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places, and the scratch its size.
         unsafe {
@@ -178,12 +178,12 @@ fn sums_bytes(rows: usize, n: usize) -> usize {
     4 * Parts::of(rows).count * n
 }
 
-pub(super) fn compile_grad(op: &LayerNormGrad, site: &Site<'_>) -> Result<Call> {
-    let (dy, x, w) = (site.inputs[0].clone(), site.inputs[1].clone(), site.inputs[2].clone());
-    site.expect(&dy, x.dtype)?;
-    let (dx, dw, db) = (site.output(0), site.output(1), site.output(2));
-    let (rows, n, eps, scratch) = (x.rows(), x.last(), op.eps.0, site.scratch);
-    let (parts, weight_bytes) = (Parts::of(rows), vector_scratch(&site.step.inputs[2]));
+pub(super) fn compile_grad(op: &LayerNormGrad, context: &OpContext<'_>) -> Result<Call> {
+    let (dy, x, w) = (context.inputs[0].clone(), context.inputs[1].clone(), context.inputs[2].clone());
+    context.expect(&dy, x.dtype)?;
+    let (dx, dw, db) = (context.output(0), context.output(1), context.output(2));
+    let (rows, n, eps, scratch) = (x.rows(), x.last(), op.eps.0, context.scratch);
+    let (parts, weight_bytes) = (Parts::of(rows), vector_scratch(&context.step.inputs[2]));
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places, and the scratch its size.
         unsafe {

@@ -2,10 +2,10 @@
 //!
 //! The adapters' products are thin beside the frozen one: they are added to its result in place.
 
-use super::executor::{Address, Call, Run, Site, Tensor};
 use super::gemv::{TAILS, Tail};
 use super::kernel::In;
 use super::matmul::{Product, Side};
+use super::op::{Address, Call, OpContext, Run, Tensor};
 use crate::Result;
 use crate::graph::Operand;
 use crate::ops::{Lora, LoraGrad, LoraSlot, total_rank};
@@ -160,14 +160,14 @@ fn hidden_bytes(shape: &crate::tensor::Shape) -> usize {
     (4 * shape.elements()).next_multiple_of(64)
 }
 
-pub(super) fn compile(op: &Lora, site: &Site<'_>) -> Result<Call> {
-    let (y, first) = (site.output(0), if op.separate { 3 } else { 2 });
-    let hidden = |start: usize| match site.output(1) {
+pub(super) fn compile(op: &Lora, context: &OpContext<'_>) -> Result<Call> {
+    let (y, first) = (context.output(0), if op.separate { 3 } else { 2 });
+    let hidden = |start: usize| match context.output(1) {
         Some(h) => Place::Tensor(h, start),
         None => Place::Scratch(4 * start),
     };
-    let input = |index: usize| Place::Tensor(site.inputs[index].clone(), 0);
-    let products = forward(op, &tensor_parts(&site.inputs), site.step.output_specs[0].dtype);
+    let input = |index: usize| Place::Tensor(context.inputs[index].clone(), 0);
+    let products = forward(op, &tensor_parts(&context.inputs), context.step.output_specs[0].dtype);
     let mut base = y.clone().zip(products.first()).map(|(y, products)| Stage {
         product: products[0],
         a: input(0),
@@ -194,7 +194,7 @@ pub(super) fn compile(op: &Lora, site: &Site<'_>) -> Result<Call> {
         start += slot.rank;
     }
     let stages = downs.into_iter().chain(base).chain(ups).collect();
-    Ok(in_order(stages, site.scratch, hidden_bytes(&site.step.output_specs[1].shape)))
+    Ok(in_order(stages, context.scratch, hidden_bytes(&context.step.output_specs[1].shape)))
 }
 
 /// The backward's products for one slot.
@@ -257,19 +257,19 @@ pub(super) fn grad_scratch(
     t_bytes(op, inputs[0].1.shape[0]) + products.map(|product| product.scratch(threads)).max().unwrap_or(0)
 }
 
-pub(super) fn compile_grad(op: &LoraGrad, site: &Site<'_>) -> Result<Call> {
-    let inputs = tensor_parts(&site.inputs);
-    let input = |index: usize, start: usize| Place::Tensor(site.inputs[index].clone(), start);
+pub(super) fn compile_grad(op: &LoraGrad, context: &OpContext<'_>) -> Result<Call> {
+    let inputs = tensor_parts(&context.inputs);
+    let input = |index: usize, start: usize| Place::Tensor(context.inputs[index].clone(), start);
     let outputs = 1 + usize::from(op.separate);
-    let adapter_dx = site.output(outputs - 1);
+    let adapter_dx = context.output(outputs - 1);
     let mut stages = Vec::new();
-    if let Some(dx) = site.output(0) {
+    if let Some(dx) = context.output(0) {
         let c = Place::Tensor(dx, 0);
         stages.push(Stage::new(base_gradient(&inputs), input(0, 0), input(3, 0), c));
     }
     let mut start = 0;
     for (index, (slot, products)) in op.slots.iter().zip(backward(op, &inputs)).enumerate() {
-        let (da, db) = (site.output(outputs + 2 * index), site.output(outputs + 2 * index + 1));
+        let (da, db) = (context.output(outputs + 2 * index), context.output(outputs + 2 * index + 1));
         let (a, b) = (4 + 2 * index, 5 + 2 * index);
         if da.is_some() || adapter_dx.is_some() {
             let c = Place::Scratch(0);
@@ -289,5 +289,5 @@ pub(super) fn compile_grad(op: &LoraGrad, site: &Site<'_>) -> Result<Call> {
         }
         start += slot.rank;
     }
-    Ok(in_order(stages, site.scratch, t_bytes(op, inputs[0].1.shape[0])))
+    Ok(in_order(stages, context.scratch, t_bytes(op, inputs[0].1.shape[0])))
 }

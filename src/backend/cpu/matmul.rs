@@ -7,10 +7,10 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Site, real};
 use super::gemv::{self, Axpys, Dots, FEW, Outer, Parts, TAILS, Tail};
 use super::kernel::{In, Kernel, Out, Tasks, chunks, run, run_tasks};
 use super::number::{Number, Real};
+use super::op::{Call, OpContext, real};
 use super::pool::Pool;
 use super::tile::{Ahead, Job, Matrix, Panels, Tile, WIDEST, pack};
 use super::turned;
@@ -443,12 +443,12 @@ pub(super) fn scratch(op: &MatMul, inputs: &[Operand], output: &TensorSpec, thre
     product(op, &sides, output.dtype).scratch(threads)
 }
 
-pub(super) fn compile(op: &MatMul, site: &Site<'_>) -> Result<Call> {
-    let sides: Vec<_> = site.inputs.iter().map(|tensor| (tensor.dtype, &tensor.layout)).collect();
-    let Some(c) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+pub(super) fn compile(op: &MatMul, context: &OpContext<'_>) -> Result<Call> {
+    let sides: Vec<_> = context.inputs.iter().map(|tensor| (tensor.dtype, &tensor.layout)).collect();
+    let Some(c) = context.output(0) else { return Ok(Box::new(|_| Ok(()))) };
     let mut product = product(op, &sides, c.dtype);
-    let (a, b, scratch) = (site.inputs[0].clone(), site.inputs[1].clone(), site.scratch);
-    let addend = site.inputs.get(2).cloned();
+    let (a, b, scratch) = (context.inputs[0].clone(), context.inputs[1].clone(), context.scratch);
+    let addend = context.inputs.get(2).cloned();
     product.add = addend.is_some();
     let (beta, elements) = (op.beta.0, c.layout.shape.elements());
     Ok(Box::new(move |cx| {

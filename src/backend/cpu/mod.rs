@@ -4,11 +4,11 @@ mod accumulate;
 mod adamw;
 mod attention;
 mod attention_grad;
+mod compile;
 mod cross_entropy;
 mod dropout;
 mod elementwise;
 mod embedding;
-mod executor;
 mod gemv;
 mod kernel;
 mod kv_write;
@@ -19,6 +19,7 @@ mod math;
 mod matmul;
 mod memory;
 mod number;
+mod op;
 mod parts;
 mod peak;
 mod pool;
@@ -77,7 +78,7 @@ impl Backend for Cpu {
     }
 
     fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
-        executor::scratch(&self.pool, op, inputs, outputs)
+        compile::scratch(&self.pool, op, inputs, outputs)
     }
 
     fn direct(&self) -> bool {
@@ -90,6 +91,6 @@ impl Backend for Cpu {
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {
         self.arena.reserve(plan.arena_bytes)?;
-        executor::compile(&self.pool, &self.arena, plan)
+        compile::compile(&self.pool, &self.arena, plan)
     }
 }

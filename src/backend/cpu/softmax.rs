@@ -5,10 +5,10 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Site, real};
 use super::kernel::{In, Kernel, Out, chunks, run};
 use super::math::{exp, exp_nonpositive, log};
 use super::number::Real;
+use super::op::{Call, OpContext, real};
 use super::pool::Pool;
 use super::vector::{Isa, LANES, V};
 use crate::Result;
@@ -308,9 +308,9 @@ impl<T: Real> Kernel for AxisGrad<T> {
     }
 }
 
-pub(super) fn compile(along: usize, log: bool, site: &Site<'_>) -> Result<Call> {
-    let Some(y) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
-    let x = site.inputs[0].clone();
+pub(super) fn compile(along: usize, log: bool, context: &OpContext<'_>) -> Result<Call> {
+    let Some(y) = context.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let x = context.inputs[0].clone();
     let (outer, axis, inner) = split(&x.layout.shape, along);
     let last = along + 1 == x.layout.shape.rank();
     Ok(Box::new(move |cx| {
@@ -326,9 +326,9 @@ pub(super) fn compile(along: usize, log: bool, site: &Site<'_>) -> Result<Call> 
     }))
 }
 
-pub(super) fn compile_grad(along: usize, log: bool, site: &Site<'_>) -> Result<Call> {
-    let Some(dx) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
-    let (dy, y) = (site.inputs[0].clone(), site.inputs[1].clone());
+pub(super) fn compile_grad(along: usize, log: bool, context: &OpContext<'_>) -> Result<Call> {
+    let Some(dx) = context.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let (dy, y) = (context.inputs[0].clone(), context.inputs[1].clone());
     let (outer, axis, inner) = split(&dy.layout.shape, along);
     let last = along + 1 == dy.layout.shape.rank();
     Ok(Box::new(move |cx| {

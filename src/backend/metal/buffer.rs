@@ -5,17 +5,17 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use objc2::rc::{Retained, autoreleasepool};
+use objc2::rc::autoreleasepool;
 use objc2::runtime::ProtocolObject;
 use objc2_metal::{MTLBuffer, MTLDevice, MTLResourceOptions};
 
 use super::device::Gpu;
-use super::fault::DEVICE;
+use super::error::DEVICE;
+use super::memory::Raw;
+use crate::backend::gpu::driver::Location;
+use crate::backend::gpu::library::ROW_GAP;
 use crate::tensor::{Buffer, HostTensor, MappedFile};
 use crate::{Error, Result};
-
-/// A buffer of Metal.
-pub(in crate::backend) type Raw = Retained<ProtocolObject<dyn MTLBuffer>>;
 
 /// Shared by host and GPU, with hazards tracked between encoders.
 const SHARED: MTLResourceOptions = MTLResourceOptions(
@@ -28,10 +28,6 @@ const SMALL: usize = 4 << 20;
 const SLABS: (usize, usize) = (1 << 20, 16 << 20);
 /// Parts of a buffer begin at multiples of this.
 const ALIGNMENT: usize = 256;
-
-/// Bytes behind the arena's last tensor. Metal Performance Shaders may count whole rows of a matrix whose columns are part
-/// of wider rows, so the gap of the last row must exist: rows of up to 64 Ki f32 elements.
-pub(in crate::backend) const ROW_GAP: usize = 256 << 10;
 
 /// What `vm_page_size` is on Apple's chips; memory used in place must begin and end at such a boundary.
 const PAGE: usize = 16 * 1024;
@@ -181,13 +177,20 @@ impl MetalBuffer {
         Ok(Self { writable: false, ..buffer })
     }
 
-    /// Metal's buffer, and where this one begins in it.
-    pub(super) fn location(&self) -> (&Raw, usize) {
-        (&self.raw, self.start)
+    /// The Metal buffer that contains this one.
+    pub(super) fn raw(&self) -> &Raw {
+        &self.raw
     }
 
-    pub(super) fn writable(&self) -> bool {
-        self.writable
+    /// Position of this buffer in the Metal buffer that contains it.
+    pub(super) fn location(&self) -> Location {
+        let allocation: *const ProtocolObject<dyn MTLBuffer> = &*self.raw;
+        Location {
+            allocation: allocation.cast::<()>() as usize,
+            allocation_bytes: self.raw.length(),
+            offset: self.start,
+            writable: self.writable,
+        }
     }
 
     fn check(&self, offset: usize, len: usize) -> Result<()> {
@@ -198,7 +201,7 @@ impl MetalBuffer {
     }
 
     /// The first four bytes, for whoever holds the arena's lock.
-    pub(super) fn first_word(&self) -> u32 {
+    fn first_word(&self) -> u32 {
         // SAFETY: the buffer has four bytes or more, and begins at a multiple of 256.
         unsafe { self.contents().cast::<u32>().read() }
     }
@@ -208,6 +211,16 @@ impl MetalBuffer {
         // SAFETY: `start` lies within the buffer.
         unsafe { self.raw.contents().as_ptr().cast::<u8>().add(self.start) }
     }
+}
+
+/// Returns the first word of a buffer of this device, for the holder of the arena's lock.
+pub(super) fn first_word(buffer: &dyn Buffer) -> u32 {
+    of_metal(buffer).first_word()
+}
+
+/// Returns a buffer that the lowering has located on this device.
+pub(super) fn of_metal(buffer: &dyn Buffer) -> &MetalBuffer {
+    buffer.as_any().downcast_ref().expect("the lowering has located every buffer on this device")
 }
 
 /// The system's page.

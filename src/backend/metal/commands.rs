@@ -11,11 +11,12 @@ use objc2_metal::{
     MTLDevice, MTLDispatchType, MTLEvent, MTLSharedEvent,
 };
 
-use super::buffer::Raw;
 use super::device::Gpu;
-use super::fault::{failed, kind};
-use super::launch::Launch;
+use super::encode::EncodedDispatch;
+use super::error::{failed, kind};
+use super::memory::Memory;
 use super::pipeline::Pipeline;
+use crate::backend::gpu::command::Load;
 use crate::error::DeviceFault;
 use crate::{Error, Result};
 
@@ -53,13 +54,6 @@ impl Bound {
     }
 }
 
-/// What an item costs, for the bound.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Load {
-    pub(super) milliseconds: f64,
-    pub(super) bytes: u64,
-}
-
 /// The command buffers of a run: which, from which item on, and whether a repetition would change its result.
 #[derive(Default)]
 pub(super) struct Committed {
@@ -93,13 +87,13 @@ impl Failed {
     }
 }
 
-/// No encoder is open: what Metal Performance Shaders needs, which open their own.
-pub(in crate::backend) struct Idle<'a> {
+/// A command buffer without an open encoder, into which Metal Performance Shaders open their own.
+pub(in crate::backend) struct NoEncoder<'a> {
     commands: &'a ProtocolObject<dyn MTLCommandBuffer>,
     device: &'a ProtocolObject<dyn MTLDevice>,
 }
 
-impl Idle<'_> {
+impl NoEncoder<'_> {
     pub(in crate::backend) fn commands(&self) -> &ProtocolObject<dyn MTLCommandBuffer> {
         self.commands
     }
@@ -112,7 +106,7 @@ impl Idle<'_> {
 /// A run being encoded.
 pub(super) struct Commands<'a> {
     gpu: &'a Gpu,
-    arena: &'a Raw,
+    memory: Memory<'a>,
     bound: Bound,
     committed: &'a mut Committed,
     open: Option<RawCommands>,
@@ -125,11 +119,11 @@ pub(super) struct Commands<'a> {
 }
 
 impl<'a> Commands<'a> {
-    pub(super) fn new(gpu: &'a Gpu, arena: &'a Raw, bound: Bound, committed: &'a mut Committed) -> Self {
+    pub(super) fn new(gpu: &'a Gpu, memory: Memory<'a>, bound: Bound, committed: &'a mut Committed) -> Self {
         committed.buffers.clear();
         Self {
             gpu,
-            arena,
+            memory,
             bound,
             committed,
             open: None,
@@ -169,34 +163,34 @@ impl<'a> Commands<'a> {
     }
 
     /// Encodes a dispatch.
-    pub(super) fn launch(&mut self, launch: &Launch, load: Load) -> Result<()> {
+    pub(super) fn dispatch(&mut self, dispatch: &EncodedDispatch, load: Load) -> Result<()> {
         self.admit(load);
         if self.encoder.is_none() {
             let missing =
-                || failed(launch.op, DeviceFault::Unavailable, "the command buffer gives no encoder");
+                || failed(dispatch.op, DeviceFault::Unavailable, "the command buffer gives no encoder");
             let commands = self.commands()?;
             let encoder = commands.computeCommandEncoderWithDispatchType(MTLDispatchType::Concurrent);
             self.encoder = Some(encoder.ok_or_else(missing)?);
         }
         let encoder = self.encoder.as_ref().expect("opened above");
-        launch.encode(encoder, self.arena, self.pipeline.as_ref());
-        if !self.pipeline.as_ref().is_some_and(|pipeline| pipeline.same(&launch.pipeline)) {
-            self.pipeline = Some(launch.pipeline.clone());
+        dispatch.encode(encoder, self.memory, self.pipeline.as_ref());
+        if !self.pipeline.as_ref().is_some_and(|pipeline| pipeline.same(&dispatch.pipeline)) {
+            self.pipeline = Some(dispatch.pipeline.clone());
         }
         self.item += 1;
         Ok(())
     }
 
-    /// Encodes what opens its own encoders.
-    pub(super) fn idle(
+    /// Encodes work that opens its own encoders.
+    pub(super) fn without_encoder(
         &mut self,
         load: Load,
-        encode: impl FnOnce(Idle<'_>, &Raw) -> Result<()>,
+        encode: impl FnOnce(NoEncoder<'_>, Memory<'_>) -> Result<()>,
     ) -> Result<()> {
         self.admit(load);
         self.end_encoder();
         let commands = self.commands()?;
-        encode(Idle { commands: &commands, device: &self.gpu.device }, self.arena)?;
+        encode(NoEncoder { commands: &commands, device: &self.gpu.device }, self.memory)?;
         self.item += 1;
         Ok(())
     }

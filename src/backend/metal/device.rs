@@ -5,11 +5,11 @@ use objc2::runtime::ProtocolObject;
 use objc2_metal::{MTLCommandQueue, MTLDevice, MTLSharedEvent};
 
 use super::archive::Archive;
-use super::fault::failed;
+use super::error::failed;
 use super::pipeline::Pipelines;
 use super::system;
 use crate::Result;
-use crate::backend::metal_chip::Chip;
+use crate::backend::gpu::chip::Chip;
 use crate::backend::select::{Choices, Preference};
 use crate::error::DeviceFault;
 
@@ -64,7 +64,7 @@ impl Gpu {
             let pipelines = Pipelines::new(&device, archive);
             let name = device.name().to_string();
             #[cfg(mps)]
-            let mps = crate::backend::mps::supports(&device);
+            let mps = crate::backend::mps::support::supports(&device);
             let choices = choices.on(&name);
             #[cfg(mps)]
             let choices = if mps {
@@ -86,9 +86,5 @@ impl Gpu {
                 pipelines,
             })
         })
-    }
-
-    pub(super) fn preference(&self) -> Preference {
-        self.choices.preference
     }
 }
