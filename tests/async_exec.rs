@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use metal_candle::backend::reference::Definitions;
 use metal_candle::backend::{Backend, Device, Executable, Io};
-use metal_candle::graph::{Graph, LazyTensor, Operand, Plan};
+use metal_candle::graph::{Graph, LazyTensor, Operand, Plan, Target};
 use metal_candle::inference::{AsyncGenerator, Finish, GenerateOptions, Generator};
 use metal_candle::models::{Decoder, ModelFiles};
 use metal_candle::ops::{Accumulate, Op};
@@ -63,6 +63,12 @@ struct GatedPlan {
     panics: bool,
 }
 
+impl Target for Gated {
+    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
+        self.0.scratch(op, inputs, outputs)
+    }
+}
+
 impl Backend for Gated {
     fn name(&self) -> String {
         "gated".to_owned()
@@ -70,10 +76,6 @@ impl Backend for Gated {
 
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>> {
         self.0.allocate(bytes)
-    }
-
-    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
-        self.0.scratch(op, inputs, outputs)
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {

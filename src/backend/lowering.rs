@@ -2,9 +2,9 @@
 
 use crate::graph::Step;
 use crate::ops::{
-    Accumulate, AdamW, Attention, AttentionGrad, Concat, CrossEntropy, Dropout, GlobalNorm, LayerNorm,
-    LayerNormGrad, LogSoftmax, LogSoftmaxGrad, Lora, LoraGrad, MatMul, Op, QuantMatMul, QuantMatMulGrad,
-    Reduce, RmsNorm, RmsNormGrad, Rope, Sample, Softmax, SoftmaxGrad, TopK, Unslice,
+    Accumulate, AdamW, Attention, AttentionGrad, Concat, CrossEntropy, Dropout, Epilogue, GlobalNorm,
+    LayerNorm, LayerNormGrad, LogSoftmax, LogSoftmaxGrad, Lora, LoraGrad, MatMul, Op, QuantMatMul,
+    QuantMatMulGrad, Reduce, RmsNorm, RmsNormGrad, Rope, Sample, Softmax, SoftmaxGrad, TopK, Unslice,
 };
 use crate::tensor::{DType, Layout};
 use crate::{Error, Result};
@@ -92,6 +92,7 @@ pub(super) trait Lower {
     fn elementwise(&mut self) -> Result<Self::Output>;
     fn embedding(&mut self) -> Result<Self::Output>;
     fn embedding_grad(&mut self) -> Result<Self::Output>;
+    fn epilogue(&mut self, op: &Epilogue) -> Result<Self::Output>;
     fn global_norm(&mut self, op: &GlobalNorm) -> Result<Self::Output>;
     fn kv_write(&mut self) -> Result<Self::Output>;
     fn layer_norm(&mut self, op: &LayerNorm) -> Result<Self::Output>;
@@ -107,6 +108,7 @@ pub(super) trait Lower {
     fn rms_norm(&mut self, op: &RmsNorm) -> Result<Self::Output>;
     fn rms_norm_grad(&mut self, op: &RmsNormGrad) -> Result<Self::Output>;
     fn rope(&mut self, op: &Rope) -> Result<Self::Output>;
+    fn rope_kv_write(&mut self) -> Result<Self::Output>;
     fn sample(&mut self, op: &Sample) -> Result<Self::Output>;
     fn silu_mul(&mut self) -> Result<Self::Output>;
     fn silu_mul_grad(&mut self) -> Result<Self::Output>;
@@ -135,6 +137,7 @@ pub(super) trait Lower {
             Op::Dropout(op) => self.dropout(op),
             Op::Embedding(_) => self.embedding(),
             Op::EmbeddingGrad(_) => self.embedding_grad(),
+            Op::Epilogue(op) => self.epilogue(op),
             Op::GlobalNorm(op) => self.global_norm(op),
             Op::KvWrite(_) => self.kv_write(),
             Op::LayerNorm(op) => self.layer_norm(op),
@@ -150,6 +153,7 @@ pub(super) trait Lower {
             Op::RmsNorm(op) => self.rms_norm(op),
             Op::RmsNormGrad(op) => self.rms_norm_grad(op),
             Op::Rope(op) => self.rope(op),
+            Op::RopeKvWrite(_) => self.rope_kv_write(),
             Op::Sample(op) => self.sample(op),
             Op::SiluMul(_) => self.silu_mul(),
             Op::SiluMulGrad(_) => self.silu_mul_grad(),

@@ -4,6 +4,7 @@
 pub mod asynchronous;
 pub mod candle;
 pub mod cpu;
+mod decompose;
 pub mod gpu;
 mod lowering;
 pub mod metal;
@@ -23,13 +24,12 @@ pub use metal::kernel_compiler::KernelCompiler;
 pub use program::Program;
 use program::{Cache, Compiled, Structure};
 
-use crate::graph::{Graph, LazyTensor, Operand, Plan};
-use crate::ops::Op;
+use crate::graph::{Graph, LazyTensor, Plan, Target};
 use crate::tensor::{Buffer, Constant, HostTensor, Parameter, TensorSpec};
 use crate::{Error, Result};
 
 /// What a backend must do.
-pub trait Backend: Send + Sync {
+pub trait Backend: Target + Send + Sync {
     /// The device's name, for messages.
     fn name(&self) -> String;
 
@@ -41,20 +41,6 @@ pub trait Backend: Send + Sync {
         let buffer = self.allocate(tensor.bytes().len())?;
         buffer.write(0, tensor.bytes())?;
         Ok(buffer)
-    }
-
-    /// Working memory that an operation wants, in bytes.
-    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize;
-
-    /// Whether two operations that follow each other may run at the same time, so that what the first reads must live
-    /// until the second is over.
-    fn together(&self, _first: &Op, _second: &Op) -> bool {
-        false
-    }
-
-    /// Whether inputs are read and outputs are written where the caller has them.
-    fn direct(&self) -> bool {
-        false
     }
 
     /// What the machine does at its best, if that can be told; a probe may take some tenths of a second.
@@ -215,15 +201,7 @@ impl Device {
 
     /// The plan of a computation on this device, without compiling it.
     pub fn plan(&self, graph: &Graph, outputs: &[LazyTensor], updates: &[LazyTensor]) -> Result<Plan> {
-        let backend = &self.0.backend;
-        Plan::new(
-            graph,
-            outputs,
-            updates,
-            &|op, inputs, specs| backend.scratch(op, inputs, specs),
-            &|first, second| backend.together(first, second),
-            backend.direct(),
-        )
+        Plan::new(graph, outputs, updates, &*self.0.backend)
     }
 
     /// Compiles the computation of `outputs`, and of `updates`, which are computed for their effect on
@@ -246,7 +224,9 @@ impl Device {
         };
         // A device that does not read its inputs in place is given copies of candle's tensors.
         let copied = |constant| match constant {
-            Constant::Candle(tensor) if !self.0.backend.direct() => Ok(Constant::Host(tensor.to_host()?)),
+            Constant::Candle(tensor) if !self.0.backend.in_place_io() => {
+                Ok(Constant::Host(tensor.to_host()?))
+            }
             constant => Ok(constant),
         };
         let constants = constants.into_iter().map(copied).collect::<Result<_>>()?;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Backend, Executable, Io};
-use crate::graph::{Operand, Place, Plan, Step};
+use crate::graph::{Operand, Place, Plan, Step, Target};
 use crate::ops::Op;
 use crate::ops::reference::Reference;
 use crate::tensor::{Buffer, HostTensor, Layout, Parameter, TensorSpec};
@@ -42,6 +42,12 @@ impl Buffer for Memory {
     }
 }
 
+impl Target for Definitions {
+    fn scratch(&self, _op: &Op, _inputs: &[Operand], _outputs: &[TensorSpec]) -> usize {
+        0
+    }
+}
+
 impl Backend for Definitions {
     fn name(&self) -> String {
         "reference".to_owned()
@@ -49,10 +55,6 @@ impl Backend for Definitions {
 
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>> {
         Ok(Arc::new(Memory(Mutex::new(vec![0; bytes]))))
-    }
-
-    fn scratch(&self, _op: &Op, _inputs: &[Operand], _outputs: &[TensorSpec]) -> usize {
-        0
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {

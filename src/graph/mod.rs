@@ -10,6 +10,7 @@ mod fuse;
 mod grad;
 mod lazy;
 mod plan;
+mod target;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -18,6 +19,7 @@ pub use lazy::LazyTensor;
 mod tests;
 
 pub use plan::{Operand, Place, Plan, PlanInput, Step};
+pub use target::Target;
 
 use crate::Result;
 use crate::ops::{Op, Recorder, Value};

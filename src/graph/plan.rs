@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Graph, LazyTensor, Nodes, Source};
+use super::{Graph, LazyTensor, Nodes, Source, Target, fuse};
 use crate::ops::{Copy, Op, Value};
 use crate::tensor::{Constant, DType, Layout, Parameter, TensorSpec};
 use crate::{Error, Result};
@@ -93,27 +93,31 @@ pub struct Plan {
 impl Plan {
     /// Plans the computation of `outputs`, and of `updates`, which are computed for their effect on parameters.
     ///
-    /// `scratch` says how many bytes of working memory the device wants for an operation with these inputs and
-    /// outputs, `together` whether it runs two operations that follow each other at the same time: then what the first
-    /// reads lives until the second is over. With `direct` inputs are read and outputs are written where the caller has
-    /// them; otherwise both have places in the arena.
+    /// Operations that the target has a common kernel for are fused first.
+    ///
+    /// # Errors
+    /// An output belongs to another graph, or a value is read after it was updated in place.
     pub fn new(
         graph: &Graph,
         outputs: &[LazyTensor],
         updates: &[LazyTensor],
-        scratch: &dyn Fn(&Op, &[Operand], &[TensorSpec]) -> usize,
-        together: &dyn Fn(&Op, &Op) -> bool,
-        direct: bool,
+        target: &dyn Target,
     ) -> Result<Self> {
         if outputs.iter().chain(updates).any(|tensor| !tensor.graph().is(graph)) {
             return Err(Error::invalid("plan", "an output belongs to another graph"));
         }
-        let outputs: Vec<Value> = outputs.iter().map(LazyTensor::value).collect();
-        let updates: Vec<Value> = updates.iter().map(LazyTensor::value).collect();
-        let nodes = graph.nodes();
-        let mut planner = Planner::new(&nodes, &outputs, &updates, direct);
+        let values: Vec<Value> = outputs.iter().chain(updates).map(LazyTensor::value).collect();
+        if target.fuses() {
+            let (nodes, values) = fuse::fused_for(&graph.nodes(), &values, target)?;
+            return Self::of_nodes(&nodes, &values[..outputs.len()], &values[outputs.len()..], target);
+        }
+        Self::of_nodes(&graph.nodes(), &values[..outputs.len()], &values[outputs.len()..], target)
+    }
+
+    fn of_nodes(nodes: &Nodes, outputs: &[Value], updates: &[Value], target: &dyn Target) -> Result<Self> {
+        let mut planner = Planner::new(nodes, outputs, updates, target.in_place_io());
         planner.lower()?;
-        planner.finish(&outputs, scratch, together)
+        planner.finish(outputs, target)
     }
 
     /// Floating-point operations of one run.
@@ -367,12 +371,7 @@ impl<'a> Planner<'a> {
         self.drafts.push(draft);
     }
 
-    fn finish(
-        mut self,
-        outputs: &[Value],
-        scratch: &dyn Fn(&Op, &[Operand], &[TensorSpec]) -> usize,
-        together: &dyn Fn(&Op, &Op) -> bool,
-    ) -> Result<Plan> {
+    fn finish(mut self, outputs: &[Value], target: &dyn Target) -> Result<Plan> {
         let mut output_views = Vec::new();
         for &value in outputs {
             let mut view = self.read(value, "output")?;
@@ -385,14 +384,6 @@ impl<'a> Planner<'a> {
         for view in &output_views {
             self.storages[view.storage].last = end;
             self.pinned.insert(view.storage);
-        }
-        let joined: Vec<bool> =
-            self.drafts.windows(2).map(|pair| together(&pair[0].op, &pair[1].op)).chain([false]).collect();
-        for (step, draft) in self.drafts.iter().enumerate().filter(|(step, _)| joined[*step]) {
-            for view in &draft.inputs {
-                let last = &mut self.storages[view.storage].last;
-                *last = (*last).max(step + 1);
-            }
         }
         let heir = self.donate();
         for view in &mut output_views {
@@ -420,7 +411,7 @@ impl<'a> Planner<'a> {
             .iter()
             .map(|draft| {
                 let inputs: Vec<Operand> = draft.inputs.iter().map(provisional).collect();
-                scratch(&draft.op, &inputs, &draft.output_specs)
+                target.scratch(&draft.op, &inputs, &draft.output_specs)
             })
             .collect();
         let mut intervals: Vec<Interval> =
@@ -429,7 +420,7 @@ impl<'a> Planner<'a> {
         intervals.extend(wanted.iter().enumerate().map(|(step, &bytes)| Interval {
             bytes,
             first: step,
-            last: step + usize::from(joined[step]),
+            last: step,
         }));
         let (offsets, arena_bytes) = pack(&intervals);
 

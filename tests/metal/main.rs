@@ -92,7 +92,7 @@ fn a_tensor_of_another_device_is_refused() {
     let graph = Graph::new();
     let y = graph.parameter(&weight).silu().unwrap();
     let error = metal.compile(&graph, &[y], &[]).err().unwrap().to_string();
-    assert_eq!(error, "w: lives on another device than metal");
+    assert_eq!(error, "w: is on another device than metal");
 }
 
 #[test]

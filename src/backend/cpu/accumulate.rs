@@ -39,14 +39,17 @@ impl Kernel for Added {
 }
 
 pub(super) fn compile(context: &OpContext<'_>) -> Result<Call> {
-    let (sum, g, keep) = (context.inputs[0].clone(), context.inputs[1].clone(), context.inputs[2].clone());
-    let elements = sum.elements();
+    let (tensors, keep) = context.inputs.split_at(context.inputs.len() - 1);
+    let (keep, tensors) = (keep[0].clone(), tensors.to_vec());
     Ok(Box::new(move |cx| {
-        // SAFETY: the planner gave the tensors their places.
-        unsafe {
-            let keep = keep.at::<f32>(cx).read();
-            let kernel = Added { sum: Out(sum.at(cx)), g: In(g.at(cx)), keep, elements };
-            run(cx.pool, elements.div_ceil(BLOCK), elements, &kernel);
+        for tensor in tensors.chunks(2) {
+            let elements = tensor[0].elements();
+            // SAFETY: the tensors belong to the plan that runs.
+            unsafe {
+                let keep = keep.at::<f32>(cx).read();
+                let kernel = Added { sum: Out(tensor[0].at(cx)), g: In(tensor[1].at(cx)), keep, elements };
+                run(cx.pool, elements.div_ceil(BLOCK), elements, &kernel);
+            }
         }
         Ok(())
     }))

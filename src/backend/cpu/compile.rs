@@ -9,19 +9,26 @@ use super::{
     accumulate, adamw, attention, attention_grad, cross_entropy, dropout, elementwise, embedding, kv_write,
     layer_norm, layout, lora, matmul, quant_matmul, reduce, rms_norm, rope, sample, silu_mul, softmax, top_k,
 };
+use crate::backend::decompose::{self, decompose};
 use crate::backend::lowering::{Lower, StepContext};
 use crate::backend::{Executable, Io, profile};
 use crate::graph::{Operand, Place, Plan};
 use crate::ops::{
-    Accumulate, AdamW, Attention, AttentionGrad, Concat, CrossEntropy, Dropout, GlobalNorm, LayerNorm,
-    LayerNormGrad, LogSoftmax, LogSoftmaxGrad, Lora, LoraGrad, MatMul, Op, QuantMatMul, QuantMatMulGrad,
-    Reduce, RmsNorm, RmsNormGrad, Rope, Sample, Softmax, SoftmaxGrad, TopK, Unslice,
+    Accumulate, AdamW, Attention, AttentionGrad, Concat, CrossEntropy, Dropout, Epilogue, GlobalNorm,
+    LayerNorm, LayerNormGrad, LogSoftmax, LogSoftmaxGrad, Lora, LoraGrad, MatMul, Op, QuantMatMul,
+    QuantMatMulGrad, Reduce, RmsNorm, RmsNormGrad, Rope, Sample, Softmax, SoftmaxGrad, TopK, Unslice,
 };
 use crate::tensor::{Parameter, TensorSpec};
 use crate::{Error, Result};
 
 /// Returns the bytes of scratch memory that a step needs.
 pub(super) fn scratch(pool: &Pool, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
+    let of_part =
+        |op: &Op, inputs: &[Operand], outputs: &[TensorSpec]| scratch_of_part(pool, op, inputs, outputs);
+    decompose::scratch(op, inputs, outputs, &of_part).unwrap_or_else(|| of_part(op, inputs, outputs))
+}
+
+fn scratch_of_part(pool: &Pool, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
     let threads = pool.threads();
     match op {
         Op::MatMul(op) => matmul::scratch(op, inputs, &outputs[0], threads),
@@ -79,6 +86,9 @@ impl Lower for OpContext<'_> {
     fn embedding_grad(&mut self) -> Result<Call> {
         embedding::compile_grad(self)
     }
+    fn epilogue(&mut self, _: &Epilogue) -> Result<Call> {
+        unreachable!("a step with an epilogue was decomposed")
+    }
     fn global_norm(&mut self, _: &GlobalNorm) -> Result<Call> {
         reduce::compile_norm(self)
     }
@@ -123,6 +133,9 @@ impl Lower for OpContext<'_> {
     }
     fn rope(&mut self, op: &Rope) -> Result<Call> {
         rope::compile(op, self)
+    }
+    fn rope_kv_write(&mut self) -> Result<Call> {
+        unreachable!("a rotation with writes to a cache was decomposed")
     }
     fn sample(&mut self, op: &Sample) -> Result<Call> {
         sample::compile(op, self)
@@ -178,17 +191,24 @@ pub(super) fn compile(pool: &Arc<Pool>, arena: &Arena, plan: &Plan) -> Result<Bo
                 return Err(Error::invalid(plan.parameters[index].name(), message));
             }
         }
-        let mut cx = OpContext {
-            base: StepContext {
+        let of_part =
+            |op: &Op, inputs: &[Operand], outputs: &[TensorSpec]| scratch_of_part(pool, op, inputs, outputs);
+        let parts = decompose(step, &of_part);
+        let mut compiled = Vec::new();
+        for step in parts.as_deref().unwrap_or(std::slice::from_ref(step)) {
+            let base = StepContext {
                 device: "cpu",
                 step,
                 inputs: step.inputs.iter().map(tensor).collect(),
                 outputs: step.outputs.iter().map(|output| output.as_ref().map(tensor)).collect(),
                 scratch: Address::Arena(step.scratch.0),
-            },
-            threads: pool.threads(),
-        };
-        calls.push(cx.lower(&step.op)?);
+            };
+            compiled.push(OpContext { base, threads: pool.threads() }.lower(&step.op)?);
+        }
+        calls.push(match compiled.len() {
+            1 => compiled.remove(0),
+            _ => Box::new(move |run: &Run<'_>| compiled.iter().try_for_each(|call| call(run))),
+        });
     }
     // Two outputs of one value share a place, and the second is copied from the first.
     let direct = |index: usize, output: &Operand| output.place == Place::Output(index);

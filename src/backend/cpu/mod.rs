@@ -43,7 +43,7 @@ use std::sync::Arc;
 use super::profile::Peak;
 use super::{Backend, Executable};
 use crate::Result;
-use crate::graph::{Operand, Plan};
+use crate::graph::{Operand, Plan, Target};
 use crate::ops::Op;
 use crate::tensor::{Buffer, HostTensor, TensorSpec};
 use memory::{Arena, CpuBuffer};
@@ -64,6 +64,16 @@ impl Cpu {
     }
 }
 
+impl Target for Cpu {
+    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
+        compile::scratch(&self.pool, op, inputs, outputs)
+    }
+
+    fn in_place_io(&self) -> bool {
+        true
+    }
+}
+
 impl Backend for Cpu {
     fn name(&self) -> String {
         "cpu".to_owned()
@@ -75,14 +85,6 @@ impl Backend for Cpu {
 
     fn adopt(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
         Ok(Arc::new(CpuBuffer::adopt(tensor, &self.arena)))
-    }
-
-    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
-        compile::scratch(&self.pool, op, inputs, outputs)
-    }
-
-    fn direct(&self) -> bool {
-        true
     }
 
     fn peak(&self) -> Option<Peak> {

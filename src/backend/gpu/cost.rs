@@ -11,11 +11,10 @@ use crate::ops::{Cost, Op};
 /// Estimated GPU milliseconds of a command buffer: far below the limit of the display watchdog, since estimates err.
 pub(in crate::backend) const MILLISECONDS: f64 = 50.0;
 
-/// Returns the steps' costs in equal shares for each command, for a profile.
-pub(super) fn shares(steps: &[Step], commands: &[Command]) -> Vec<StepCost> {
-    let count = commands.len().max(1) as u64;
-    let sum = |of: fn(Cost) -> u64| steps.iter().map(|step| of(step.cost())).sum::<u64>() / count;
-    let cost = Cost { flops: sum(|c| c.flops), read: sum(|c| c.read), written: sum(|c| c.written) };
+/// Returns a step's cost in equal shares for each command, for a profile.
+pub(super) fn shares(step: &Step, commands: &[Command]) -> Vec<StepCost> {
+    let (count, Cost { flops, read, written }) = (commands.len().max(1) as u64, step.cost());
+    let cost = Cost { flops: flops / count, read: read / count, written: written / count };
     commands.iter().map(|command| StepCost { op: command.op, cost }).collect()
 }
 
@@ -38,7 +37,11 @@ fn efficiency(step: &Step, commands: &[Command]) -> f64 {
     let general =
         |command: &Command| matches!(&command.work, Work::Dispatch(d) if matmul::is_general(&d.kernel));
     let dtype = |input: usize| step.inputs.get(input).map(|operand| operand.dtype);
-    let weight = match &step.op {
+    let product = match &step.op {
+        Op::Epilogue(op) => &op.product,
+        op => op,
+    };
+    let weight = match product {
         Op::MatMul(_) => Some(1),
         Op::Lora(op) => Some(1 + usize::from(op.separate)),
         Op::LoraGrad(_) => Some(3),

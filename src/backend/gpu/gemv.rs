@@ -1,14 +1,12 @@
-//! Products of few rows with a weight: decode steps. W is read once. If it is stored `[n, k]`, adapters are added on the
-//! way, and what the next steps do with the result is done as well: a gate, or sums with biases or a residual.
+//! Products of few rows with a weight, as in decoding. W is read once. If it is stored `[n, k]`, the kernel also adds adapters
+//! and computes an epilogue: a gate, or sums with biases or a residual.
 
-use bytemuck::NoUninit;
+use bytemuck::{NoUninit, Zeroable};
 
-use super::address::ByteRange;
 use super::kernel::Source;
 use super::lora_slots::{SLOTS, SlotGroup};
 use super::op::{OpContext, Tensor, as_u32};
 use crate::Result;
-use crate::ops::{BinaryFn, Op};
 
 pub(super) const SOURCE: Source =
     Source::new("gemv", concat!(include_str!("kernels/products.metal"), include_str!("kernels/gemv.metal")));
@@ -19,7 +17,7 @@ const SUMS: usize = 3;
 const MOST_ROWS: usize = 8;
 
 #[repr(C)]
-#[derive(Clone, Copy, NoUninit)]
+#[derive(Clone, Copy, NoUninit, Zeroable)]
 struct Sizes {
     m: u32,
     n: u32,
@@ -31,6 +29,7 @@ struct Sizes {
     total: u32,
     halves: u32,
     gated_stride: u32,
+    store_y: u32,
     start: [u32; SLOTS],
     len: [u32; SLOTS],
     rank: [u32; SLOTS],
@@ -73,20 +72,43 @@ fn rows(m: usize) -> usize {
     }
 }
 
-/// Whether x `[m, k]` and W, either way, are for this kernel.
-pub(super) fn takes(x: &Tensor, w: &Tensor, m: usize) -> bool {
+/// Returns true if this kernel computes products of so many rows.
+pub(super) fn takes_rows(m: usize) -> bool {
     m <= MOST_ROWS
+}
+
+/// Returns true if this kernel computes the product of x `[m, k]` and W, stored either way.
+pub(super) fn takes(x: &Tensor, w: &Tensor, m: usize) -> bool {
+    takes_rows(m)
         && x.layout.row_stride().is_some()
         && w.layout.shape.rank() == 2
         && w.layout.row_stride().is_some()
 }
 
-/// Adds the dispatch of y = x·Wᵀ, with adapters if there are any.
+/// `to = y[:, start..] + addend`.
+pub(super) struct Sum {
+    pub(super) start: usize,
+    pub(super) addend: Tensor,
+    pub(super) to: Tensor,
+}
+
+/// What is computed from the result y.
+pub(super) enum Results {
+    None,
+    /// Destination of silu(gate)·up of the two halves of y.
+    Gate(Tensor),
+    /// Sums of columns of y, at most [`SUMS`].
+    Sums(Vec<Sum>),
+}
+
+/// Adds the dispatch of y = x·Wᵀ, with adapters if there are any, and of what is computed from y. Without `y` the product is
+/// not stored.
 pub(super) fn push(
     x: &Tensor,
     w: &Tensor,
-    y: &Tensor,
+    y: Option<&Tensor>,
     adapters: Option<Adapters<'_>>,
+    results: &Results,
     cx: &mut OpContext<'_, '_>,
 ) -> Result<()> {
     let (m, k, n) = (x.rows(), x.last(), w.layout.shape[0]);
@@ -99,21 +121,9 @@ pub(super) fn push(
         k: as_u32(k),
         x_stride: as_u32(x.row_stride()),
         w_stride: as_u32(w.row_stride()),
-        y_stride: as_u32(y.row_stride()),
-        slots: 0,
-        total: 0,
-        halves: 0,
-        gated_stride: 0,
-        start: [0; SLOTS],
-        len: [0; SLOTS],
-        rank: [0; SLOTS],
-        first: [0; SLOTS],
-        scale: [0.0; SLOTS],
-        sums: 0,
-        sum_start: [0; SUMS],
-        sum_len: [0; SUMS],
-        addend_stride: [0; SUMS],
-        sum_stride: [0; SUMS],
+        y_stride: as_u32(y.map_or(n, |y| y.row_stride())),
+        store_y: u32::from(y.is_some()),
+        ..Sizes::zeroed()
     };
     match &adapters {
         Some(Adapters { group, h, total, b }) => {
@@ -131,18 +141,16 @@ pub(super) fn push(
         }
         None => launch = (0..=SLOTS).fold(launch, |launch, _| launch.unused(x.first())),
     }
-    launch = launch.write(y);
-    let gated = gated(y, cx);
-    launch = match &gated {
-        Some(gated) => {
+    launch = launch.write_or(y, x.first());
+    let gated = match results {
+        Results::Gate(gated) => {
             (sizes.halves, sizes.gated_stride) = (as_u32(n / 2), as_u32(gated.row_stride()));
-            cx.done = 1;
-            launch.write(gated)
+            Some(gated)
         }
-        None => launch.unused(x.first()),
+        _ => None,
     };
-    let sums = if gated.is_some() { Vec::new() } else { sums(y, cx) };
-    cx.done += sums.len();
+    launch = launch.write_or(gated, x.first());
+    let sums: &[Sum] = if let Results::Sums(sums) = results { sums } else { &[] };
     sizes.sums = as_u32(sums.len());
     for (i, sum) in sums.iter().enumerate() {
         (sizes.sum_start[i], sizes.sum_len[i]) = (as_u32(sum.start), as_u32(sum.to.last()));
@@ -156,10 +164,7 @@ pub(super) fn push(
         };
     }
     for i in 0..SUMS {
-        launch = match sums.get(i) {
-            Some(sum) => launch.write(&sum.to),
-            None => launch.unused(x.first()),
-        };
+        launch = launch.write_or(sums.get(i).map(|sum| &sum.to), x.first());
     }
     cx.push(launch.constants(&sizes), [n.div_ceil(16), m.div_ceil(rows), 1], [128, 1, 1]);
     Ok(())
@@ -181,93 +186,4 @@ pub(super) fn push_transposed(x: &Tensor, w: &Tensor, y: &Tensor, cx: &mut OpCon
     let launch = launch.read(x).read(w).write(y).constants(&sizes);
     cx.push(launch, [n.div_ceil(32), m.div_ceil(rows), 1], [256, 1, 1]);
     Ok(())
-}
-
-/// `to = y[:, start..] + addend`.
-struct Sum {
-    start: usize,
-    addend: Tensor,
-    to: Tensor,
-}
-
-/// What the next steps add to columns of y, as far as the launch may do it: the thread that writes a sum has its terms, but
-/// nothing else that the launch reads or writes may lie there.
-fn sums(y: &Tensor, cx: &OpContext<'_, '_>) -> Vec<Sum> {
-    if y.layout.shape.rank() != 2 {
-        return Vec::new();
-    }
-    let span = Tensor::range;
-    let (rows, n, size) = (y.rows(), y.last(), y.dtype.size());
-    let scratch = ByteRange::new(cx.scratch, cx.step.scratch.1);
-    let mut found: Vec<Sum> = Vec::new();
-    for step in cx.rest.iter().take(SUMS) {
-        let Op::Binary(op) = &step.op else { break };
-        let Some(to) = step.outputs[0].as_ref().map(cx.tensor) else { break };
-        let [a, b] = [0, 1].map(|input| (cx.tensor)(&step.inputs[input]));
-        let matrix = |tensor: &Tensor| {
-            let layout = &tensor.layout;
-            tensor.dtype == y.dtype
-                && layout.shape.dims() == [rows, to.last()]
-                && (layout.strides[1] == 1 || to.last() == 1)
-        };
-        // The first column of y that a tensor is, if it is columns of y.
-        let column = |tensor: &Tensor| {
-            let offset = tensor.first().offset().checked_sub(y.first().offset())? / size;
-            let same = tensor.address.same_buffer(y.address)
-                && (rows == 1 || tensor.layout.strides[0] == y.row_stride());
-            (same && matrix(tensor) && offset + to.last() <= n).then_some(offset)
-        };
-        let (start, addend) = match (column(&a), column(&b)) {
-            (Some(start), None) => (start, b),
-            (None, Some(start)) => (start, a),
-            _ => break,
-        };
-        let place = span(&to);
-        // Exactly over its own term it is written by the thread that has read that.
-        let over = |term: &Tensor, stride: usize| {
-            term.first().offset() == to.first().offset() && (rows == 1 || stride == to.row_stride())
-        };
-        let part = Tensor { layout: y.layout.sliced(1, start, to.last()), ..y.clone() };
-        let apart = |other: &ByteRange| !place.overlaps(other);
-        let free = (apart(&span(y)) || over(&part, y.row_stride()))
-            && (apart(&span(&addend)) || over(&addend, addend.layout.strides[0]))
-            && cx.inputs.iter().all(|input| apart(&span(input)))
-            && found.iter().all(|sum| {
-                apart(&span(&sum.to)) && apart(&span(&sum.addend)) && !span(&sum.to).overlaps(&span(&addend))
-            })
-            && apart(&scratch);
-        let fits = op.function == BinaryFn::Add
-            && matrix(&addend)
-            && to.layout.is_contiguous()
-            && !span(&addend).overlaps(&span(y));
-        if !fits || !free {
-            break;
-        }
-        found.push(Sum { start, addend, to });
-    }
-    found
-}
-
-/// Where the next step's result goes, if that is silu(gate)·up of the two halves of y. It may be y's memory, if it lies
-/// exactly over one of the halves: the thread that writes there has both.
-fn gated(y: &Tensor, cx: &OpContext<'_, '_>) -> Option<Tensor> {
-    let next = cx.rest.first().filter(|step| matches!(step.op, Op::SiluMul(_)))?;
-    let [gate, up] = [0, 1].map(|input| (cx.tensor)(&next.inputs[input]));
-    let gated = (cx.tensor)(next.outputs[0].as_ref()?);
-    let (rows, half) = (y.rows(), y.last() / 2);
-    let is_half = |tensor: &Tensor, offset: usize| {
-        tensor.dtype == y.dtype
-            && tensor.layout.shape.dims() == [rows, half]
-            && (rows == 1 || tensor.layout.strides[0] == y.row_stride())
-            && tensor.address.same_buffer(y.address)
-            && tensor.first().offset() == y.first().offset() + offset * y.dtype.size()
-    };
-    let halves = y.last().is_multiple_of(2) && is_half(&gate, 0) && is_half(&up, half);
-    let span = Tensor::range;
-    let place = span(&gated);
-    let apart = !place.overlaps(&span(y)) || rows == 1 && (place == span(&gate) || place == span(&up));
-    // What is read must not be overwritten by another SIMD group: inputs, and h in working memory.
-    let scratch = ByteRange::new(cx.scratch, cx.step.scratch.1);
-    let inputs = cx.inputs.iter().all(|input| !place.overlaps(&span(input))) && !place.overlaps(&scratch);
-    (halves && apart && inputs).then_some(gated)
 }

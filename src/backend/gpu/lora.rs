@@ -41,18 +41,18 @@ pub(super) fn scratch(op: &Lora, inputs: &[Operand]) -> usize {
     4 * inputs[0].layout.shape[0] * total_rank(&op.slots)
 }
 
-/// Adds the dispatches of a layer.
-pub(super) fn lower(op: &Lora, cx: &mut OpContext<'_, '_>) -> Result<()> {
+/// Adds the dispatches of h = x′·Aᵀ and returns h.
+pub(super) fn push_down(op: &Lora, cx: &mut OpContext<'_, '_>) -> Result<Tensor> {
     let first = op.first_slot_input();
     let inputs = cx.inputs.clone();
-    let (x, adapter_x, w) = (&inputs[0], &inputs[first - 2], &inputs[first - 1]);
+    let (x, adapter_x) = (&inputs[0], &inputs[first - 2]);
     let total = total_rank(&op.slots);
     let (m, k) = (x.layout.shape[0], x.layout.shape[1]);
     let h = cx.output(1).unwrap_or_else(|| matrix(cx.scratch, m, total));
-    let (a, b) = (|slot: usize| &inputs[first + 2 * slot], |slot: usize| &inputs[first + 2 * slot + 1]);
+    let a = |slot: usize| &inputs[first + 2 * slot];
     for slot in 0..op.slots.len() {
         cx.expect(a(slot), a(0).dtype)?;
-        cx.expect(b(slot), a(0).dtype)?;
+        cx.expect(&inputs[first + 2 * slot + 1], a(0).dtype)?;
     }
     let rows = if m == 1 { 1 } else { TILE };
     for group in groups(&op.slots) {
@@ -69,11 +69,23 @@ pub(super) fn lower(op: &Lora, cx: &mut OpContext<'_, '_>) -> Result<()> {
         };
         cx.push(launch.constants(&sizes), [group.tiles(), m.div_ceil(rows), 1], [256, 1, 1]);
     }
+    Ok(h)
+}
+
+/// Adds the dispatches of a layer.
+pub(super) fn lower(op: &Lora, cx: &mut OpContext<'_, '_>) -> Result<()> {
+    let first = op.first_slot_input();
+    let inputs = cx.inputs.clone();
+    let (x, w) = (&inputs[0], &inputs[first - 1]);
+    let (m, total) = (x.layout.shape[0], total_rank(&op.slots));
+    let (a, b) = (|slot: usize| &inputs[first + 2 * slot], |slot: usize| &inputs[first + 2 * slot + 1]);
+    let h = push_down(op, cx)?;
     let Some(y) = cx.output(0) else { return Ok(()) };
     let all = groups(&op.slots);
     if !cx.prefers_library() && gemv::takes(x, w, m) && all.len() == 1 && a(0).dtype == DType::F32 {
         let pairs: Vec<Tensor> = (0..op.slots.len()).map(|slot| b(slot).clone()).collect();
-        return gemv::push(x, w, &y, Some(gemv::Adapters { group: &all[0], h: &h, total, b: &pairs }), cx);
+        let adapters = gemv::Adapters { group: &all[0], h: &h, total, b: &pairs };
+        return gemv::push(x, w, Some(&y), Some(adapters), &gemv::Results::None, cx);
     }
     product(&Matrix::new(x, false), &Matrix::new(w, true), None, &y, (1.0, 0.0), cx)?;
     if cx.prefers_library() && push_library(op, &h, b, &y, cx) {

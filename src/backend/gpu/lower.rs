@@ -6,22 +6,34 @@ use super::driver::Driver;
 use super::op::{Allocations, IndexCheck, OpContext, Target, Tensor, check_sizes};
 use super::{
     accumulate, adamw, attention, attention_grad, cost, cross_entropy, dropout, elementwise, embedding,
-    global_norm, kv_write, layer_norm, layout, lora, matmul, quant_matmul, reduce, rms_norm, rope, sample,
-    silu_mul, softmax, top_k,
+    epilogue, global_norm, kv_write, layer_norm, layout, lora, matmul, quant_matmul, reduce, rms_norm, rope,
+    sample, silu_mul, softmax, top_k,
 };
+use crate::backend::decompose::{self, decompose};
 use crate::backend::lowering::{Lower, StepContext};
 use crate::backend::profile::StepCost;
 use crate::error::DeviceFault;
-use crate::graph::{Operand, Place, Plan};
+use crate::graph::{Operand, Place, Plan, Step};
 use crate::ops::{
-    Accumulate, AdamW, Attention, AttentionGrad, Concat, CrossEntropy, Dropout, GlobalNorm, LayerNorm,
-    LayerNormGrad, LogSoftmax, LogSoftmaxGrad, Lora, LoraGrad, MatMul, Op, QuantMatMul, QuantMatMulGrad,
-    Reduce, RmsNorm, RmsNormGrad, Rope, Sample, Softmax, SoftmaxGrad, TopK, Unslice,
+    Accumulate, AdamW, Attention, AttentionGrad, Concat, CrossEntropy, Dropout, Epilogue, GlobalNorm,
+    LayerNorm, LayerNormGrad, LogSoftmax, LogSoftmaxGrad, Lora, LoraGrad, MatMul, Op, QuantMatMul,
+    QuantMatMulGrad, Reduce, RmsNorm, RmsNormGrad, Rope, Sample, Softmax, SoftmaxGrad, TopK, Unslice,
 };
+use crate::tensor::TensorSpec;
 use crate::{Error, Result};
 
 /// Returns the bytes of scratch memory that a step needs.
-pub(in crate::backend) fn scratch(driver: &dyn Driver, op: &Op, inputs: &[Operand]) -> usize {
+pub(in crate::backend) fn scratch(
+    driver: &dyn Driver,
+    op: &Op,
+    inputs: &[Operand],
+    outputs: &[TensorSpec],
+) -> usize {
+    let of_part = |op: &Op, inputs: &[Operand], _: &[TensorSpec]| scratch_of_part(driver, op, inputs);
+    decompose::scratch(op, inputs, outputs, &of_part).unwrap_or_else(|| scratch_of_part(driver, op, inputs))
+}
+
+fn scratch_of_part(driver: &dyn Driver, op: &Op, inputs: &[Operand]) -> usize {
     match op {
         Op::Attention(op) => attention::scratch(driver, op, inputs),
         Op::AttentionGrad(_) => attention_grad::scratch(inputs),
@@ -35,6 +47,15 @@ pub(in crate::backend) fn scratch(driver: &dyn Driver, op: &Op, inputs: &[Operan
         Op::RmsNormGrad(_) => rms_norm::grad_scratch(inputs),
         _ => 0,
     }
+}
+
+/// Returns true if the kernel for few rows computes this product, and with it an epilogue.
+pub(in crate::backend) fn supports_epilogue(
+    driver: &dyn Driver,
+    product: &Op,
+    inputs: &[TensorSpec],
+) -> bool {
+    epilogue::supports(driver, product, inputs)
 }
 
 /// The table of operations.
@@ -76,6 +97,9 @@ impl Lower for OpContext<'_, '_> {
     }
     fn embedding_grad(&mut self) -> Result<()> {
         embedding::lower_grad(self)
+    }
+    fn epilogue(&mut self, op: &Epilogue) -> Result<()> {
+        epilogue::lower(op, self)
     }
     fn global_norm(&mut self, _: &GlobalNorm) -> Result<()> {
         global_norm::lower(self)
@@ -121,6 +145,9 @@ impl Lower for OpContext<'_, '_> {
     }
     fn rope(&mut self, op: &Rope) -> Result<()> {
         rope::lower(op, self)
+    }
+    fn rope_kv_write(&mut self) -> Result<()> {
+        rope::lower_kv_write(self)
     }
     fn sample(&mut self, op: &Sample) -> Result<()> {
         sample::lower(op, self)
@@ -196,39 +223,45 @@ pub(in crate::backend) fn lower(driver: &dyn Driver, plan: &Plan) -> Result<Lowe
     }
     let given = plan.inputs.iter().map(|input| tensor(&input.operand)).collect();
     let mut target = Target { driver, allocations, commands: Vec::new(), checks: Vec::new(), given };
-    let mut index = 0;
     let mut costs = Vec::new();
-    while let Some(step) = plan.steps.get(index) {
-        let (first, from) = (target.commands.len(), index);
-        let mut cx = OpContext {
-            base: StepContext {
+    for step in &plan.steps {
+        let of_part = |op: &Op, inputs: &[Operand], _: &[TensorSpec]| scratch_of_part(driver, op, inputs);
+        let parts = if has_kernel(step) { None } else { decompose(step, &of_part) };
+        for step in parts.as_deref().unwrap_or(std::slice::from_ref(step)) {
+            let first = target.commands.len();
+            let base = StepContext {
                 device: driver.name(),
                 step,
                 inputs: step.inputs.iter().map(tensor).collect(),
                 outputs: step.outputs.iter().map(|output| output.as_ref().map(tensor)).collect(),
                 scratch: Address::Arena(step.scratch.0),
-            },
-            target: &mut target,
-            rest: &plan.steps[index + 1..],
-            done: 0,
-            tensor: &tensor,
-        };
-        cx.lower(&step.op)?;
-        index += 1 + cx.done;
-        let added = &mut target.commands[first..];
-        check_threads(driver, added)?;
-        let load = cost::load(driver.chip(), step, added);
-        // Writing the same keys and values again changes nothing.
-        let updates = !step.op.contract().updates(step.inputs.len()).is_empty();
-        for command in added.iter_mut() {
-            (command.load, command.accumulates) = (load, updates && !matches!(step.op, Op::KvWrite(_)));
+            };
+            OpContext { base, target: &mut target }.lower(&step.op)?;
+            let added = &mut target.commands[first..];
+            check_threads(driver, added)?;
+            let load = cost::load(driver.chip(), step, added);
+            // Writing the same keys and values again changes nothing.
+            let updates = !step.op.contract().updates(step.inputs.len()).is_empty()
+                && !matches!(step.op, Op::KvWrite(_) | Op::RopeKvWrite(_));
+            for command in added.iter_mut() {
+                (command.load, command.accumulates) = (load, updates);
+            }
+            costs.extend(cost::shares(step, added));
         }
-        costs.extend(cost::shares(&plan.steps[from..index], added));
     }
     let Target { mut commands, checks, given, allocations, .. } = target;
     place_barriers(&mut commands);
     let outputs = plan.outputs.iter().map(tensor).collect();
     Ok(Lowered { commands, costs, checks, inputs: given, outputs, allocations })
+}
+
+/// Returns true if one kernel computes a step. Steps without such a kernel have parts, or are of one part.
+fn has_kernel(step: &Step) -> bool {
+    match &step.op {
+        Op::Epilogue(op) => epilogue::has_kernel(op, step),
+        Op::RopeKvWrite(_) => step.outputs[0].is_some(),
+        _ => true,
+    }
 }
 
 /// Returns an error for a dispatch whose threadgroups are larger than its kernel allows, which a GPU would skip silently.

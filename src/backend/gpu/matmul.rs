@@ -117,7 +117,7 @@ pub(super) fn lower(op: &MatMul, cx: &mut OpContext<'_, '_>) -> Result<()> {
     let plain = !op.transpose_a && op.alpha.0 == 1.0 && cx.inputs.len() == 2;
     if !cx.prefers_library() && plain && x.last() > 0 && gemv::takes(&x, &w, x.rows()) && x.dtype == d.dtype {
         return match op.transpose_b {
-            true => gemv::push(&x, &w, &d, None, cx),
+            true => gemv::push(&x, &w, Some(&d), None, &gemv::Results::None, cx),
             false => gemv::push_transposed(&x, &w, &d, cx),
         };
     }

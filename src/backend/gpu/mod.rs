@@ -22,6 +22,9 @@ pub(super) mod library;
 pub(super) mod lower;
 pub(super) mod op;
 
+#[cfg(test)]
+mod tests;
+
 mod lora_slots;
 mod multi_tensor;
 mod strided;
@@ -34,6 +37,7 @@ mod cross_entropy;
 mod dropout;
 mod elementwise;
 mod embedding;
+mod epilogue;
 mod gemv;
 mod global_norm;
 mod kv_write;

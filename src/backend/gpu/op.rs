@@ -13,7 +13,7 @@ use super::library::{LibraryCall, Matrix};
 use crate::backend::lowering::{self, StepContext};
 use crate::backend::reference::index_error;
 use crate::backend::select::Preference;
-use crate::graph::{Operand, Step};
+use crate::graph::Step;
 use crate::tensor::{Buffer, DType, Layout, Shape};
 use crate::{Error, Result};
 
@@ -179,12 +179,6 @@ pub(super) struct Target<'a> {
 pub(super) struct OpContext<'a, 'd> {
     pub(super) base: StepContext<'a, Address>,
     pub(super) target: &'a mut Target<'d>,
-    /// The steps after this one.
-    pub(super) rest: &'a [Step],
-    /// How many of them this one's dispatches compute as well.
-    pub(super) done: usize,
-    /// Returns the tensor of an operand.
-    pub(super) tensor: &'a dyn Fn(&Operand) -> Tensor,
 }
 
 impl<'a> Deref for OpContext<'a, '_> {

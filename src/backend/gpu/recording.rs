@@ -11,11 +11,11 @@ use super::command::{Argument, Work};
 use super::driver::{Driver, Location};
 use super::kernel::{Kernel, Source};
 use super::library::LibraryCall;
-use super::lower::{Lowered, lower, scratch};
+use super::lower::{self, Lowered, lower};
 use crate::backend::select::{Choices, Preference};
 use crate::backend::{Backend, Device, Executable, Io};
-use crate::graph::{Graph, LazyTensor, Operand, Plan};
-use crate::ops::{BinaryFn, Op};
+use crate::graph::{Graph, LazyTensor, Operand, Plan, Target};
+use crate::ops::Op;
 use crate::tensor::{Buffer, TensorSpec};
 use crate::{Error, Result};
 
@@ -116,6 +116,24 @@ impl Driver for Recorder {
 /// The backend around the recorder.
 struct Recording(Recorder);
 
+impl Target for Recording {
+    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
+        lower::scratch(&self.0, op, inputs, outputs)
+    }
+
+    fn supports_epilogue(&self, product: &Op, inputs: &[TensorSpec]) -> bool {
+        lower::supports_epilogue(&self.0, product, inputs)
+    }
+
+    fn supports_rope_kv_write(&self) -> bool {
+        true
+    }
+
+    fn fuses(&self) -> bool {
+        true
+    }
+}
+
 impl Backend for Recording {
     fn name(&self) -> String {
         self.0.name().to_owned()
@@ -123,19 +141,6 @@ impl Backend for Recording {
 
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>> {
         Driver::allocate(&self.0, bytes, "parameters")
-    }
-
-    fn scratch(&self, op: &Op, inputs: &[Operand], _: &[TensorSpec]) -> usize {
-        scratch(&self.0, op, inputs)
-    }
-
-    fn together(&self, first: &Op, second: &Op) -> bool {
-        let follows = match second {
-            Op::SiluMul(_) => true,
-            Op::Binary(op) => op.function == BinaryFn::Add,
-            _ => false,
-        };
-        follows && matches!(first, Op::MatMul(_) | Op::Lora(_))
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {

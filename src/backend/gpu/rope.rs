@@ -5,7 +5,7 @@ use bytemuck::NoUninit;
 use super::kernel::Source;
 use super::op::{OpContext, Tensor, as_u32};
 use crate::Result;
-use crate::ops::{Op, Rope};
+use crate::ops::Rope;
 
 pub(super) const SOURCE: Source = Source::new("rope", include_str!("kernels/rope.metal"));
 
@@ -30,6 +30,7 @@ struct CacheSizes {
     capacity: u32,
     q_heads: u32,
     kv_heads: u32,
+    store_k: u32,
     q: [u32; 2],
     k: [u32; 2],
     v: [u32; 2],
@@ -37,9 +38,6 @@ struct CacheSizes {
 
 /// Adds the dispatch of a rotation.
 pub(super) fn lower(op: &Rope, cx: &mut OpContext<'_, '_>) -> Result<()> {
-    if !op.inverse && with_cache(cx)? {
-        return Ok(());
-    }
     let Some(y) = cx.output(0) else { return Ok(()) };
     let [x, cos, sin, positions] = [0, 1, 2, 3].map(|input| cx.inputs[input].clone());
     let shape = &x.layout.shape;
@@ -61,36 +59,16 @@ pub(super) fn lower(op: &Rope, cx: &mut OpContext<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-/// Two rotations and the writing of keys and values to their caches, if that is what follows: one launch. The rotated keys
-/// are written twice, so that nothing depends on who else reads them.
-fn with_cache(cx: &mut OpContext<'_, '_>) -> Result<bool> {
-    let [rope, key_write, value_write, ..] = cx.rest else { return Ok(false) };
-    let step = cx.step;
-    let fits = matches!(&rope.op, Op::Rope(op) if !op.inverse)
-        && rope.inputs[1..] == step.inputs[1..]
-        && matches!(key_write.op, Op::KvWrite(_))
-        && matches!(value_write.op, Op::KvWrite(_))
-        && key_write.inputs[2] == value_write.inputs[2]
-        && rope.outputs[0].as_ref().is_some_and(|rotated| *rotated == key_write.inputs[1])
-        && key_write.inputs[0].spec() == value_write.inputs[0].spec()
-        && value_write.inputs[1].spec() == key_write.inputs[1].spec();
-    let tensor = |operand| (cx.tensor)(operand);
-    let [q, cos, sin, positions] = [0, 1, 2, 3].map(|input| cx.inputs[input].clone());
-    let (k, v) = (tensor(&rope.inputs[0]), tensor(&value_write.inputs[1]));
-    let Some(q_out) = cx.output(0).filter(|_| fits && k.dtype == q.dtype && v.dtype == q.dtype) else {
-        return Ok(false);
-    };
-    let k_out = tensor(&key_write.inputs[1]);
-    let (k_cache, v_cache, pos) =
-        (tensor(&key_write.inputs[0]), tensor(&value_write.inputs[0]), tensor(&key_write.inputs[2]));
-    // What was written before something else was read must not be written beside it.
-    let span = Tensor::range;
-    let (reads, writes) = ([&q, &k, &v].map(span), [&q_out, &k_out].map(span));
-    if writes.iter().any(|write| reads.iter().any(|read| read.overlaps(write)))
-        || writes[0].overlaps(&writes[1])
-    {
-        return Ok(false);
-    }
+/// Adds the dispatch of [`crate::ops::RopeKvWrite`]. The rotated keys are stored a second time if anything but the cache
+/// reads them.
+pub(super) fn lower_kv_write(cx: &mut OpContext<'_, '_>) -> Result<()> {
+    let inputs = cx.inputs.clone();
+    let [q, k, v, cos, sin, positions, k_cache, v_cache, pos] =
+        [0, 1, 2, 3, 4, 5, 6, 7, 8].map(|input| &inputs[input]);
+    cx.expect(k, q.dtype)?;
+    cx.expect(v, q.dtype)?;
+    let (q_out, k_out) =
+        (cx.output(0).expect("without rotated queries the step is decomposed"), cx.output(1));
     let (shape, steps) =
         (&q.layout.shape, |tensor: &Tensor| [0, 1].map(|axis| as_u32(tensor.layout.strides[axis])));
     let (tokens, q_heads, half, kv_heads) = (shape[0], shape[1], shape[2] / 2, k.layout.shape[1]);
@@ -101,15 +79,16 @@ fn with_cache(cx: &mut OpContext<'_, '_>) -> Result<bool> {
         capacity: as_u32(k_cache.layout.shape[1]),
         q_heads: as_u32(q_heads),
         kv_heads: as_u32(kv_heads),
-        q: steps(&q),
-        k: steps(&k),
-        v: steps(&v),
+        store_k: u32::from(k_out.is_some()),
+        q: steps(q),
+        k: steps(k),
+        v: steps(v),
     };
-    cx.check_indices(&positions, cos.layout.shape[0], "position")?;
+    cx.check_indices(positions, cos.layout.shape[0], "position")?;
     let launch = cx.kernel(SOURCE, &format!("rope_cache_{}_{}", q.type_name(), k_cache.type_name()))?;
-    let launch = launch.read(&q).read(&k).read(&v).read(&cos).read(&sin).read(&positions).read(&pos);
-    let launch = launch.write(&q_out).write(&k_out).write(&k_cache).write(&v_cache).constants(&sizes);
+    let launch = launch.read(q).read(k).read(v).read(cos).read(sin).read(positions).read(pos);
+    let launch = launch.write(&q_out).write_or(k_out.as_ref(), q.first());
+    let launch = launch.write(k_cache).write(v_cache).constants(&sizes);
     cx.push_elements(launch, tokens * (q_heads + 2 * kv_heads) * half);
-    cx.done = 3;
-    Ok(true)
+    Ok(())
 }

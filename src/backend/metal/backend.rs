@@ -15,8 +15,8 @@ use crate::backend::gpu::lower;
 use crate::backend::profile::Peak;
 use crate::backend::select::Choices;
 use crate::backend::{Backend, Executable};
-use crate::graph::{Operand, Plan};
-use crate::ops::{BinaryFn, Op};
+use crate::graph::{Operand, Plan, Target};
+use crate::ops::Op;
 use crate::tensor::{Buffer, HostTensor, TensorSpec};
 
 /// MLX's GEMM kernels, which candle-metal-kernels contains.
@@ -82,6 +82,24 @@ impl Driver for Metal {
     }
 }
 
+impl Target for Metal {
+    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
+        lower::scratch(self, op, inputs, outputs)
+    }
+
+    fn supports_epilogue(&self, product: &Op, inputs: &[TensorSpec]) -> bool {
+        lower::supports_epilogue(self, product, inputs)
+    }
+
+    fn supports_rope_kv_write(&self) -> bool {
+        true
+    }
+
+    fn fuses(&self) -> bool {
+        true
+    }
+}
+
 impl Backend for Metal {
     fn name(&self) -> String {
         DEVICE.to_owned()
@@ -93,19 +111,6 @@ impl Backend for Metal {
 
     fn adopt(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
         Ok(Arc::new(MetalBuffer::adopt(&self.gpu, tensor, &self.arena)?))
-    }
-
-    fn scratch(&self, op: &Op, inputs: &[Operand], _: &[TensorSpec]) -> usize {
-        lower::scratch(self, op, inputs)
-    }
-
-    fn together(&self, first: &Op, second: &Op) -> bool {
-        let follows = match second {
-            Op::SiluMul(_) => true,
-            Op::Binary(op) => op.function == BinaryFn::Add,
-            _ => false,
-        };
-        follows && matches!(first, Op::MatMul(_) | Op::Lora(_))
     }
 
     fn peak(&self) -> Option<Peak> {

@@ -20,7 +20,9 @@ use crate::backend::gpu::command::{Argument as Bound, Work};
 use crate::backend::gpu::lower::{Lowered, lower};
 use crate::backend::select::Choices;
 use crate::backend::{Backend, Device};
-use crate::graph::Plan;
+use crate::graph::{Operand, Plan, Target};
+use crate::ops::Op;
+use crate::tensor::TensorSpec;
 use crate::{Error, Result};
 
 /// A GPU that belongs to candle, and what plans for it.
@@ -34,6 +36,28 @@ pub(in crate::backend) struct CandleGpu {
 /// Asks for the same scratch as the backend itself, but plans with direct inputs and outputs.
 struct Planner(Arc<Metal>);
 
+impl Target for Planner {
+    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
+        self.0.scratch(op, inputs, outputs)
+    }
+
+    fn in_place_io(&self) -> bool {
+        true
+    }
+
+    fn supports_epilogue(&self, product: &Op, inputs: &[TensorSpec]) -> bool {
+        self.0.supports_epilogue(product, inputs)
+    }
+
+    fn supports_rope_kv_write(&self) -> bool {
+        self.0.supports_rope_kv_write()
+    }
+
+    fn fuses(&self) -> bool {
+        self.0.fuses()
+    }
+}
+
 impl Backend for Planner {
     fn name(&self) -> String {
         Backend::name(&*self.0)
@@ -41,23 +65,6 @@ impl Backend for Planner {
 
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn crate::tensor::Buffer>> {
         Backend::allocate(&*self.0, bytes)
-    }
-
-    fn scratch(
-        &self,
-        op: &crate::ops::Op,
-        inputs: &[crate::graph::Operand],
-        outputs: &[crate::tensor::TensorSpec],
-    ) -> usize {
-        self.0.scratch(op, inputs, outputs)
-    }
-
-    fn together(&self, first: &crate::ops::Op, second: &crate::ops::Op) -> bool {
-        self.0.together(first, second)
-    }
-
-    fn direct(&self) -> bool {
-        true
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn crate::backend::Executable>> {

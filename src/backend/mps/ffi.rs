@@ -433,8 +433,8 @@ mod tests {
     use softmetal as _;
 
     use super::*;
-    use crate::backend::metal::memory::Raw;
     use crate::backend::metal::device::Gpu;
+    use crate::backend::metal::memory::Raw;
     use crate::backend::select::Preference;
 
     fn buffer(bytes: usize) -> Raw {

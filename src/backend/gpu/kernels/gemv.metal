@@ -23,6 +23,7 @@ struct GemvSizes {
     uint total;         // the row length of h
     uint halves;        // n / 2, or 0
     uint gated_stride;
+    uint store_y;       // 0: only what is computed from y is stored
     uint start[SLOTS];
     uint len[SLOTS];
     uint rank[SLOTS];
@@ -108,7 +109,7 @@ template <typename T, typename W, uint ROWS>
         float results[GEMV_COLUMNS];
         for (uint c = 0; c < GEMV_COLUMNS; c++) {
             results[c] = simd_sum(sums[c * ROWS + r]);
-            if (lane == 0 && stored[c] && r < rows) {
+            if (sizes.store_y != 0 && lane == 0 && stored[c] && r < rows) {
                 y[ulong(row + r) * sizes.y_stride + at_column[c]] = T(results[c]);
             }
         }

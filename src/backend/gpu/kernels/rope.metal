@@ -53,6 +53,7 @@ struct RopeCacheSizes {
     uint capacity;
     uint q_heads;
     uint kv_heads;
+    uint store_k;   // 0: only the cache gets the rotated keys
     uint q_token;
     uint q_head;
     uint k_token;
@@ -108,8 +109,10 @@ template <typename T, typename C>
         T x = T(a * c - b * s);
         T y = T(b * c + a * s);
         ulong to = (ulong(token) * sizes.kv_heads + head) * 2 * half_size + i;
-        k_out[to] = x;
-        k_out[to + half_size] = y;
+        if (sizes.store_k != 0) {
+            k_out[to] = x;
+            k_out[to + half_size] = y;
+        }
         if (at < sizes.capacity) {
             k_cache[cached] = C(float(x));
             k_cache[cached + half_size] = C(float(y));

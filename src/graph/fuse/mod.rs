@@ -3,9 +3,11 @@
 //! The old nodes are visited in order and recorded anew. A pattern is replaced where its first node stands; its
 //! other results are noted, so that the nodes they came from are passed over when their turn comes.
 
+mod target;
+
 use std::collections::HashMap;
 
-use super::{Node, Nodes, Source};
+use super::{Node, Nodes, Source, Target};
 use crate::ops::{
     BinaryFn, Lora, LoraSlot, MatMul, Op, Real, Recorder, RmsNorm, SiluMul, Slice, UnaryFn, Value,
 };
@@ -18,13 +20,19 @@ pub(super) fn fused(old: &Nodes, values: &[Value]) -> Result<(Nodes, Vec<Value>)
     rewritten(&nodes, &values, Stage::Products)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Patterns,
-    Products,
+/// The nodes rewritten for the kernels of a device, and where `values` are in them.
+pub(super) fn fused_for(old: &Nodes, values: &[Value], target: &dyn Target) -> Result<(Nodes, Vec<Value>)> {
+    rewritten(old, values, Stage::Target(target))
 }
 
-fn rewritten(old: &Nodes, values: &[Value], stage: Stage) -> Result<(Nodes, Vec<Value>)> {
+#[derive(Clone, Copy)]
+enum Stage<'a> {
+    Patterns,
+    Products,
+    Target(&'a dyn Target),
+}
+
+fn rewritten(old: &Nodes, values: &[Value], stage: Stage<'_>) -> Result<(Nodes, Vec<Value>)> {
     let mut live = vec![false; old.list.len()];
     values.iter().for_each(|value| live[value.node] = true);
     for index in (0..old.list.len()).rev() {
@@ -71,7 +79,7 @@ struct Rewriter<'a> {
     consumers: HashMap<Value, Vec<usize>>,
     new: Nodes,
     map: HashMap<Value, Value>,
-    stage: Stage,
+    stage: Stage<'a>,
 }
 
 /// A linear layer with one adapter or none: the parts of a joined product.
@@ -100,6 +108,10 @@ impl Rewriter<'_> {
             }
             (Stage::Patterns, Op::Binary(binary)) if binary.function == BinaryFn::Mul => self.silu_mul(index),
             (Stage::Products, Op::MatMul(_) | Op::Lora(_)) => self.joined_products(index),
+            (Stage::Target(target), Op::MatMul(_) | Op::Lora(_)) => self.epilogue(index, op, target),
+            (Stage::Target(target), Op::Rope(rope)) if !rope.inverse && target.supports_rope_kv_write() => {
+                self.rope_kv_write(index)
+            }
             _ => Ok(false),
         }
     }
