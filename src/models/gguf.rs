@@ -13,8 +13,8 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 
-use super::files::check_fetched;
 use super::gguf_split;
+use super::read::check_fetched;
 use crate::tensor::MappedFile;
 use crate::{Error, Result};
 
