@@ -148,7 +148,7 @@ impl Step {
 struct Storage {
     bytes: usize,
     /// Where it lies, if that is not in the arena.
-    home: Option<Place>,
+    fixed_place: Option<Place>,
     first: usize,
     last: usize,
 }
@@ -161,7 +161,7 @@ struct View {
     layout: Layout,
 }
 
-struct Draft {
+struct PendingStep {
     op: Op,
     node: usize,
     inputs: Vec<View>,
@@ -173,7 +173,7 @@ struct Planner<'a> {
     nodes: &'a Nodes,
     live: Vec<bool>,
     used: HashSet<Value>,
-    drafts: Vec<Draft>,
+    pending: Vec<PendingStep>,
     storages: Vec<Storage>,
     views: HashMap<Value, View>,
     copies: HashMap<Value, View>,
@@ -203,7 +203,7 @@ impl<'a> Planner<'a> {
             nodes,
             live,
             used,
-            drafts: Vec::new(),
+            pending: Vec::new(),
             storages: Vec::new(),
             views: HashMap::new(),
             copies: HashMap::new(),
@@ -215,9 +215,9 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn storage(&mut self, bytes: usize, home: Option<Place>) -> usize {
-        let now = self.drafts.len();
-        self.storages.push(Storage { bytes, home, first: now, last: now });
+    fn storage(&mut self, bytes: usize, fixed_place: Option<Place>) -> usize {
+        let now = self.pending.len();
+        self.storages.push(Storage { bytes, fixed_place, first: now, last: now });
         self.storages.len() - 1
     }
 
@@ -268,7 +268,7 @@ impl<'a> Planner<'a> {
                     self.inputs.push((format!("constant {index}"), view.clone(), Some(constant)));
                     self.views.insert(value, view);
                 }
-                Source::Foreign(tensor) => {
+                Source::Candle(tensor) => {
                     let mut view = self.given(&node.outputs[0]);
                     if self.direct {
                         view.layout = tensor.layout().clone();
@@ -311,7 +311,7 @@ impl<'a> Planner<'a> {
             let mut view = self.read(value, op.name())?;
             // What the caller gives is not written to.
             let updated = updates.iter().any(|&(updated, _)| updated == input);
-            let foreign = matches!(self.storages[view.storage].home, Some(Place::Input(_)));
+            let foreign = matches!(self.storages[view.storage].fixed_place, Some(Place::Input(_)));
             if !contract.accepts(input, &view.layout) || (updated && foreign) {
                 view = self.copied(value, &view);
             }
@@ -332,7 +332,13 @@ impl<'a> Planner<'a> {
                 outputs.push(None);
             }
         }
-        self.push(Draft { op: op.clone(), node: index, inputs, outputs, output_specs: node.outputs.clone() });
+        self.push(PendingStep {
+            op: op.clone(),
+            node: index,
+            inputs,
+            outputs,
+            output_specs: node.outputs.clone(),
+        });
         Ok(())
     }
 
@@ -352,7 +358,7 @@ impl<'a> Planner<'a> {
         }
         let spec = TensorSpec::new(view.dtype, view.layout.shape.clone());
         let copy = self.contiguous(&spec);
-        self.push(Draft {
+        self.push(PendingStep {
             op: Copy.into(),
             node: value.node,
             inputs: vec![view.clone()],
@@ -363,12 +369,12 @@ impl<'a> Planner<'a> {
         copy
     }
 
-    fn push(&mut self, draft: Draft) {
-        let now = self.drafts.len();
+    fn push(&mut self, draft: PendingStep) {
+        let now = self.pending.len();
         for view in draft.inputs.iter().chain(draft.outputs.iter().flatten()) {
             self.storages[view.storage].last = now;
         }
-        self.drafts.push(draft);
+        self.pending.push(draft);
     }
 
     fn finish(mut self, outputs: &[Value], target: &dyn Target) -> Result<Plan> {
@@ -380,26 +386,27 @@ impl<'a> Planner<'a> {
             }
             output_views.push(view);
         }
-        let end = self.drafts.len();
+        let end = self.pending.len();
         for view in &output_views {
             self.storages[view.storage].last = end;
             self.pinned.insert(view.storage);
         }
-        let heir = self.donate();
+        let donated_to = self.donate();
         for view in &mut output_views {
-            view.storage = heir[view.storage];
+            view.storage = donated_to[view.storage];
         }
         if self.direct {
             for (index, view) in output_views.iter().enumerate() {
                 let storage = &mut self.storages[view.storage];
                 let bytes = view.layout.shape.elements() * view.dtype.size();
-                if storage.home.is_none() && storage.bytes == bytes && view.layout.offset == 0 {
-                    (storage.home, storage.bytes) = (Some(Place::Output(index)), 0);
+                if storage.fixed_place.is_none() && storage.bytes == bytes && view.layout.offset == 0 {
+                    (storage.fixed_place, storage.bytes) = (Some(Place::Output(index)), 0);
                 }
             }
         }
 
-        let places_of = |storage: &Storage, offset: usize| storage.home.unwrap_or(Place::Arena(offset));
+        let places_of =
+            |storage: &Storage, offset: usize| storage.fixed_place.unwrap_or(Place::Arena(offset));
         // Scratch depends on layouts only, so operands with provisional places serve to ask for it.
         let provisional = |view: &View| Operand {
             place: places_of(&self.storages[view.storage], 0),
@@ -407,7 +414,7 @@ impl<'a> Planner<'a> {
             layout: view.layout.clone(),
         };
         let wanted: Vec<usize> = self
-            .drafts
+            .pending
             .iter()
             .map(|draft| {
                 let inputs: Vec<Operand> = draft.inputs.iter().map(provisional).collect();
@@ -430,7 +437,7 @@ impl<'a> Planner<'a> {
             layout: view.layout.clone(),
         };
         let steps = self
-            .drafts
+            .pending
             .iter()
             .enumerate()
             .map(|(index, draft)| Step {
@@ -463,15 +470,15 @@ impl<'a> Planner<'a> {
     /// Lets outputs take over the memory of inputs that die at the same step. Returns the storage that each one
     /// became.
     fn donate(&mut self) -> Vec<usize> {
-        let mut heir: Vec<usize> = (0..self.storages.len()).collect();
-        for step in 0..self.drafts.len() {
-            let Draft { inputs, outputs, .. } = &mut self.drafts[step];
+        let mut donated_to: Vec<usize> = (0..self.storages.len()).collect();
+        for step in 0..self.pending.len() {
+            let PendingStep { inputs, outputs, .. } = &mut self.pending[step];
             for view in inputs.iter_mut().chain(outputs.iter_mut().flatten()) {
-                view.storage = heir[view.storage];
+                view.storage = donated_to[view.storage];
             }
             let mut served = Vec::new();
-            for (input, output) in self.drafts[step].op.contract().donations() {
-                let draft = &self.drafts[step];
+            for (input, output) in self.pending[step].op.contract().donations() {
+                let draft = &self.pending[step];
                 if served.contains(&output) {
                     continue;
                 }
@@ -486,8 +493,8 @@ impl<'a> Planner<'a> {
                 let fits = from != to
                     && readers == 1
                     && writers == 0
-                    && old.home.is_none()
-                    && new.home.is_none()
+                    && old.fixed_place.is_none()
+                    && new.fixed_place.is_none()
                     && old.last == step
                     && new.first == step
                     && !self.pinned.contains(&from)
@@ -503,17 +510,17 @@ impl<'a> Planner<'a> {
                 if self.pinned.remove(&to) {
                     self.pinned.insert(from);
                 }
-                for entry in &mut heir {
+                for entry in &mut donated_to {
                     if *entry == to {
                         *entry = from;
                     }
                 }
-                for view in self.drafts[step].outputs.iter_mut().flatten() {
-                    view.storage = heir[view.storage];
+                for view in self.pending[step].outputs.iter_mut().flatten() {
+                    view.storage = donated_to[view.storage];
                 }
             }
         }
-        heir
+        donated_to
     }
 }
 

@@ -136,7 +136,7 @@ impl MetalBuffer {
     }
 
     /// A mapped tensor in place, if Metal takes the pages that it lies in; otherwise a copy.
-    pub(super) fn adopt(gpu: &Gpu, tensor: &HostTensor, arena: &Arena) -> Result<Self> {
+    pub(super) fn import(gpu: &Gpu, tensor: &HostTensor, arena: &Arena) -> Result<Self> {
         let bytes = tensor.bytes();
         if let Some(file) = tensor.mapped_file() {
             // Metal takes whole pages only. A map covers whole pages of the system, which are as large on Apple's chips.
