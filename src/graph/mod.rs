@@ -11,6 +11,7 @@ mod fuse;
 mod grad;
 mod lazy;
 mod plan;
+mod planner;
 mod target;
 
 use std::sync::{Arc, Mutex, MutexGuard};
