@@ -31,6 +31,7 @@ pub use exact_json::{big_integer, parse_json, write_json};
 pub use files::ModelFiles;
 pub use gguf::Gguf;
 pub(crate) use read::check_fetched;
+pub use shards::files_of_model;
 pub use tokenizer::{DecodeStream, Tokenizer};
 pub use weights::Weights;
 

@@ -9,6 +9,12 @@ use crate::Result;
 use crate::content_hash::ContentHash;
 use crate::models::Decoder;
 
+/// Names of the settings that describe the base model.
+pub(super) const BASE: &str = "base model";
+/// Text before the hash of the base's content.
+pub(super) const CONTENT: &str = "content ";
+pub(super) const DTYPE: &str = "dtype";
+
 /// Describes a run by everything that decides its result: the content of base model, training and validation data, and
 /// every option but those about reports, checkpoints and recomputed layers, which change no bit of it.
 pub(crate) fn describe(
@@ -20,8 +26,8 @@ pub(crate) fn describe(
 ) -> Result<Settings> {
     let mut settings = of_lora(lora, modules);
     let mut add = |name: &str, value: String| settings.insert(name.to_owned(), value);
-    add("base model", format!("content {}", model.content_hash()?));
-    add("dtype", model.dtype().to_string());
+    add(BASE, format!("{CONTENT}{}", model.content_hash()?));
+    add(DTYPE, model.dtype().to_string());
     add("training data", format!("{} examples, content {}", train.len(), tokens(train)));
     add("loss mask", format!("content {}", mask(train)));
     let content = format!("{} examples, content {}, loss mask {}", valid.len(), tokens(valid), mask(valid));

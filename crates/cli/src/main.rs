@@ -6,6 +6,7 @@
 mod adapter_source;
 mod aliases;
 mod args;
+mod base_name;
 mod bench;
 mod builtin;
 mod cache;

@@ -1,6 +1,8 @@
 //! Runs that something goes wrong around: nobody reads the output, the model's file changes, the folder is deleted, the
 //! numbers explode, the memory is too small. A run is never lost, and what happened is told.
 
+#[path = "tiny_model/flags.rs"]
+mod flags;
 mod tiny_model;
 
 use std::fs::File;
@@ -9,6 +11,7 @@ use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use flags::replaced;
 use metal_candle::training::{Adapter, checkpoint};
 use tiny_model::Bench;
 
@@ -16,8 +19,7 @@ use tiny_model::Bench;
 fn train<'a>(out: &'a str, steps: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec!["train", "--model", "model", "--data", "data", "--out", out, "--no-samples"];
     arguments.extend(["--steps", steps, "--batch-size", "4", "--rank", "4", "--save-every", "2"]);
-    arguments.extend_from_slice(more);
-    arguments
+    replaced(&arguments, more)
 }
 
 /// Starts a run and waits for its first checkpoint.
