@@ -161,7 +161,7 @@ pub(super) fn lower_grad(op: &LoraGrad, cx: &mut OpContext<'_, '_>) -> Result<()
     let separate = usize::from(op.separate);
     let dx = cx.output(0);
     let adapter_dx = if op.separate { cx.output(1) } else { dx.clone() };
-    // Training reads both gradients of a slot or neither. If only one is read, the other is written to scratch memory.
+    // The kernel computes the gradients of both factors of every slot.
     let gradients: Option<Vec<Tensor>> = cx.outputs[1 + separate..].iter().cloned().collect();
     let t = matrix(cx.scratch, m, total);
     if let Some(dx) = &dx {
