@@ -1,4 +1,4 @@
-//! Command buffers: opened when there is something to encode, submissions early and bounded, waited for once.
+//! Command buffers: opened when there is something to encode, committed early within a budget, and waited for once.
 
 use std::hint::spin_loop;
 use std::time::{Duration, Instant};
