@@ -5,9 +5,9 @@
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use metal_candle::backend::reference::Definitions;
+use metal_candle::backend::reference::ReferenceBackend;
 use metal_candle::backend::{Backend, Device, Executable, Io};
-use metal_candle::graph::{Graph, LazyTensor, Operand, Plan};
+use metal_candle::graph::{Graph, LazyTensor, Operand, Plan, Target};
 use metal_candle::inference::{AsyncGenerator, Finish, GenerateOptions, Generator};
 use metal_candle::models::{Decoder, ModelFiles};
 use metal_candle::ops::{Accumulate, Op};
@@ -55,12 +55,18 @@ impl Gate {
 }
 
 /// The definitions' device behind a gate. A run of a plan with an input called "panic" panics.
-struct Gated(Definitions, Arc<Gate>);
+struct Gated(ReferenceBackend, Arc<Gate>);
 
 struct GatedPlan {
     inner: Box<dyn Executable>,
     gate: Arc<Gate>,
     panics: bool,
+}
+
+impl Target for Gated {
+    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
+        self.0.scratch(op, inputs, outputs)
+    }
 }
 
 impl Backend for Gated {
@@ -70,10 +76,6 @@ impl Backend for Gated {
 
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>> {
         self.0.allocate(bytes)
-    }
-
-    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
-        self.0.scratch(op, inputs, outputs)
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {
@@ -103,7 +105,7 @@ impl Executable for GatedPlan {
 
 fn gated() -> (Device, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
-    (Device::new(Box::new(Gated(Definitions::default(), Arc::clone(&gate)))), gate)
+    (Device::new(Box::new(Gated(ReferenceBackend::default(), Arc::clone(&gate)))), gate)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

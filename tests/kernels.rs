@@ -76,5 +76,5 @@ fn every_function_becomes_a_pipeline() {
 #[test]
 fn an_unknown_file_is_refused_by_name() {
     let error = KernelCompiler::new().unwrap().functions("sotfmax").unwrap_err().to_string();
-    assert!(error.starts_with("sotfmax: not a kernel file; there are attention, "), "{error}");
+    assert!(error.starts_with("sotfmax: not a kernel file; there are accumulate, "), "{error}");
 }

@@ -4,12 +4,10 @@
 pub mod asynchronous;
 pub mod candle;
 pub mod cpu;
-#[cfg(metal)]
-mod metal;
-#[path = "metal/chip.rs"]
-pub mod metal_chip;
-#[path = "metal/facts.rs"]
-pub mod metal_facts;
+mod decompose;
+pub mod gpu;
+mod lowering;
+pub mod metal;
 pub mod mps;
 pub mod profile;
 mod program;
@@ -22,17 +20,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(metal)]
 #[doc(hidden)]
-pub use metal::kernel_files::KernelCompiler;
+pub use metal::kernel_compiler::KernelCompiler;
 pub use program::Program;
 use program::{Cache, Compiled, Structure};
 
-use crate::graph::{Graph, LazyTensor, Operand, Plan};
-use crate::ops::Op;
+use crate::graph::{Graph, LazyTensor, Plan, Target};
 use crate::tensor::{Buffer, Constant, HostTensor, Parameter, TensorSpec};
 use crate::{Error, Result};
 
 /// What a backend must do.
-pub trait Backend: Send + Sync {
+pub trait Backend: Target + Send + Sync {
     /// The device's name, for messages.
     fn name(&self) -> String;
 
@@ -40,24 +37,10 @@ pub trait Backend: Send + Sync {
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>>;
 
     /// A buffer with the content of a host tensor, without a copy where the device can read it in place.
-    fn adopt(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
+    fn import(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
         let buffer = self.allocate(tensor.bytes().len())?;
         buffer.write(0, tensor.bytes())?;
         Ok(buffer)
-    }
-
-    /// Working memory that an operation wants, in bytes.
-    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize;
-
-    /// Whether two operations that follow each other may run at the same time, so that what the first reads must live
-    /// until the second is over.
-    fn together(&self, _first: &Op, _second: &Op) -> bool {
-        false
-    }
-
-    /// Whether inputs are read and outputs are written where the caller has them.
-    fn direct(&self) -> bool {
-        false
     }
 
     /// What the machine does at its best, if that can be told; a probe may take some tenths of a second.
@@ -97,7 +80,7 @@ struct Inner {
     cache: Cache,
     compilations: AtomicUsize,
     #[cfg(feature = "async-exec")]
-    lane: Arc<asynchronous::Lane>,
+    worker: Arc<asynchronous::Worker>,
 }
 
 impl std::fmt::Debug for Device {
@@ -128,7 +111,7 @@ impl Device {
     pub fn metal_with(choices: impl Into<select::Choices>) -> Result<Self> {
         let choices = choices.into();
         #[cfg(metal)]
-        return Ok(Self::new(Box::new(metal::Metal::new(choices)?)));
+        return Ok(Self::new(Box::new(metal::backend::Metal::new(choices)?)));
         #[cfg(not(metal))]
         {
             let _ = choices;
@@ -157,7 +140,7 @@ impl Device {
 
     /// The operations' scalar definitions in f64: slow, and the measure of every other device.
     pub fn reference() -> Self {
-        Self::new(Box::new(reference::Definitions::default()))
+        Self::new(Box::new(reference::ReferenceBackend::default()))
     }
 
     /// A device from its backend.
@@ -167,14 +150,14 @@ impl Device {
             cache: Cache::default(),
             compilations: AtomicUsize::new(0),
             #[cfg(feature = "async-exec")]
-            lane: Arc::default(),
+            worker: Arc::default(),
         }))
     }
 
     /// The thread that awaited runs are done on.
     #[cfg(feature = "async-exec")]
-    fn lane(&self) -> &Arc<asynchronous::Lane> {
-        &self.0.lane
+    fn worker(&self) -> &Arc<asynchronous::Worker> {
+        &self.0.worker
     }
 
     /// The device's name.
@@ -205,7 +188,7 @@ impl Device {
             buffer.write(0, value.bytes())?;
             buffer
         } else {
-            self.0.backend.adopt(value)?
+            self.0.backend.import(value)?
         };
         Parameter::new(name, value.spec().clone(), trainable, buffer, 0)
     }
@@ -218,15 +201,7 @@ impl Device {
 
     /// The plan of a computation on this device, without compiling it.
     pub fn plan(&self, graph: &Graph, outputs: &[LazyTensor], updates: &[LazyTensor]) -> Result<Plan> {
-        let backend = &self.0.backend;
-        Plan::new(
-            graph,
-            outputs,
-            updates,
-            &|op, inputs, specs| backend.scratch(op, inputs, specs),
-            &|first, second| backend.together(first, second),
-            backend.direct(),
-        )
+        Plan::new(graph, outputs, updates, &*self.0.backend)
     }
 
     /// Compiles the computation of `outputs`, and of `updates`, which are computed for their effect on
@@ -241,7 +216,7 @@ impl Device {
                 self.0.compilations.fetch_add(1, Ordering::Relaxed);
                 let compiled = Compiled::new(plan, executable);
                 #[cfg(feature = "async-exec")]
-                let compiled = compiled.on(self.lane());
+                let compiled = compiled.on(self.worker());
                 let compiled = Arc::new(compiled);
                 self.0.cache.put(structure, Arc::clone(&compiled));
                 compiled
@@ -249,7 +224,9 @@ impl Device {
         };
         // A device that does not read its inputs in place is given copies of candle's tensors.
         let copied = |constant| match constant {
-            Constant::Candle(tensor) if !self.0.backend.direct() => Ok(Constant::Host(tensor.to_host()?)),
+            Constant::Candle(tensor) if !self.0.backend.in_place_io() => {
+                Ok(Constant::Host(tensor.to_host()?))
+            }
             constant => Ok(constant),
         };
         let constants = constants.into_iter().map(copied).collect::<Result<_>>()?;

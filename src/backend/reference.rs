@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Backend, Executable, Io};
-use crate::graph::{Operand, Place, Plan, Step};
+use crate::graph::{Operand, Place, Plan, Step, Target};
 use crate::ops::Op;
 use crate::ops::reference::Reference;
 use crate::tensor::{Buffer, HostTensor, Layout, Parameter, TensorSpec};
@@ -11,7 +11,7 @@ use crate::{Error, Result};
 
 /// The reference backend.
 #[derive(Debug, Default)]
-pub struct Definitions(());
+pub struct ReferenceBackend(());
 
 /// Bytes behind a lock.
 struct Memory(Mutex<Vec<u8>>);
@@ -42,17 +42,19 @@ impl Buffer for Memory {
     }
 }
 
-impl Backend for Definitions {
+impl Target for ReferenceBackend {
+    fn scratch(&self, _op: &Op, _inputs: &[Operand], _outputs: &[TensorSpec]) -> usize {
+        0
+    }
+}
+
+impl Backend for ReferenceBackend {
     fn name(&self) -> String {
         "reference".to_owned()
     }
 
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>> {
         Ok(Arc::new(Memory(Mutex::new(vec![0; bytes]))))
-    }
-
-    fn scratch(&self, _op: &Op, _inputs: &[Operand], _outputs: &[TensorSpec]) -> usize {
-        0
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {

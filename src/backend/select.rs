@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::tensor::DType;
 use crate::{Error, Result};
 
-use super::metal_chip::Chip;
+use super::gpu::chip::Chip;
 
 /// Who computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,7 +241,7 @@ const CALL: f64 = 30e-6 + 8e-6;
 
 #[cfg(test)]
 mod tests {
-    use super::super::metal_chip::CHIPS;
+    use super::super::gpu::chip::CHIPS;
     use super::*;
 
     fn product(m: usize, n: usize, k: usize, dtype: DType, chip: Chip) -> Implementation {

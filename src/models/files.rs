@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use super::chat_template::ChatTemplate;
 use super::config::ModelConfig;
 use super::gguf::Gguf;
+use super::read::read_json;
 use super::shards::Shard;
-use super::tokenizer::{Tokenizer, read_json};
+use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 use crate::{Error, Result};
 
@@ -84,15 +85,6 @@ impl ModelFiles {
             }
         }
     }
-}
-
-/// Refuses the few lines that Git has in the place of a large file that was not fetched.
-pub(crate) fn check_fetched(path: &Path, bytes: &[u8]) -> Result<()> {
-    if bytes.starts_with(b"version https://git-lfs.github.com/") {
-        let message = "is a pointer of Git LFS, not the file itself; run `git lfs pull`, or fetch it again";
-        return Err(Error::file(path, message));
-    }
-    Ok(())
 }
 
 /// Configuration and weights of a folder. A head of its own is used also where the configuration ties it to the

@@ -13,9 +13,9 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 
-use super::files::check_fetched;
 use super::gguf_split;
-use crate::tensor::{MappedFile, try_with_capacity};
+use super::read::check_fetched;
+use crate::tensor::MappedFile;
 use crate::{Error, Result};
 
 /// More entries or tensors than any model has; a header that claims more is damaged.

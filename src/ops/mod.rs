@@ -11,6 +11,7 @@ mod cross_entropy;
 mod dropout;
 mod elementwise;
 mod embedding;
+mod epilogue;
 mod kv_write;
 mod layer_norm;
 mod layout;
@@ -21,6 +22,7 @@ mod reduce;
 pub mod reference;
 mod rms_norm;
 mod rope;
+mod rope_kv_write;
 mod sample;
 mod silu_mul;
 mod softmax;
@@ -38,6 +40,7 @@ pub use dropout::Dropout;
 pub(crate) use dropout::philox;
 pub use elementwise::{Affine, Binary, BinaryFn, Fill, Scale, Unary, UnaryFn, UnaryGrad};
 pub use embedding::{Embedding, EmbeddingGrad};
+pub use epilogue::{Epilogue, EpilogueKind};
 pub use kv_write::KvWrite;
 pub use layer_norm::{LayerNorm, LayerNormGrad};
 pub use layout::{Broadcast, Concat, Copy, Permute, Reshape, Slice, Unslice};
@@ -50,6 +53,7 @@ pub use reduce::{GlobalNorm, Reduce, ReduceFn};
 use reference::Reference;
 pub use rms_norm::{RmsNorm, RmsNormGrad};
 pub use rope::Rope;
+pub use rope_kv_write::RopeKvWrite;
 pub use sample::Sample;
 pub(crate) use sample::{NONE as SAMPLE_NONE, word as sample_word};
 pub use silu_mul::{SiluMul, SiluMulGrad};
@@ -232,6 +236,7 @@ operations!(
     Dropout,
     Embedding,
     EmbeddingGrad,
+    Epilogue,
     Fill,
     GlobalNorm,
     KvWrite,
@@ -250,6 +255,7 @@ operations!(
     RmsNorm,
     RmsNormGrad,
     Rope,
+    RopeKvWrite,
     Sample,
     Scale,
     SiluMul,

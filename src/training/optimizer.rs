@@ -64,10 +64,9 @@ impl Optimizer {
     ) -> Result<Vec<LazyTensor>> {
         let wrt: Vec<LazyTensor> = self.parameters.iter().map(|p| graph.parameter(p)).collect();
         let gradients = graph.gradients(loss, &wrt)?;
-        let add = |(sum, gradient): (&Parameter, &LazyTensor)| {
-            Ok(graph.record(Accumulate, &[&graph.parameter(sum), gradient, keep])?.remove(0))
-        };
-        self.gradients.iter().zip(&gradients).map(add).collect()
+        let sums: Vec<LazyTensor> = self.gradients.iter().map(|sum| graph.parameter(sum)).collect();
+        let pairs = sums.iter().zip(&gradients).flat_map(|(sum, gradient)| [sum, gradient]);
+        graph.record(Accumulate, &pairs.chain([keep]).collect::<Vec<_>>())
     }
 
     /// Records the update of all tensors from the gradients that [`Optimizer::record_gradients`] gave, with the input

@@ -1,7 +1,7 @@
 //! The table of docs/MPS_BENCHMARKS.md: what the executor dispatches, what it moves, and what that takes by the estimate.
 
 use metal_candle::backend::Device;
-use metal_candle::backend::metal_chip::Chip;
+use metal_candle::backend::gpu::chip::Chip;
 use metal_candle::backend::select::Preference;
 use metal_candle::bench::{Form, cases};
 use metal_candle::tensor::DType;

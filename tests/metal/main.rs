@@ -92,13 +92,13 @@ fn a_tensor_of_another_device_is_refused() {
     let graph = Graph::new();
     let y = graph.parameter(&weight).silu().unwrap();
     let error = metal.compile(&graph, &[y], &[]).err().unwrap().to_string();
-    assert_eq!(error, "w: lives on another device than metal");
+    assert_eq!(error, "w: is on another device than metal");
 }
 
 #[test]
 fn the_gpu_says_what_it_is() {
     let _alone = alone();
-    let facts = metal_candle::backend::metal_facts::read().unwrap();
+    let facts = metal_candle::backend::metal::device_info::read().unwrap();
     assert!(!facts.name.is_empty() && !facts.families.is_empty(), "{facts:?}");
     assert!(facts.system.0 >= 15 && facts.unified_memory, "{facts:?}");
     assert!(facts.working_set >= 1 << 30 && facts.largest_buffer >= 256 << 20, "{facts:?}");

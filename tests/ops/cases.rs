@@ -104,11 +104,31 @@ pub(crate) fn all(s: Sizes, seed: u64) -> Vec<Case> {
     cases
 }
 
+/// A product `[m, n]` with a gate, where n is even, and with sums of all columns, of a part, and of one repeated row.
+fn epilogues(cases: &mut Vec<Case>, product: &Op, inputs: &[HostTensor], r: &mut Random) {
+    let specs: Vec<_> = inputs.iter().map(|input| input.spec().clone()).collect();
+    let y = product.contract().infer(&specs).unwrap().remove(0);
+    let (m, n) = (y.shape[0], y.shape[1]);
+    if n.is_multiple_of(2) {
+        let op = Epilogue { product: Box::new(product.clone()), kind: EpilogueKind::Gate };
+        cases.push(case(op, inputs.to_vec()));
+    }
+    let sums = vec![(0, n), (n / 2, n - n / 2)];
+    let mut with_addends = inputs.to_vec();
+    with_addends.extend(sums.iter().map(|&(_, len)| r.tensor([m, len])));
+    let op = Epilogue { product: Box::new(product.clone()), kind: EpilogueKind::Sums(sums) };
+    cases.push(case(op, with_addends));
+}
+
 fn products(cases: &mut Vec<Case>, Sizes { m, n, k, b }: Sizes, r: &mut Random) {
     for (ta, tb) in [(false, false), (false, true), (true, false), (true, true)] {
         let a = if ta { [k, m] } else { [m, k] };
         let w = if tb { [n, k] } else { [k, n] };
-        cases.push(case(MatMul::new(ta, tb), vec![r.tensor(a), r.tensor(w)]));
+        let inputs = vec![r.tensor(a), r.tensor(w)];
+        if (ta, tb) == (false, true) {
+            epilogues(cases, &MatMul::new(ta, tb).into(), &inputs, r);
+        }
+        cases.push(case(MatMul::new(ta, tb), inputs));
         let batched = |d: [usize; 2]| [b, d[0], d[1]];
         let mut inputs = vec![r.tensor(batched(a)), r.tensor(batched(w))];
         cases.push(case(MatMul::new(ta, tb), inputs.clone()));
@@ -130,7 +150,9 @@ fn products(cases: &mut Vec<Case>, Sizes { m, n, k, b }: Sizes, r: &mut Random) 
         let pairs = vec![r.tensor([2, k]), r.tensor([n, 2]), r.tensor([5, k]), r.tensor([n + 2, 5])];
         shared.push(w.clone());
         shared.extend(pairs.clone());
-        cases.push(case(Lora { slots: slots.clone(), separate }, shared));
+        let lora = Lora { slots: slots.clone(), separate };
+        epilogues(cases, &lora.clone().into(), &shared, r);
+        cases.push(case(lora, shared));
         let mut inputs = vec![r.tensor([m, 2 * n + 4]), x, r.tensor([m, 7]), w];
         inputs.extend(pairs);
         cases.push(case(LoraGrad { slots: slots.clone(), separate }, inputs));
@@ -266,7 +288,16 @@ fn attention(cases: &mut Vec<Case>, Sizes { m, k, b, .. }: Sizes, r: &mut Random
         }
     }
     let pos = HostTensor::from_slice(&[2_u32], [1]).unwrap();
-    cases.push(case(KvWrite, vec![r.tensor([2, m + 1, d]), r.tensor([m, 2, d]), pos]));
+    let cache = |r: &mut Random| r.tensor([2, m + 1, d]);
+    cases.push(case(KvWrite, vec![cache(r), r.tensor([m, 2, d]), pos.clone()]));
+    let (q, new) = (r.tensor([m, 3, d]), [r.tensor([m, 2, d]), r.tensor([m, 2, d])]);
+    let tables = [r.tensor([m + 2, k]), r.tensor([m + 2, k])];
+    let positions: Vec<u32> = (0..m).map(|i| (i + 2) as u32).collect();
+    let positions = HostTensor::from_slice(&positions, [m]).unwrap();
+    let [keys, values] = new;
+    let [cos, sin] = tables;
+    let inputs = vec![q, keys, values, cos, sin, positions, cache(r), cache(r), pos];
+    cases.push(case(RopeKvWrite, inputs));
 }
 
 fn layout(cases: &mut Vec<Case>, Sizes { m, n, b, .. }: Sizes, r: &mut Random) {
@@ -283,7 +314,8 @@ fn layout(cases: &mut Vec<Case>, Sizes { m, n, b, .. }: Sizes, r: &mut Random) {
 
 fn training(cases: &mut Vec<Case>, Sizes { m, n, b, .. }: Sizes, r: &mut Random) {
     for keep in [0.0, 1.0, 0.5] {
-        cases.push(case(Accumulate, vec![r.tensor([m, n]), r.tensor([m, n]), scalar(keep)]));
+        let pairs = [r.tensor([m, n]), r.tensor([m, n]), r.tensor([n + 1]), r.tensor([n + 1])];
+        cases.push(case(Accumulate, pairs.into_iter().chain([scalar(keep)]).collect()));
     }
     let op = AdamW {
         beta1: Real(0.9),

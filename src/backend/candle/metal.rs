@@ -12,7 +12,7 @@ use objc2::rc::autoreleasepool;
 use super::fused::Fused;
 use super::op::{elsewhere, wrap};
 use super::program::{Pass, Program, Programs, Source, Spec, Stored, View, check_extents, dtypes, key, plan};
-use crate::backend::metal::foreign::{Foreign, ForeignLaunch};
+use crate::backend::metal::candle::{CandleDispatch, CandleGpu};
 use crate::backend::metal::system;
 use crate::backend::select::{Choices, Preference};
 
@@ -22,14 +22,14 @@ fn on_gpu<'a>(fused: Fused, view: &View<'a>) -> Result<&'a MetalStorage> {
 }
 
 /// What belongs to one of candle's devices, and stays as long as the process.
-pub(super) struct Island {
-    pub(super) foreign: Foreign,
+pub(super) struct DeviceState {
+    pub(super) gpu: CandleGpu,
     programs: Programs<Encoded>,
 }
 
 struct Encoded {
     program: Program,
-    launches: Vec<ForeignLaunch>,
+    launches: Vec<CandleDispatch>,
     /// Values that were known when the plan was made, by the number of the plan's input.
     constants: HashMap<usize, Arc<Buffer>>,
     extents: Vec<usize>,
@@ -40,26 +40,26 @@ unsafe impl Send for Encoded {}
 // SAFETY: as above.
 unsafe impl Sync for Encoded {}
 
-/// Returns the island of a device, or refuses the device; see [`system::check`].
+/// Returns the state of a device, or refuses the device; see [`system::check`].
 ///
-/// The key is the GPU and not candle's device, of which a program may make any number, since an island is never dropped. Two
-/// of candle's devices on one GPU have a queue each and share what an island contains: pipelines and constants, which
+/// The key is the GPU and not candle's device, of which a program may make any number, since an state is never dropped. Two
+/// of candle's devices on one GPU have a queue each and share what an state contains: pipelines and constants, which
 /// nothing writes after they are made, and the flags of `check_indices`, which nothing reads at this border.
-pub(super) fn island(device: &MetalDevice) -> Result<Arc<Island>> {
+pub(super) fn state(device: &MetalDevice) -> Result<Arc<DeviceState>> {
     system::check(device.metal_device().as_ref()).map_err(wrap)?;
-    static ISLANDS: OnceLock<Mutex<HashMap<u64, Arc<Island>>>> = OnceLock::new();
+    static STATES: OnceLock<Mutex<HashMap<u64, Arc<DeviceState>>>> = OnceLock::new();
     let id = device.metal_device().registry_id();
-    let mut islands = ISLANDS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(island) = islands.get(&id) {
-        return Ok(Arc::clone(island));
+    let mut states = STATES.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(state) = states.get(&id) {
+        return Ok(Arc::clone(state));
     }
     // Kernels for candle's encoder are ours whatever is preferred; kernels of earlier runs are taken where they are kept.
     let kept = Choices::from_env().map_err(wrap)?.kernels;
     let choices = Choices { kernels: kept, ..Choices::from(Preference::Metal) };
-    let foreign = Foreign::new(device.metal_device().as_ref(), choices).map_err(wrap)?;
-    let island = Arc::new(Island { foreign, programs: Programs::new() });
-    islands.insert(id, Arc::clone(&island));
-    Ok(island)
+    let gpu = CandleGpu::new(device.metal_device().as_ref(), choices).map_err(wrap)?;
+    let state = Arc::new(DeviceState { gpu, programs: Programs::new() });
+    states.insert(id, Arc::clone(&state));
+    Ok(state)
 }
 
 /// Encodes a pass into candle's encoder and returns its outputs with their shapes. Nothing waits.
@@ -68,11 +68,11 @@ pub(super) fn run_metal(fused: Fused, pass: Pass, views: &[View<'_>]) -> Result<
     let device = storages[0].device();
     let each = views.iter().zip(dtypes(fused, views).map_err(wrap)?);
     let key = key(fused, pass, each.clone().map(|(v, dtype)| (dtype, v.layout.dims(), v.layout.stride())));
-    let island = island(device)?;
-    let encoded = island.programs.get(key, || {
+    let state = state(device)?;
+    let encoded = state.programs.get(key, || {
         let specs: Vec<Spec> = each.clone().map(|(view, dtype)| view.spec(dtype)).collect();
-        let program = plan(&island.foreign.planner, fused, pass, &specs)?;
-        let launches = island.foreign.launches(&program.plan)?;
+        let program = plan(&state.gpu.planner, fused, pass, &specs)?;
+        let launches = state.gpu.dispatches(&program.plan)?;
         let mut constants = HashMap::new();
         for (index, source) in program.sources.iter().enumerate() {
             if let Source::Constant(value) = source {

@@ -13,15 +13,15 @@ use candle_metal_kernels::metal::Buffer;
 use objc2::Message;
 use objc2::rc::autoreleasepool;
 
-use super::metal::island;
+use super::metal::state;
 use super::op::wrap;
 use super::{CustomMetalOps, shape};
 use crate::Error;
+use crate::backend::gpu::address::{Address, Allocation};
+use crate::backend::gpu::library::{LibraryCall, Matrix, MatrixLayout};
 use crate::backend::metal::buffer::new_buffer;
-use crate::backend::metal::device::Gpu;
-use crate::backend::metal::executor::Item;
-use crate::backend::metal::launch::Address;
-use crate::backend::mps::{MatrixLayout, Operand};
+use crate::backend::metal::memory::Raw;
+use crate::backend::mps::guard::Refusal;
 use crate::backend::select::{Choices, Implementation, Preference};
 use crate::tensor::DType;
 
@@ -52,8 +52,8 @@ pub(super) fn prefers_mps(a: &Tensor, b: &Tensor, preference: Preference) -> Res
     let candle_core::Device::Metal(device) = a.device() else { return Ok(false) };
     let [batch, m, n, k] = sizes(a, b)?;
     let dtype = DType::from_candle(NAME, a.dtype()).map_err(wrap)?;
-    let island = island(device)?;
-    let (chip, supported) = (island.foreign.gpu.chip, island.foreign.gpu.mps);
+    let state = state(device)?;
+    let (chip, supported) = (state.gpu.gpu.chip, state.gpu.gpu.mps);
     let choices = Choices::from(preference);
     if !supported || choices.product([m, n, k], batch, dtype, chip) == Implementation::Metal {
         return Ok(false);
@@ -103,30 +103,46 @@ fn side(layout: &Layout) -> Option<(usize, usize, bool)> {
     Some((row, step, transposed))
 }
 
-/// Runs one call of the framework on our own queue and returns the storage that it writes: waits for what candle has
-/// encoded so far, then for the call. `item` makes the call from the address of its result, and may refuse.
-pub(super) fn run_call(
-    device: &MetalDevice,
-    dtype: candle_core::DType,
-    elements: usize,
-    what: &'static str,
-    item: impl FnOnce(&Gpu, Address) -> Result<Item>,
-) -> Result<MetalStorage> {
-    let island = island(device)?;
-    let gpu = &island.foreign.gpu;
-    autoreleasepool(|_| {
-        let raw = new_buffer(gpu, elements * dtype.size_in_bytes(), what).map_err(wrap)?;
-        let item = item(gpu, Address::Fixed(raw.clone(), 0))?;
-        device.flush_and_wait_current()?;
-        island.foreign.run_alone(&item).map_err(wrap)?;
-        Ok(MetalStorage::new(Arc::new(Buffer::new(raw)), device.clone(), elements, dtype))
-    })
+/// The Metal buffers of a call's operands and result.
+#[derive(Default)]
+pub(super) struct Buffers(Vec<Raw>);
+
+impl Buffers {
+    /// Adds a buffer and returns the address of a byte of it.
+    fn add(&mut self, raw: Raw, offset: usize) -> Address {
+        let bytes = objc2_metal::MTLBuffer::length(&*raw);
+        self.0.push(raw);
+        Address::Allocated(Allocation { index: self.0.len() - 1, bytes }, offset)
+    }
+
+    /// Adds candle's buffer of a tensor and returns the address of the tensor's first element.
+    pub(super) fn add_tensor(&mut self, storage: &MetalStorage, layout: &Layout) -> Address {
+        let raw =
+            AsRef::<objc2::runtime::ProtocolObject<dyn objc2_metal::MTLBuffer>>::as_ref(storage.buffer());
+        self.add(raw.retain(), layout.start_offset() * storage.dtype().size_in_bytes())
+    }
 }
 
-/// Address of a tensor's first element in candle's buffer.
-pub(super) fn address(storage: &MetalStorage, layout: &Layout) -> Address {
-    let raw = AsRef::<objc2::runtime::ProtocolObject<dyn objc2_metal::MTLBuffer>>::as_ref(storage.buffer());
-    Address::Fixed(raw.retain(), layout.start_offset() * storage.dtype().size_in_bytes())
+/// Runs one call of the framework on our own queue and returns the storage that it writes: waits for what candle has
+/// encoded so far, then for the call. `call` makes the call from the address of its result; a refusal goes to `refused`.
+pub(super) fn run_call(
+    device: &MetalDevice,
+    (name, what): (&'static str, &'static str),
+    (elements, dtype): (usize, candle_core::DType),
+    mut buffers: Buffers,
+    call: impl FnOnce(Address) -> LibraryCall,
+    refused: impl FnOnce(Refusal) -> candle_core::Error,
+) -> Result<MetalStorage> {
+    let state = state(device)?;
+    let gpu = &state.gpu.gpu;
+    autoreleasepool(|_| {
+        let raw = new_buffer(gpu, elements * dtype.size_in_bytes(), what).map_err(wrap)?;
+        let call = call(buffers.add(raw.clone(), 0));
+        let call = crate::backend::mps::prepare(gpu, &call).map_err(refused)?;
+        device.flush_and_wait_current()?;
+        state.gpu.run_alone(name, &*call, &buffers.0).map_err(wrap)?;
+        Ok(MetalStorage::new(Arc::new(Buffer::new(raw)), device.clone(), elements, dtype))
+    })
 }
 
 struct Product {
@@ -164,21 +180,24 @@ impl CustomOp2 for Product {
         let leading = &a_layout.dims()[..rank - 2];
         let (m, k, n) = (a_layout.dims()[rank - 2], a_layout.dims()[rank - 1], b_layout.dims()[rank - 1]);
         let batch: usize = leading.iter().product();
-        let operand = |storage: &MetalStorage, layout: &Layout, rows: usize, columns: usize| {
+        let mut buffers = Buffers::default();
+        let mut operand = |storage: &MetalStorage, layout: &Layout, rows: usize, columns: usize| {
             let (row, step, transposed) = side(layout).ok_or_else(|| self.refuse(&"the layout"))?;
-            let address = address(storage, layout);
+            let address = buffers.add_tensor(storage, layout);
             let (rows, columns) = if transposed { (columns, rows) } else { (rows, columns) };
             let layout = MatrixLayout { dtype, rows, columns, row, batch, step };
-            Ok::<_, candle_core::Error>((Operand { address, layout }, transposed))
+            Ok::<_, candle_core::Error>((Matrix { address, layout }, transposed))
         };
         let left = operand(a, a_layout, m, k)?;
         let right = operand(b, b_layout, k, n)?;
-        let storage = run_call(device, a.dtype(), batch * m * n, "a product", |gpu, address| {
-            let layout = MatrixLayout { dtype, rows: m, columns: n, row: n, batch, step: m * n };
-            let result = Operand { address, layout };
-            let item = crate::backend::mps::product(gpu, NAME, left, right, &result, (1.0, 0.0));
-            item.map_err(|refusal| self.refuse(&refusal))
-        })?;
+        let layout = MatrixLayout { dtype, rows: m, columns: n, row: n, batch, step: m * n };
+        let call = |address| {
+            let result = Matrix { address, layout };
+            LibraryCall::MatMul { left, right, result, alpha: 1.0, beta: 0.0 }
+        };
+        let size = (batch * m * n, a.dtype());
+        let storage =
+            run_call(device, (NAME, "a product"), size, buffers, call, |refusal| self.refuse(&refusal))?;
         Ok((storage, Shape::from([leading, &[m, n]].concat())))
     }
 

@@ -7,10 +7,11 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, MetalStorage, Result, Shape, Tensor};
 
 use super::CustomMetalOps;
-use super::mps::{address, run_call};
+use super::mps::{Buffers, run_call};
 use super::op::wrap;
 use crate::Error;
-use crate::backend::mps::{Operand, guard, softmax, softmax_grad};
+use crate::backend::gpu::library::{LibraryCall, Matrix};
+use crate::backend::mps::guard::Refusal;
 use crate::backend::select::Preference;
 use crate::tensor::DType;
 
@@ -37,16 +38,11 @@ fn only_on_metal() -> candle_core::Error {
 }
 
 /// A contiguous tensor as the framework reads it: one matrix, with the last axis as its columns.
-fn rows(storage: &MetalStorage, layout: &Layout) -> Result<Operand> {
+fn rows(storage: &MetalStorage, layout: &Layout, buffers: &mut Buffers) -> Result<Matrix> {
     let dtype = DType::from_candle(NAME, storage.dtype()).map_err(wrap)?;
     let columns = layout.dims().last().copied().unwrap_or(1);
     let rows = layout.shape().elem_count() / columns.max(1);
-    Ok(Operand::single(address(storage, layout), dtype, (rows, columns), columns))
-}
-
-/// A matrix like another one, at its own address.
-fn like(operand: &Operand, address: crate::backend::metal::launch::Address) -> Operand {
-    Operand { address, layout: operand.layout }
+    Ok(Matrix::single(buffers.add_tensor(storage, layout), dtype, (rows, columns), columns))
 }
 
 struct Rows {
@@ -64,16 +60,15 @@ impl CustomOp1 for Rows {
     }
 
     fn metal_fwd(&self, storage: &MetalStorage, layout: &Layout) -> Result<(MetalStorage, Shape)> {
-        let x = rows(storage, layout)?;
+        let mut buffers = Buffers::default();
+        let x = rows(storage, layout, &mut buffers)?;
         let elements = layout.shape().elem_count();
-        let y = run_call(storage.device(), storage.dtype(), elements, "a softmax", |gpu, address| {
-            let y = like(&x, address);
-            let item = guard::device(gpu.mps).and_then(|()| softmax(NAME, x, y, false));
-            item.map_err(|refusal| {
-                self.refused.store(true, Ordering::Relaxed);
-                tracing::debug!(%refusal, "fast_softmax falls back to our kernel");
-                wrap(Error::invalid(NAME, refusal.to_string()))
-            })
+        let call = |address| LibraryCall::Softmax { x, y: Matrix { address, ..x }, logarithm: false };
+        let (what, size) = ((NAME, "a softmax"), (elements, storage.dtype()));
+        let y = run_call(storage.device(), what, size, buffers, call, |refusal| {
+            self.refused.store(true, Ordering::Relaxed);
+            tracing::debug!(%refusal, "fast_softmax falls back to our kernel");
+            wrap(Error::invalid(NAME, refusal.to_string()))
         })?;
         Ok((y, layout.shape().clone()))
     }
@@ -102,13 +97,18 @@ impl CustomOp2 for RowsGrad {
         y: &MetalStorage,
         y_layout: &Layout,
     ) -> Result<(MetalStorage, Shape)> {
-        let (upstream, result) = (rows(dy, dy_layout)?, rows(y, y_layout)?);
+        let mut buffers = Buffers::default();
+        let (upstream, result) = (rows(dy, dy_layout, &mut buffers)?, rows(y, y_layout, &mut buffers)?);
         let elements = dy_layout.shape().elem_count();
-        let dx = run_call(dy.device(), dy.dtype(), elements, "a softmax's gradient", |_, address| {
-            let dx = like(&upstream, address);
-            let item = softmax_grad(NAME, upstream, result, dx, false);
-            item.map_err(|refusal| wrap(Error::invalid(NAME, refusal.to_string())))
-        })?;
+        let call = |address| LibraryCall::SoftmaxGrad {
+            dy: upstream,
+            y: result,
+            dx: Matrix { address, ..upstream },
+            logarithm: false,
+        };
+        let (what, size) = ((NAME, "a softmax's gradient"), (elements, dy.dtype()));
+        let refused = |refusal: Refusal| wrap(Error::invalid(NAME, refusal.to_string()));
+        let dx = run_call(dy.device(), what, size, buffers, call, refused)?;
         Ok((dx, dy_layout.shape().clone()))
     }
 }

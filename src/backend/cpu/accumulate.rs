@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Site};
 use super::kernel::{In, Kernel, Out, chunks, run};
+use super::op::{Call, OpContext};
 use super::vector::{Isa, V};
 use crate::Result;
 
@@ -38,15 +38,18 @@ impl Kernel for Added {
     }
 }
 
-pub(super) fn compile(site: &Site<'_>) -> Result<Call> {
-    let (sum, g, keep) = (site.inputs[0].clone(), site.inputs[1].clone(), site.inputs[2].clone());
-    let elements = sum.elements();
+pub(super) fn compile(context: &OpContext<'_>) -> Result<Call> {
+    let (tensors, keep) = context.inputs.split_at(context.inputs.len() - 1);
+    let (keep, tensors) = (keep[0].clone(), tensors.to_vec());
     Ok(Box::new(move |cx| {
-        // SAFETY: the planner gave the tensors their places.
-        unsafe {
-            let keep = keep.at::<f32>(cx).read();
-            let kernel = Added { sum: Out(sum.at(cx)), g: In(g.at(cx)), keep, elements };
-            run(cx.pool, elements.div_ceil(BLOCK), elements, &kernel);
+        for tensor in tensors.chunks(2) {
+            let elements = tensor[0].elements();
+            // SAFETY: the tensors belong to the plan that runs.
+            unsafe {
+                let keep = keep.at::<f32>(cx).read();
+                let kernel = Added { sum: Out(tensor[0].at(cx)), g: In(tensor[1].at(cx)), keep, elements };
+                run(cx.pool, elements.div_ceil(BLOCK), elements, &kernel);
+            }
         }
         Ok(())
     }))

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Run, Site, Tensor};
 use super::kernel::{In, Kernel, Out, chunks, run};
+use super::op::{Call, OpContext, Run, Tensor};
 use super::vector::{Isa, V};
 use crate::Result;
 use crate::ops::AdamW;
@@ -103,16 +103,16 @@ impl Group {
     }
 }
 
-pub(super) fn compile(op: &AdamW, site: &Site<'_>) -> Result<Call> {
-    let tensors = op.tensors(site.inputs.len());
-    let groups: Vec<Group> = site.inputs[..4 * tensors]
+pub(super) fn compile(op: &AdamW, context: &OpContext<'_>) -> Result<Call> {
+    let tensors = op.tensors(context.inputs.len());
+    let groups: Vec<Group> = context.inputs[..4 * tensors]
         .chunks(4)
         .map(|group| Group {
             elements: group[0].elements(),
             tensors: std::array::from_fn(|i| group[i].clone()),
         })
         .collect();
-    let (hyper, norm) = (site.inputs[4 * tensors].clone(), site.inputs[4 * tensors + 1].clone());
+    let (hyper, norm) = (context.inputs[4 * tensors].clone(), context.inputs[4 * tensors + 1].clone());
     let op = op.clone();
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places.

@@ -4,11 +4,11 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Run, Site, Tensor, real};
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
 use super::math::{exp, exp_nonpositive, log};
 use super::matmul::{Product, Side};
-use super::number::Real;
+use super::op::{Call, OpContext, Run, Tensor, real};
 use super::vector::{Isa, V};
 use crate::Result;
 use crate::backend::reference::index_error;
@@ -31,7 +31,7 @@ struct Rows<T> {
     n: usize,
 }
 
-impl<T: Real> Kernel for Rows<T> {
+impl<T: FloatElement> Kernel for Rows<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let n = self.n;
@@ -84,7 +84,7 @@ struct Narrowed<T> {
     n: usize,
 }
 
-impl<T: Real> Kernel for Narrowed<T> {
+impl<T: FloatElement> Kernel for Narrowed<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for row in range {
@@ -192,21 +192,21 @@ impl Step {
     }
 }
 
-pub(super) fn compile(op: &CrossEntropy, site: &Site<'_>) -> Result<Call> {
+pub(super) fn compile(op: &CrossEntropy, context: &OpContext<'_>) -> Result<Call> {
     let head = usize::from(op.head);
-    let x = site.inputs[0].clone();
+    let x = context.inputs[0].clone();
     let m = x.layout.shape[0];
     let step = Step {
-        targets: site.inputs[1 + head].clone(),
-        weights: site.inputs[2 + head].clone(),
-        loss: site.output(0),
-        losses: site.output(1),
+        targets: context.inputs[1 + head].clone(),
+        weights: context.inputs[2 + head].clone(),
+        loss: context.output(0),
+        losses: context.output(1),
         m,
-        classes: if op.head { site.inputs[1].layout.shape[0] } else { x.last() },
+        classes: if op.head { context.inputs[1].layout.shape[0] } else { x.last() },
     };
-    let (dx, scratch) = (site.output(2), site.scratch);
+    let (dx, scratch) = (context.output(2), context.scratch);
     if op.head {
-        return Ok(with_head(site, step, x, dx));
+        return Ok(with_head(context, step, x, dx));
     }
     let n = x.last();
     Ok(Box::new(move |cx| {
@@ -232,12 +232,12 @@ pub(super) fn compile(op: &CrossEntropy, site: &Site<'_>) -> Result<Call> {
     }))
 }
 
-fn with_head(site: &Site<'_>, step: Step, x: Tensor, dx: Option<Tensor>) -> Call {
-    let w = site.inputs[1].clone();
+fn with_head(context: &OpContext<'_>, step: Step, x: Tensor, dx: Option<Tensor>) -> Call {
+    let w = context.inputs[1].clone();
     let head = Head::new((x.dtype, &x.layout), (w.dtype, &w.layout));
-    let [logits_bytes, gradient_bytes, _] = head.scratch(site.threads);
+    let [logits_bytes, gradient_bytes, _] = head.scratch(context.threads);
     let (m, h, v) = (step.m, head.forward.k, head.forward.n);
-    let (scratch, x_stride) = (site.scratch, head.forward.a.rows);
+    let (scratch, x_stride) = (context.scratch, head.forward.a.rows);
     Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places, and the scratch its size; products of fewer rows need
         // no more of it.

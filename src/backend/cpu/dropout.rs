@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Site, real};
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, run};
-use super::number::Real;
+use super::op::{Call, OpContext, real};
 use super::vector::Isa;
 use crate::Result;
 use crate::ops::{Dropout, philox};
@@ -22,7 +22,7 @@ struct Dropped<T> {
     elements: usize,
 }
 
-impl<T: Real> Kernel for Dropped<T> {
+impl<T: FloatElement> Kernel for Dropped<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for counter in range.start * BLOCK..(range.end * BLOCK).min(self.elements.div_ceil(4)) {
@@ -43,9 +43,9 @@ impl<T: Real> Kernel for Dropped<T> {
     }
 }
 
-pub(super) fn compile(op: &Dropout, site: &Site<'_>) -> Result<Call> {
-    let Some(y) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
-    let (x, seed) = (site.inputs[0].clone(), site.inputs[1].clone());
+pub(super) fn compile(op: &Dropout, context: &OpContext<'_>) -> Result<Call> {
+    let Some(y) = context.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let (x, seed) = (context.inputs[0].clone(), context.inputs[1].clone());
     let (stream, threshold) = (op.stream, op.threshold());
     let scale = (1.0 / (1.0 - f64::from(op.p.0))) as f32;
     let elements = x.elements();

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Site, real};
+use super::element::SimdElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
 use super::math::{exp, gaussian, log, normal_cdf, sigmoid, tanh};
-use super::number::Number;
+use super::op::{Call, OpContext, real};
+use super::strided::StridedIter;
 use super::vector::{Isa, V};
-use super::walk::Walk;
 use crate::Result;
 use crate::ops::{BinaryFn, Op, UnaryFn};
 use crate::tensor::{DType, Layout};
@@ -124,7 +124,7 @@ fn binary<I: Isa>(function: BinaryFn, a: V<I>, b: V<I>) -> V<I> {
 /// The dtype is looked at for every group of lanes: with one instance a dtype these functions would be three times
 /// the code for little speed.
 struct Map<'a> {
-    walk: &'a Walk<3>,
+    walk: &'a StridedIter<3>,
     function: Function,
     dtype: DType,
     a: In<u8>,
@@ -209,7 +209,7 @@ struct Filled<T> {
     elements: usize,
 }
 
-impl<T: Number> Kernel for Filled<T> {
+impl<T: SimdElement> Kernel for Filled<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for i in range.start * 1024..self.elements.min(range.end * 1024) {
@@ -219,11 +219,11 @@ impl<T: Number> Kernel for Filled<T> {
     }
 }
 
-pub(super) fn compile(site: &Site<'_>) -> Result<Call> {
-    let Some(y) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+pub(super) fn compile(context: &OpContext<'_>) -> Result<Call> {
+    let Some(y) = context.output(0) else { return Ok(Box::new(|_| Ok(()))) };
     let elements = y.elements();
     let mut factor = None;
-    let function = match &site.step.op {
+    let function = match &context.step.op {
         Op::Fill(op) => {
             let value = op.value.0;
             return Ok(Box::new(move |cx| {
@@ -245,7 +245,7 @@ pub(super) fn compile(site: &Site<'_>) -> Result<Call> {
         }
         Op::Affine(op) => Function::Affine(op.mul.0, op.add.0),
         Op::Scale(_) => {
-            factor = Some(site.inputs[1].clone());
+            factor = Some(context.inputs[1].clone());
             Function::Affine(1.0, 0.0)
         }
         Op::Unary(op) => Function::Unary(op.function),
@@ -253,13 +253,16 @@ pub(super) fn compile(site: &Site<'_>) -> Result<Call> {
         Op::Binary(op) => Function::Binary(op.function),
         _ => unreachable!("the executor sends no other operation here"),
     };
-    let a = site.inputs[0].clone();
-    let b =
-        if matches!(function, Function::UnaryGrad(_) | Function::Binary(_)) { &site.inputs[1] } else { &a }
-            .clone();
-    site.expect(&a, y.dtype)?;
-    site.expect(&b, y.dtype)?;
-    let walk = Walk::new([&a.layout, &b.layout, &Layout::contiguous(&y.layout.shape)]);
+    let a = context.inputs[0].clone();
+    let b = if matches!(function, Function::UnaryGrad(_) | Function::Binary(_)) {
+        &context.inputs[1]
+    } else {
+        &a
+    }
+    .clone();
+    context.expect(&a, y.dtype)?;
+    context.expect(&b, y.dtype)?;
+    let walk = StridedIter::new([&a.layout, &b.layout, &Layout::contiguous(&y.layout.shape)]);
     // A function with an exponential costs as much as moving several elements.
     let work =
         if matches!(function, Function::Affine(..) | Function::Binary(_)) { elements } else { 4 * elements };

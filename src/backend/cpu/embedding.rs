@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Run, Site, Tensor, real};
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
-use super::number::Real;
+use super::op::{Call, OpContext, Run, Tensor, real};
 use super::vector::{Isa, LANES, V};
 use crate::Result;
 use crate::backend::reference::index_error;
@@ -16,7 +16,7 @@ struct Picked<T, U> {
     n: usize,
 }
 
-impl<T: Real, U: Real> Kernel for Picked<T, U> {
+impl<T: FloatElement, U: FloatElement> Kernel for Picked<T, U> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for row in range {
@@ -45,9 +45,9 @@ unsafe fn checked<'a>(op: &'static str, ids: &Tensor, rows: usize, cx: &'a Run<'
     }
 }
 
-pub(super) fn compile(site: &Site<'_>) -> Result<Call> {
-    let Some(y) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
-    let (table, ids) = (site.inputs[0].clone(), site.inputs[1].clone());
+pub(super) fn compile(context: &OpContext<'_>) -> Result<Call> {
+    let Some(y) = context.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let (table, ids) = (context.inputs[0].clone(), context.inputs[1].clone());
     let (rows, n, count) = (table.layout.shape[0], table.last(), ids.elements());
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places.
@@ -73,7 +73,7 @@ struct Scattered<T> {
     n: usize,
 }
 
-impl<T: Real> Kernel for Scattered<T> {
+impl<T: FloatElement> Kernel for Scattered<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for item in range {
@@ -94,9 +94,9 @@ impl<T: Real> Kernel for Scattered<T> {
     }
 }
 
-pub(super) fn compile_grad(site: &Site<'_>) -> Result<Call> {
-    let Some(table) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
-    let (dy, ids) = (site.inputs[0].clone(), site.inputs[1].clone());
+pub(super) fn compile_grad(context: &OpContext<'_>) -> Result<Call> {
+    let Some(table) = context.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let (dy, ids) = (context.inputs[0].clone(), context.inputs[1].clone());
     let (rows, n, count) = (table.layout.shape[0], table.last(), ids.elements());
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places.

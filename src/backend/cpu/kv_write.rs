@@ -1,11 +1,11 @@
 //! Writing keys or values into their cache. See [`crate::ops::KvWrite`].
 
-use super::executor::{Call, Site, real};
-use super::number::Number;
+use super::element::SimdElement;
+use super::op::{Call, OpContext, real};
 use crate::Result;
 
-pub(super) fn compile(site: &Site<'_>) -> Result<Call> {
-    let [cache, new, pos] = [0, 1, 2].map(|i| site.inputs[i].clone());
+pub(super) fn compile(context: &OpContext<'_>) -> Result<Call> {
+    let [cache, new, pos] = [0, 1, 2].map(|i| context.inputs[i].clone());
     let shape = &cache.layout.shape;
     let (heads, capacity, d) = (shape[0], shape[1], shape[2]);
     let tokens = new.layout.shape[0];

@@ -2,22 +2,22 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Run, Site, Tensor, real};
+use super::element::SimdElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
-use super::number::Number;
+use super::op::{Call, OpContext, Run, Tensor, real};
+use super::strided::StridedIter;
 use super::vector::{Isa, V};
-use super::walk::Walk;
 use crate::Result;
 use crate::ops::{Concat, Unslice};
 use crate::tensor::{DType, Layout};
 
 struct Copied<'a, T, U> {
-    walk: &'a Walk<2>,
+    walk: &'a StridedIter<2>,
     from: In<T>,
     to: Out<U>,
 }
 
-impl<T: Number, U: Number> Kernel for Copied<'_, T, U> {
+impl<T: SimdElement, U: SimdElement> Kernel for Copied<'_, T, U> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let [from_step, to_step] = self.walk.steps;
@@ -42,7 +42,7 @@ impl<T: Number, U: Number> Kernel for Copied<'_, T, U> {
 
 /// A copy between two tensors of one shape, prepared.
 pub(super) struct Transfer {
-    walk: Walk<2>,
+    walk: StridedIter<2>,
     from: Tensor,
     to: Tensor,
     elements: usize,
@@ -50,7 +50,7 @@ pub(super) struct Transfer {
 
 impl Transfer {
     pub(super) fn new(from: Tensor, to: Tensor) -> Self {
-        Self { walk: Walk::new([&from.layout, &to.layout]), elements: from.elements(), from, to }
+        Self { walk: StridedIter::new([&from.layout, &to.layout]), elements: from.elements(), from, to }
     }
 
     /// # Safety
@@ -95,14 +95,16 @@ fn part(output: &Tensor, axis: usize, start: usize, len: usize) -> Tensor {
 }
 
 /// Copy and cast.
-pub(super) fn compile_copy(site: &Site<'_>) -> Result<Call> {
-    Ok(in_turn(site.output(0).into_iter().map(|to| Transfer::new(site.inputs[0].clone(), to)).collect()))
+pub(super) fn compile_copy(context: &OpContext<'_>) -> Result<Call> {
+    Ok(in_turn(
+        context.output(0).into_iter().map(|to| Transfer::new(context.inputs[0].clone(), to)).collect(),
+    ))
 }
 
-pub(super) fn compile_concat(op: &Concat, site: &Site<'_>) -> Result<Call> {
-    let Some(output) = site.output(0) else { return Ok(in_turn(Vec::new())) };
+pub(super) fn compile_concat(op: &Concat, context: &OpContext<'_>) -> Result<Call> {
+    let Some(output) = context.output(0) else { return Ok(in_turn(Vec::new())) };
     let mut start = 0;
-    let transfers = site.inputs.iter().map(|input| {
+    let transfers = context.inputs.iter().map(|input| {
         let len = input.layout.shape[op.axis];
         start += len;
         Transfer::new(input.clone(), part(&output, op.axis, start - len, len))
@@ -110,9 +112,9 @@ pub(super) fn compile_concat(op: &Concat, site: &Site<'_>) -> Result<Call> {
     Ok(in_turn(transfers.collect()))
 }
 
-pub(super) fn compile_unslice(op: &Unslice, site: &Site<'_>) -> Result<Call> {
-    let Some(output) = site.output(0) else { return Ok(in_turn(Vec::new())) };
-    let input = &site.inputs[0];
+pub(super) fn compile_unslice(op: &Unslice, context: &OpContext<'_>) -> Result<Call> {
+    let Some(output) = context.output(0) else { return Ok(in_turn(Vec::new())) };
+    let input = &context.inputs[0];
     let len = input.layout.shape[op.axis];
     let to = part(&output, op.axis, op.start, len);
     let transfer = Transfer::new(input.clone(), to);

@@ -2,10 +2,10 @@
 //!
 //! The adapters' products are thin beside the frozen one: they are added to its result in place.
 
-use super::executor::{Address, Call, Run, Site, Tensor};
-use super::gemv::{TAILS, Tail};
+use super::gemv::{Epilogue, MAX_EPILOGUES};
 use super::kernel::In;
 use super::matmul::{Product, Side};
+use super::op::{Address, Call, OpContext, Run, Tensor};
 use crate::Result;
 use crate::graph::Operand;
 use crate::ops::{Lora, LoraGrad, LoraSlot, total_rank};
@@ -52,7 +52,7 @@ struct Stage {
     b: Place,
     c: Place,
     /// Adapters that are added on the way.
-    tails: Vec<Adapter>,
+    epilogues: Vec<Adapter>,
 }
 
 /// h and B of a slot.
@@ -66,36 +66,36 @@ struct Adapter {
 
 impl Stage {
     fn new(product: Product, a: Place, b: Place, c: Place) -> Self {
-        Self { product, a, b, c, tails: Vec::new() }
+        Self { product, a, b, c, epilogues: Vec::new() }
     }
 }
 
 impl Adapter {
     /// # Safety
     /// The places belong to the step that runs.
-    unsafe fn tail(&self, cx: &Run<'_>, scratch: Address) -> Tail {
+    unsafe fn epilogue(&self, cx: &Run<'_>, scratch: Address) -> Epilogue {
         let LoraSlot { start, len, rank, scale } = self.slot;
         // SAFETY: as the caller promises.
         let (h, b) = unsafe { (self.h.at(cx, scratch), self.b.at(cx, scratch)) };
         let (h, b, scale) = (In(h.cast::<f32>().cast_const()), In(b.cast_const()), scale.0);
         let (b_rows, b_dtype) = (self.side.rows, self.side.dtype);
-        Tail { start, len, rank, scale, h, h_rows: self.h_rows, b, b_rows, b_dtype }
+        Epilogue { start, len, rank, scale, h, h_rows: self.h_rows, b, b_rows, b_dtype }
     }
 }
 
 /// Products in order; those of one step share the scratch from byte `shared` on.
 fn in_order(stages: Vec<Stage>, scratch: Address, shared: usize) -> Call {
     Box::new(move |cx| {
-        for Stage { product, a, b, c, tails: adapters } in &stages {
+        for Stage { product, a, b, c, epilogues: adapters } in &stages {
             // SAFETY: the planner gave the tensors their places, and the scratch its size.
             unsafe {
                 let work = cx.at::<u8>(scratch).add(shared);
-                let mut tails = [None; TAILS];
-                for (tail, adapter) in tails.iter_mut().zip(adapters) {
-                    *tail = Some(adapter.tail(cx, scratch));
+                let mut epilogues = [None; MAX_EPILOGUES];
+                for (epilogue, adapter) in epilogues.iter_mut().zip(adapters) {
+                    *epilogue = Some(adapter.epilogue(cx, scratch));
                 }
                 let (a, b, c) = (a.at(cx, scratch), b.at(cx, scratch), c.at(cx, scratch));
-                product.run_with(cx.pool, a, b, c, work, tails);
+                product.run_with(cx.pool, a, b, c, work, epilogues);
             }
         }
         Ok(())
@@ -160,23 +160,24 @@ fn hidden_bytes(shape: &crate::tensor::Shape) -> usize {
     (4 * shape.elements()).next_multiple_of(64)
 }
 
-pub(super) fn compile(op: &Lora, site: &Site<'_>) -> Result<Call> {
-    let (y, first) = (site.output(0), if op.separate { 3 } else { 2 });
-    let hidden = |start: usize| match site.output(1) {
+pub(super) fn compile(op: &Lora, context: &OpContext<'_>) -> Result<Call> {
+    let (y, first) = (context.output(0), if op.separate { 3 } else { 2 });
+    let hidden = |start: usize| match context.output(1) {
         Some(h) => Place::Tensor(h, start),
         None => Place::Scratch(4 * start),
     };
-    let input = |index: usize| Place::Tensor(site.inputs[index].clone(), 0);
-    let products = forward(op, &tensor_parts(&site.inputs), site.step.output_specs[0].dtype);
+    let input = |index: usize| Place::Tensor(context.inputs[index].clone(), 0);
+    let products = forward(op, &tensor_parts(&context.inputs), context.step.output_specs[0].dtype);
     let mut base = y.clone().zip(products.first()).map(|(y, products)| Stage {
         product: products[0],
         a: input(0),
         b: input(first - 1),
         c: Place::Tensor(y, 0),
-        tails: Vec::new(),
+        epilogues: Vec::new(),
     });
     // A few rows: the adapters are added while the frozen product is at their columns, so h comes first.
-    let at_once = op.slots.len() <= TAILS && base.as_ref().is_some_and(|base| base.product.takes_tails());
+    let at_once =
+        op.slots.len() <= MAX_EPILOGUES && base.as_ref().is_some_and(|base| base.product.takes_tails());
     let (mut downs, mut ups) = (Vec::new(), Vec::new());
     let mut start = 0;
     for (index, (slot, [_, down, up])) in op.slots.iter().zip(products).enumerate() {
@@ -186,7 +187,7 @@ pub(super) fn compile(op: &Lora, site: &Site<'_>) -> Result<Call> {
         match (&mut base, &y) {
             (Some(base), _) if at_once => {
                 let side = transposed(up.b);
-                base.tails.push(Adapter { slot: slot.clone(), h, h_rows, b, side });
+                base.epilogues.push(Adapter { slot: slot.clone(), h, h_rows, b, side });
             }
             (_, Some(y)) => ups.push(Stage::new(up, h, b, Place::Tensor(y.clone(), slot.start))),
             _ => {}
@@ -194,7 +195,7 @@ pub(super) fn compile(op: &Lora, site: &Site<'_>) -> Result<Call> {
         start += slot.rank;
     }
     let stages = downs.into_iter().chain(base).chain(ups).collect();
-    Ok(in_order(stages, site.scratch, hidden_bytes(&site.step.output_specs[1].shape)))
+    Ok(in_order(stages, context.scratch, hidden_bytes(&context.step.output_specs[1].shape)))
 }
 
 /// The backward's products for one slot.
@@ -257,19 +258,19 @@ pub(super) fn grad_scratch(
     t_bytes(op, inputs[0].1.shape[0]) + products.map(|product| product.scratch(threads)).max().unwrap_or(0)
 }
 
-pub(super) fn compile_grad(op: &LoraGrad, site: &Site<'_>) -> Result<Call> {
-    let inputs = tensor_parts(&site.inputs);
-    let input = |index: usize, start: usize| Place::Tensor(site.inputs[index].clone(), start);
+pub(super) fn compile_grad(op: &LoraGrad, context: &OpContext<'_>) -> Result<Call> {
+    let inputs = tensor_parts(&context.inputs);
+    let input = |index: usize, start: usize| Place::Tensor(context.inputs[index].clone(), start);
     let outputs = 1 + usize::from(op.separate);
-    let adapter_dx = site.output(outputs - 1);
+    let adapter_dx = context.output(outputs - 1);
     let mut stages = Vec::new();
-    if let Some(dx) = site.output(0) {
+    if let Some(dx) = context.output(0) {
         let c = Place::Tensor(dx, 0);
         stages.push(Stage::new(base_gradient(&inputs), input(0, 0), input(3, 0), c));
     }
     let mut start = 0;
     for (index, (slot, products)) in op.slots.iter().zip(backward(op, &inputs)).enumerate() {
-        let (da, db) = (site.output(outputs + 2 * index), site.output(outputs + 2 * index + 1));
+        let (da, db) = (context.output(outputs + 2 * index), context.output(outputs + 2 * index + 1));
         let (a, b) = (4 + 2 * index, 5 + 2 * index);
         if da.is_some() || adapter_dx.is_some() {
             let c = Place::Scratch(0);
@@ -289,5 +290,5 @@ pub(super) fn compile_grad(op: &LoraGrad, site: &Site<'_>) -> Result<Call> {
         }
         start += slot.rank;
     }
-    Ok(in_order(stages, site.scratch, t_bytes(op, inputs[0].1.shape[0])))
+    Ok(in_order(stages, context.scratch, t_bytes(op, inputs[0].1.shape[0])))
 }

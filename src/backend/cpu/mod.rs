@@ -4,11 +4,12 @@ mod accumulate;
 mod adamw;
 mod attention;
 mod attention_grad;
+mod compile;
 mod cross_entropy;
 mod dropout;
+mod element;
 mod elementwise;
 mod embedding;
-mod executor;
 mod gemv;
 mod kernel;
 mod kv_write;
@@ -18,31 +19,31 @@ mod lora;
 mod math;
 mod matmul;
 mod memory;
-mod number;
-mod parts;
+mod microkernel;
+mod op;
 mod peak;
 mod pool;
 mod quant_matmul;
 mod reduce;
 mod rms_norm;
 mod rope;
+mod row_blocks;
 mod sample;
 mod silu_mul;
 mod softmax;
-mod tile;
+mod strided;
+mod swapped_gemm;
 mod top_k;
-mod turned;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod vector_x86;
-mod walk;
 
 use std::sync::Arc;
 
 use super::profile::Peak;
 use super::{Backend, Executable};
 use crate::Result;
-use crate::graph::{Operand, Plan};
+use crate::graph::{Operand, Plan, Target};
 use crate::ops::Op;
 use crate::tensor::{Buffer, HostTensor, TensorSpec};
 use memory::{Arena, CpuBuffer};
@@ -63,6 +64,16 @@ impl Cpu {
     }
 }
 
+impl Target for Cpu {
+    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
+        compile::scratch(&self.pool, op, inputs, outputs)
+    }
+
+    fn in_place_io(&self) -> bool {
+        true
+    }
+}
+
 impl Backend for Cpu {
     fn name(&self) -> String {
         "cpu".to_owned()
@@ -72,16 +83,8 @@ impl Backend for Cpu {
         Ok(Arc::new(CpuBuffer::new(bytes, &self.arena)?))
     }
 
-    fn adopt(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
-        Ok(Arc::new(CpuBuffer::adopt(tensor, &self.arena)))
-    }
-
-    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
-        executor::scratch(&self.pool, op, inputs, outputs)
-    }
-
-    fn direct(&self) -> bool {
-        true
+    fn import(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
+        Ok(Arc::new(CpuBuffer::import(tensor, &self.arena)))
     }
 
     fn peak(&self) -> Option<Peak> {
@@ -90,6 +93,6 @@ impl Backend for Cpu {
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {
         self.arena.reserve(plan.arena_bytes)?;
-        executor::compile(&self.pool, &self.arena, plan)
+        compile::compile(&self.pool, &self.arena, plan)
     }
 }

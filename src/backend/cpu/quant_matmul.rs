@@ -5,9 +5,9 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Site, real};
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, run};
-use super::number::Real;
+use super::op::{Call, OpContext, real};
 use super::vector::Isa;
 use crate::Result;
 use crate::ops::{MOST_ELEMENTS, QuantMatMul};
@@ -27,7 +27,7 @@ struct Product<T> {
     op: QuantMatMul,
 }
 
-impl<T: Real> Product<T> {
+impl<T: FloatElement> Product<T> {
     /// Decodes block `block` of row `row` of W.
     ///
     /// # Safety
@@ -44,7 +44,7 @@ impl<T: Real> Product<T> {
 
 struct Forward<T>(Product<T>);
 
-impl<T: Real> Kernel for Forward<T> {
+impl<T: FloatElement> Kernel for Forward<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let Product { x, y, m, x_stride, ref op, .. } = self.0;
@@ -79,7 +79,7 @@ impl<T: Real> Kernel for Forward<T> {
 
 struct Gradient<T>(Product<T>);
 
-impl<T: Real> Kernel for Gradient<T> {
+impl<T: FloatElement> Kernel for Gradient<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let Product { x: dy, y: dx, m, x_stride, ref op, .. } = self.0;
@@ -114,9 +114,9 @@ impl<T: Real> Kernel for Gradient<T> {
     }
 }
 
-pub(super) fn compile(op: &QuantMatMul, gradient: bool, site: &Site<'_>) -> Result<Call> {
-    let Some(y) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
-    let (x, w, op) = (site.inputs[0].clone(), site.inputs[1].clone(), op.clone());
+pub(super) fn compile(op: &QuantMatMul, gradient: bool, context: &OpContext<'_>) -> Result<Call> {
+    let Some(y) = context.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let (x, w, op) = (context.inputs[0].clone(), context.inputs[1].clone(), op.clone());
     let (m, x_stride) = (x.rows(), x.row_stride());
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places.

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Site, real};
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
-use super::number::Real;
+use super::op::{Call, OpContext, real};
 use super::vector::{Isa, LANES, V};
 use crate::Result;
 use crate::graph::Operand;
@@ -34,7 +34,7 @@ struct Rows<T> {
     function: ReduceFn,
 }
 
-impl<T: Real> Kernel for Rows<T> {
+impl<T: FloatElement> Kernel for Rows<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let fill = neutral(self.function);
@@ -67,7 +67,7 @@ struct Columns<T> {
     function: ReduceFn,
 }
 
-impl<T: Real> Kernel for Columns<T> {
+impl<T: FloatElement> Kernel for Columns<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let groups = self.inner.div_ceil(LANES);
@@ -90,9 +90,9 @@ impl<T: Real> Kernel for Columns<T> {
     }
 }
 
-pub(super) fn compile(op: &Reduce, site: &Site<'_>) -> Result<Call> {
-    let Some(y) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
-    let x = site.inputs[0].clone();
+pub(super) fn compile(op: &Reduce, context: &OpContext<'_>) -> Result<Call> {
+    let Some(y) = context.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let x = context.inputs[0].clone();
     let (outer, axis, inner) = split(&x.layout.shape, op.axis);
     let (function, elements) = (op.function, x.elements());
     Ok(Box::new(move |cx| {
@@ -148,9 +148,9 @@ pub(super) fn norm_scratch(inputs: &[Operand]) -> usize {
     8 * blocks.unwrap_or(0)
 }
 
-pub(super) fn compile_norm(site: &Site<'_>) -> Result<Call> {
-    let Some(y) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
-    let (inputs, scratch) = (site.inputs.clone(), site.scratch);
+pub(super) fn compile_norm(context: &OpContext<'_>) -> Result<Call> {
+    let Some(y) = context.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let (inputs, scratch) = (context.inputs.clone(), context.scratch);
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places, and the scratch its size.
         unsafe {

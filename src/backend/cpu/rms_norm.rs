@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Site, real, vector_f32, vector_scratch};
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
-use super::number::Real;
-use super::parts::Parts;
+use super::op::{Call, OpContext, real, vector_f32, vector_scratch};
+use super::row_blocks::RowBlocks;
 use super::vector::{Isa, V};
 use crate::Result;
 use crate::graph::Operand;
@@ -28,7 +28,7 @@ struct Normed<T> {
 /// # Safety
 /// The rows are valid for `len` reads from `i` on.
 #[inline(always)]
-unsafe fn added<I: Isa, T: Real>(x: *const T, r: Option<*const T>, i: usize, len: usize) -> V<I> {
+unsafe fn added<I: Isa, T: FloatElement>(x: *const T, r: Option<*const T>, i: usize, len: usize) -> V<I> {
     // SAFETY: as the caller promises.
     unsafe {
         let x = V::load(x.add(i), len, 0.0);
@@ -39,7 +39,7 @@ unsafe fn added<I: Isa, T: Real>(x: *const T, r: Option<*const T>, i: usize, len
     }
 }
 
-impl<T: Real> Kernel for Normed<T> {
+impl<T: FloatElement> Kernel for Normed<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let n = self.n;
@@ -76,13 +76,13 @@ pub(super) fn scratch(inputs: &[Operand]) -> usize {
     inputs.last().map_or(0, vector_scratch)
 }
 
-pub(super) fn compile(op: &RmsNorm, site: &Site<'_>) -> Result<Call> {
-    let x = site.inputs[0].clone();
-    let r = op.residual.then(|| site.inputs[1].clone());
-    let w = site.inputs[1 + usize::from(op.residual)].clone();
-    let y = site.output(0);
-    let s = if op.residual { site.output(1) } else { None };
-    let (rows, n, eps, scratch) = (x.rows(), x.last(), op.eps.0, site.scratch);
+pub(super) fn compile(op: &RmsNorm, context: &OpContext<'_>) -> Result<Call> {
+    let x = context.inputs[0].clone();
+    let r = op.residual.then(|| context.inputs[1].clone());
+    let w = context.inputs[1 + usize::from(op.residual)].clone();
+    let y = context.output(0);
+    let s = if op.residual { context.output(1) } else { None };
+    let (rows, n, eps, scratch) = (x.rows(), x.last(), op.eps.0, context.scratch);
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places.
         unsafe {
@@ -105,7 +105,7 @@ pub(super) fn compile(op: &RmsNorm, site: &Site<'_>) -> Result<Call> {
     }))
 }
 
-/// The gradient of rows, an item a [`Parts`] of them: with the row in the first-level cache, `ds` and what the row
+/// The gradient of rows, an item a [`RowBlocks`] of them: with the row in the first-level cache, `ds` and what the row
 /// adds to `dw`.
 struct Gradient<T> {
     dy: In<T>,
@@ -117,12 +117,12 @@ struct Gradient<T> {
     ds: Option<Out<T>>,
     /// `[parts, n]`
     dw: Option<Out<f32>>,
-    parts: Parts,
+    parts: RowBlocks,
     n: usize,
     eps: f32,
 }
 
-impl<T: Real> Kernel for Gradient<T> {
+impl<T: FloatElement> Kernel for Gradient<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let n = self.n;
@@ -167,19 +167,19 @@ impl<T: Real> Kernel for Gradient<T> {
 
 pub(super) fn grad_scratch(inputs: &[Operand]) -> usize {
     let s = &inputs[1].layout.shape;
-    vector_scratch(&inputs[2]) + 4 * Parts::of(s.rows()).count * s.last()
+    vector_scratch(&inputs[2]) + 4 * RowBlocks::of(s.rows()).count * s.last()
 }
 
-pub(super) fn compile_grad(op: &RmsNormGrad, site: &Site<'_>) -> Result<Call> {
-    let (dy, s, w) = (site.inputs[0].clone(), site.inputs[1].clone(), site.inputs[2].clone());
-    let upstream = op.residual.then(|| site.inputs[3].clone());
-    site.expect(&dy, s.dtype)?;
+pub(super) fn compile_grad(op: &RmsNormGrad, context: &OpContext<'_>) -> Result<Call> {
+    let (dy, s, w) = (context.inputs[0].clone(), context.inputs[1].clone(), context.inputs[2].clone());
+    let upstream = op.residual.then(|| context.inputs[3].clone());
+    context.expect(&dy, s.dtype)?;
     if let Some(upstream) = &upstream {
-        site.expect(upstream, s.dtype)?;
+        context.expect(upstream, s.dtype)?;
     }
-    let (ds, dw) = (site.output(0), site.output(1));
-    let (rows, n, eps, scratch) = (s.rows(), s.last(), op.eps.0, site.scratch);
-    let (parts, weight_bytes) = (Parts::of(rows), vector_scratch(&site.step.inputs[2]));
+    let (ds, dw) = (context.output(0), context.output(1));
+    let (rows, n, eps, scratch) = (s.rows(), s.last(), op.eps.0, context.scratch);
+    let (parts, weight_bytes) = (RowBlocks::of(rows), vector_scratch(&context.step.inputs[2]));
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places, and the scratch its size.
         unsafe {

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Site, real};
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
-use super::number::Real;
+use super::op::{Call, OpContext, real};
 use super::vector::{Isa, V};
 use crate::Result;
 use crate::backend::reference::index_error;
@@ -23,7 +23,7 @@ struct Rotated<T> {
     sign: f32,
 }
 
-impl<T: Real> Kernel for Rotated<T> {
+impl<T: FloatElement> Kernel for Rotated<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let half = self.half;
@@ -49,9 +49,9 @@ impl<T: Real> Kernel for Rotated<T> {
     }
 }
 
-pub(super) fn compile(op: &Rope, site: &Site<'_>) -> Result<Call> {
-    let Some(y) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
-    let [x, cos, sin, positions] = [0, 1, 2, 3].map(|i| site.inputs[i].clone());
+pub(super) fn compile(op: &Rope, context: &OpContext<'_>) -> Result<Call> {
+    let Some(y) = context.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let [x, cos, sin, positions] = [0, 1, 2, 3].map(|i| context.inputs[i].clone());
     let shape = &x.layout.shape;
     let (tokens, heads, half) = (shape[0], shape[1], shape[2] / 2);
     let limit = cos.layout.shape[0];

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::executor::{Call, Site, real};
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
 use super::math::sigmoid;
-use super::number::Real;
+use super::op::{Call, OpContext, real};
 use super::vector::{Isa, V};
 use crate::Result;
 
@@ -16,7 +16,7 @@ struct Gated<T> {
     n: usize,
 }
 
-impl<T: Real> Kernel for Gated<T> {
+impl<T: FloatElement> Kernel for Gated<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for row in range {
@@ -32,9 +32,9 @@ impl<T: Real> Kernel for Gated<T> {
     }
 }
 
-pub(super) fn compile(site: &Site<'_>) -> Result<Call> {
-    let Some(y) = site.output(0) else { return Ok(Box::new(|_| Ok(()))) };
-    let (gate, up) = (site.inputs[0].clone(), site.inputs[1].clone());
+pub(super) fn compile(context: &OpContext<'_>) -> Result<Call> {
+    let Some(y) = context.output(0) else { return Ok(Box::new(|_| Ok(()))) };
+    let (gate, up) = (context.inputs[0].clone(), context.inputs[1].clone());
     let (rows, n) = (y.rows(), y.last());
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places.
@@ -62,7 +62,7 @@ struct Gradient<T> {
     n: usize,
 }
 
-impl<T: Real> Kernel for Gradient<T> {
+impl<T: FloatElement> Kernel for Gradient<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let n = self.n;
@@ -89,9 +89,9 @@ impl<T: Real> Kernel for Gradient<T> {
     }
 }
 
-pub(super) fn compile_grad(site: &Site<'_>) -> Result<Call> {
-    let [dy, gate, up] = [0, 1, 2].map(|i| site.inputs[i].clone());
-    let (dgate, dup) = (site.output(0), site.output(1));
+pub(super) fn compile_grad(context: &OpContext<'_>) -> Result<Call> {
+    let [dy, gate, up] = [0, 1, 2].map(|i| context.inputs[i].clone());
+    let (dgate, dup) = (context.output(0), context.output(1));
     let (rows, n) = (dy.rows(), dy.last());
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places.

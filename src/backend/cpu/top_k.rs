@@ -5,9 +5,9 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use super::executor::{Call, Site, real};
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, run};
-use super::number::Real;
+use super::op::{Call, OpContext, real};
 use super::vector::Isa;
 use crate::Result;
 use crate::ops::TopK;
@@ -33,7 +33,7 @@ struct Greatest<T> {
     k: usize,
 }
 
-impl<T: Real> Kernel for Greatest<T> {
+impl<T: FloatElement> Kernel for Greatest<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for row in range {
@@ -66,19 +66,19 @@ impl<T: Real> Kernel for Greatest<T> {
     }
 }
 
-pub(super) fn compile(op: &TopK, site: &Site<'_>) -> Result<Call> {
-    greatest(op.k, site, 0, 1)
+pub(super) fn compile(op: &TopK, context: &OpContext<'_>) -> Result<Call> {
+    greatest(op.k, context, 0, 1)
 }
 
 /// Arg-max is the index of the first of the greatest.
-pub(super) fn compile_arg_max(site: &Site<'_>) -> Result<Call> {
-    greatest(1, site, usize::MAX, 0)
+pub(super) fn compile_arg_max(context: &OpContext<'_>) -> Result<Call> {
+    greatest(1, context, usize::MAX, 0)
 }
 
-fn greatest(k: usize, site: &Site<'_>, values: usize, indices: usize) -> Result<Call> {
-    let x = site.inputs[0].clone();
-    let values = if values == usize::MAX { None } else { site.output(values) };
-    let indices = site.output(indices);
+fn greatest(k: usize, context: &OpContext<'_>, values: usize, indices: usize) -> Result<Call> {
+    let x = context.inputs[0].clone();
+    let values = if values == usize::MAX { None } else { context.output(values) };
+    let indices = context.output(indices);
     let (rows, n) = (x.rows(), x.last());
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places.

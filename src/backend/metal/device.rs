@@ -1,15 +1,15 @@
-//! The GPU: device, queue, and what it can do.
+//! The GPU: device, queue, and capabilities.
 
 use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
 use objc2_metal::{MTLCommandQueue, MTLDevice, MTLSharedEvent};
 
 use super::archive::Archive;
-use super::fault::failed;
+use super::error::failed;
 use super::pipeline::Pipelines;
 use super::system;
 use crate::Result;
-use crate::backend::metal_chip::Chip;
+use crate::backend::gpu::chip::Chip;
 use crate::backend::select::{Choices, Preference};
 use crate::error::DeviceFault;
 
@@ -17,7 +17,7 @@ use crate::error::DeviceFault;
 pub(in crate::backend) struct Gpu {
     pub(in crate::backend) device: Retained<ProtocolObject<dyn MTLDevice>>,
     pub(super) queue: Retained<ProtocolObject<dyn MTLCommandQueue>>,
-    /// Its value is the number of the last run that is over.
+    /// An event whose value is the number of the last run that has ended.
     pub(super) event: Retained<ProtocolObject<dyn MTLSharedEvent>>,
     pub(super) pipelines: Pipelines,
     pub(in crate::backend) chip: Chip,
@@ -25,7 +25,7 @@ pub(in crate::backend) struct Gpu {
     /// Major version of macOS.
     #[cfg(mps)]
     pub(in crate::backend) system: usize,
-    /// Whether Metal Performance Shaders support this GPU. Without support their initializers return nil.
+    /// True if Metal Performance Shaders support this GPU. Without support their initializers return nil.
     #[cfg(mps)]
     pub(in crate::backend) mps: bool,
 }
@@ -64,7 +64,7 @@ impl Gpu {
             let pipelines = Pipelines::new(&device, archive);
             let name = device.name().to_string();
             #[cfg(mps)]
-            let mps = crate::backend::mps::supports(&device);
+            let mps = crate::backend::mps::support::supports(&device);
             let choices = choices.on(&name);
             #[cfg(mps)]
             let choices = if mps {
@@ -86,9 +86,5 @@ impl Gpu {
                 pipelines,
             })
         })
-    }
-
-    pub(super) fn preference(&self) -> Preference {
-        self.choices.preference
     }
 }

@@ -1,4 +1,4 @@
-//! Kernels as pipeline states: compiled from source at run time, each library and pipeline once a device.
+//! Kernels as pipeline states, compiled from source at run time, each library and pipeline once per device.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,45 +13,13 @@ use objc2_metal::{
 };
 
 use super::archive::Archive;
-use super::fault::failed;
+use super::error::failed;
 use crate::Result;
+use crate::backend::gpu::kernel::{COMMON, Constant, Kernel, Source};
 use crate::error::DeviceFault;
-
-/// What every kernel file of ours begins with.
-const COMMON: &str = include_str!("kernels/common.metal");
 
 /// Threads of a SIMD group.
 const SIMD_WIDTH: usize = 32;
-
-/// The text of a library.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Source {
-    /// Its name, for messages; one name, one text.
-    pub(super) name: &'static str,
-    text: &'static str,
-    /// Whether `common.metal` stands before it.
-    ours: bool,
-    /// Whether the compiler may reorder and assume that there are no NaNs and infinities.
-    fast_math: bool,
-}
-
-impl Source {
-    /// A kernel file of ours, with exact semantics of NaN and infinity.
-    pub(super) const fn new(name: &'static str, text: &'static str) -> Self {
-        Self { name, text, ours: true, fast_math: false }
-    }
-
-    /// Another crate's file, compiled as it compiles it.
-    pub(super) const fn foreign(name: &'static str, text: &'static str) -> Self {
-        Self { name, text, ours: false, fast_math: true }
-    }
-}
-
-/// A function constant: its index and value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Constant {
-    Bool(usize, bool),
-}
 
 /// A kernel, ready to be dispatched.
 #[derive(Clone)]
@@ -59,7 +27,6 @@ pub(super) struct Pipeline(Arc<State>);
 
 struct State {
     raw: Retained<ProtocolObject<dyn MTLComputePipelineState>>,
-    name: String,
 }
 
 // SAFETY: a pipeline state is immutable and may be used from any thread.
@@ -72,13 +39,8 @@ impl Pipeline {
         &self.0.raw
     }
 
-    /// The kernel's name.
-    pub(super) fn name(&self) -> &str {
-        &self.0.name
-    }
-
-    /// The most threads that a threadgroup of this kernel may have.
-    pub(super) fn most_threads(&self) -> usize {
+    /// Maximum number of threads of a threadgroup of this kernel.
+    pub(super) fn max_threads(&self) -> usize {
         self.0.raw.maxTotalThreadsPerThreadgroup()
     }
 
@@ -108,7 +70,7 @@ impl Pipelines {
         Self { device: objc2::Message::retain(device), made: Mutex::new(made) }
     }
 
-    /// Keeps what was compiled for the next process, if there is a place for it.
+    /// Stores compiled kernels for the next process, if there is an archive.
     pub(super) fn store(&self) {
         if let Some(archive) = &mut self.made().archive {
             archive.store();
@@ -119,13 +81,14 @@ impl Pipelines {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pipeline of a function, compiled when it is first asked for.
-    pub(super) fn get(&self, source: Source, function: &str, constants: &[Constant]) -> Result<Pipeline> {
-        let key = (source.name, function.to_owned(), constants.to_vec());
+    /// Returns the pipeline of a kernel, compiled at first use.
+    pub(super) fn get(&self, kernel: &Kernel) -> Result<Pipeline> {
+        let Kernel { source, function, constants } = kernel;
+        let key = (source.name, function.clone(), constants.clone());
         if let Some(pipeline) = self.made().pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
-        let pipeline = autoreleasepool(|_| self.make(source, function, constants))?;
+        let pipeline = autoreleasepool(|_| self.make(*source, function, constants))?;
         self.made().pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     }
@@ -134,7 +97,11 @@ impl Pipelines {
         if let Some(library) = self.made().libraries.get(source.name) {
             return Ok(library.clone());
         }
-        let text = if source.ours { format!("{COMMON}\n{}", source.text) } else { source.text.to_owned() };
+        let text = if source.includes_common {
+            format!("{COMMON}\n{}", source.text)
+        } else {
+            source.text.to_owned()
+        };
         let options = MTLCompileOptions::new();
         #[allow(deprecated, reason = "its successor exists from macOS 15 on only")]
         options.setFastMathEnabled(source.fast_math);
@@ -186,6 +153,6 @@ impl Pipelines {
             let message = format!("SIMD groups have {width} threads instead of {SIMD_WIDTH}");
             return Err(failed(what(), DeviceFault::Kernel, message));
         }
-        Ok(Pipeline(Arc::new(State { raw, name: name.to_string() })))
+        Ok(Pipeline(Arc::new(State { raw })))
     }
 }

@@ -4,9 +4,9 @@ use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
 use objc2_metal::{MTLCopyAllDevices, MTLCreateSystemDefaultDevice, MTLDevice, MTLGPUFamily};
 
-use super::fault::failed;
+use super::device_info::unsupported;
+use super::error::failed;
 use crate::Result;
-use crate::backend::metal_facts::unsupported;
 use crate::error::DeviceFault;
 
 /// Oldest supported major version of macOS: candle's Metal device needs the class MTLResidencySetDescriptor, and Metal

@@ -3,7 +3,7 @@
 //! The framework checks nothing that it could return: what its methods demand is checked here, by sizes that the
 //! wrappers remember, so that a caller's mistake is an error and not the end of the process. A wrapper retains its object
 //! when it is made and releases it when it is dropped; a kernel also keeps its device. Encoding into a command buffer
-//! wants an [`Idle`]: no encoder is open. Objects stay on the thread that made them (`kernels.rs` holds them there).
+//! wants an [`NoEncoder`]: no encoder is open. Objects stay on the thread that made them (`kernels.rs` holds them there).
 
 use std::ptr::NonNull;
 
@@ -16,24 +16,17 @@ use objc2_metal_performance_shaders::{
     MPSDataType, MPSMatrix, MPSMatrixDescriptor, MPSMatrixFindTopK, MPSMatrixLogSoftMax,
     MPSMatrixLogSoftMaxGradient, MPSMatrixMultiplication, MPSMatrixSoftMax, MPSMatrixSoftMaxGradient,
     MPSNDArray, MPSNDArrayDescriptor, MPSNDArrayMatrixMultiplication, MPSNDArrayMultiaryKernel,
-    MPSSupportsMTLDevice,
 };
 
 use super::guard::{self, ProductShape};
-use crate::backend::metal::commands::Idle;
-use crate::backend::metal::fault::failed;
+use crate::backend::gpu::library::MatrixLayout;
+use crate::backend::metal::commands::NoEncoder;
+use crate::backend::metal::error::failed;
 use crate::error::DeviceFault;
 use crate::tensor::DType;
 use crate::{Error, Result};
 
 pub(super) type Device = ProtocolObject<dyn MTLDevice>;
-
-/// Returns true if Metal Performance Shaders support the GPU. Without support their initializers return nil, which
-/// objc2 turns into a panic.
-pub(in crate::backend) fn supports(device: &Device) -> bool {
-    // SAFETY: the device is valid; the function only reads from it.
-    unsafe { MPSSupportsMTLDevice(Some(device)) }
-}
 
 fn misuse(what: impl std::fmt::Display) -> Error {
     Error::invalid("Metal Performance Shaders", format!("{what}; please report this"))
@@ -53,41 +46,7 @@ fn data_type(dtype: DType) -> MPSDataType {
     }
 }
 
-/// How matrices of one shape lie in a buffer, in elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::backend) struct MatrixLayout {
-    pub(in crate::backend) dtype: DType,
-    pub(in crate::backend) rows: usize,
-    pub(in crate::backend) columns: usize,
-    /// Elements from row to row, at least `columns`.
-    pub(in crate::backend) row: usize,
-    pub(in crate::backend) batch: usize,
-    /// Elements from matrix to matrix: a multiple of `row`, at least all rows. Of no meaning for one matrix.
-    pub(in crate::backend) step: usize,
-}
-
 impl MatrixLayout {
-    /// Whether the framework takes it: adjacent elements, rows of a matrix and matrices of a batch at one distance each.
-    pub(super) fn fits(&self) -> bool {
-        self.rows > 0
-            && self.columns > 0
-            && self.batch > 0
-            && self.row >= self.columns
-            && (self.batch == 1 || self.step >= self.rows * self.row && self.step.is_multiple_of(self.row))
-    }
-
-    /// Bytes from the first element to the end of the last.
-    pub(super) fn bytes(&self) -> usize {
-        let steps = if self.batch == 1 { 0 } else { (self.batch - 1) * self.step };
-        (steps + (self.rows - 1) * self.row + self.columns) * self.dtype.size()
-    }
-
-    /// Bytes that the framework may count: whole matrices of whole rows.
-    pub(super) fn counted_bytes(&self) -> usize {
-        let matrix = if self.batch == 1 { self.rows * self.row } else { self.step };
-        self.batch * matrix * self.dtype.size()
-    }
-
     /// Refuses a place in which it does not lie.
     fn check(&self, buffer: &ProtocolObject<dyn MTLBuffer>, offset: usize) -> Result<()> {
         let within = self.fits()
@@ -233,7 +192,7 @@ impl Multiplication {
     /// `result = alpha · op(left) · op(right) + beta · result`.
     pub(super) fn encode(
         &self,
-        idle: &Idle<'_>,
+        idle: &NoEncoder<'_>,
         left: &Matrix,
         right: &Matrix,
         result: &Matrix,
@@ -250,7 +209,7 @@ impl Multiplication {
         if !fit {
             return Err(misuse(format_args!("{a:?} and {b:?} do not give {c:?} by {:?}", self.key)));
         }
-        // SAFETY: no encoder is open, says `Idle`; shapes and types are what the object and its class take.
+        // SAFETY: no encoder is open, as `NoEncoder` says; shapes and types are what the object and its class take.
         unsafe {
             self.raw.encodeToCommandBuffer_leftMatrix_rightMatrix_resultMatrix(
                 idle.commands(),
@@ -288,7 +247,13 @@ impl ArrayMultiplication {
     }
 
     /// `result = alpha · left · right + beta · result`, in a serial encoder of our own.
-    pub(super) fn encode(&self, idle: &Idle<'_>, left: &Array, right: &Array, result: &Array) -> Result<()> {
+    pub(super) fn encode(
+        &self,
+        idle: &NoEncoder<'_>,
+        left: &Array,
+        right: &Array,
+        result: &Array,
+    ) -> Result<()> {
         let [m, n, k] = self.key.sizes;
         let fit = (left.shape, right.shape, result.shape) == ((m, k), (k, n), (m, n))
             && left.dtype == result.dtype
@@ -368,7 +333,7 @@ impl Rows {
 
     /// Rows to rows: x to y, or for a gradient dy and y to dx. In place is not promised by the framework: the result must
     /// lie elsewhere.
-    pub(super) fn encode(&self, idle: &Idle<'_>, inputs: &[Matrix], result: &Matrix) -> Result<()> {
+    pub(super) fn encode(&self, idle: &NoEncoder<'_>, inputs: &[Matrix], result: &Matrix) -> Result<()> {
         let (to, expected) = (&result.layout, if self.gradient() { 2 } else { 1 });
         guard::softmax(to.dtype, to.rows, to.columns).map_err(misuse)?;
         let alike = |from: &MatrixLayout| {
@@ -378,7 +343,7 @@ impl Rows {
             return Err(misuse(format_args!("{} inputs do not give {to:?}", inputs.len())));
         }
         let commands = idle.commands();
-        // SAFETY: no encoder is open, says `Idle`; all matrices have one shape and type, which the class takes.
+        // SAFETY: no encoder is open, as `NoEncoder` says; all matrices have one shape and type, which the class takes.
         unsafe {
             match &self.raw {
                 RowsKernel::Softmax(raw) => {
@@ -430,7 +395,7 @@ impl TopK {
 
     pub(super) fn encode(
         &self,
-        idle: &Idle<'_>,
+        idle: &NoEncoder<'_>,
         x: &Matrix,
         indices: &Matrix,
         values: &Matrix,
@@ -449,7 +414,7 @@ impl TopK {
                 self.k
             )));
         }
-        // SAFETY: no encoder is open, says `Idle`; k, shapes and types are what the class takes.
+        // SAFETY: no encoder is open, as `NoEncoder` says; k, shapes and types are what the class takes.
         unsafe {
             self.raw.encodeToCommandBuffer_inputMatrix_resultIndexMatrix_resultValueMatrix(
                 idle.commands(),
@@ -468,8 +433,8 @@ mod tests {
     use softmetal as _;
 
     use super::*;
-    use crate::backend::metal::buffer::Raw;
     use crate::backend::metal::device::Gpu;
+    use crate::backend::metal::memory::Raw;
     use crate::backend::select::Preference;
 
     fn buffer(bytes: usize) -> Raw {

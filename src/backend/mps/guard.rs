@@ -44,9 +44,6 @@ pub enum Refusal {
     /// The framework does not promise to work in place.
     #[error("the result lies over an input, which is not promised to work")]
     InPlace,
-    /// The norms of the framework are for images: see `mps/rms_norm.rs`.
-    #[error("the framework normalises images only, by the mean and not the mean of squares")]
-    Images,
     /// Arrays over a buffer, and their encoding into an encoder of the caller's, exist from macOS 15 on.
     #[error("arrays over a buffer need macOS 15")]
     System,
@@ -159,11 +156,6 @@ pub fn softmax(dtype: DType, rows: usize, columns: usize) -> Result<(), Refusal>
         return Err(Refusal::Bytes);
     }
     Ok(())
-}
-
-/// Whether the framework may normalise rows: never.
-pub fn norm() -> Refusal {
-    Refusal::Images
 }
 
 /// Whether MPSMatrixFindTopK may find the k greatest elements of rows.

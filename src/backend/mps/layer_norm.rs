@@ -6,10 +6,3 @@
 //! of the host's. `MPSMatrixBatchNormalization` normalises columns over the batch, the wrong axis. Mean and variance in two
 //! calls over images, with copies in and out, would move the tensor six times; our kernel reads a row once and has a
 //! gradient.
-
-use super::guard::{self, Refusal};
-
-/// The reason, whatever the shape, for the log of whoever prefers the framework.
-pub(in crate::backend) fn layer_norm() -> Refusal {
-    guard::norm()
-}

@@ -1,85 +1,64 @@
 //! `MPSMatrixMultiplication`: C = alpha·op(A)·op(B) + beta·C.
 
+use super::call::{MpsCall, matrix};
 use super::ffi::ProductKey;
 use super::guard::{self, ProductShape, Refusal};
 use super::kernels;
-use super::matrix::Operand;
 use super::ndarray;
 use crate::Result;
-use crate::backend::metal::buffer::Raw;
-use crate::backend::metal::commands::Idle;
+use crate::backend::gpu::library::{Matrix, Operand};
+use crate::backend::metal::commands::NoEncoder;
 use crate::backend::metal::device::Gpu;
-use crate::backend::metal::executor::{Item, Shaders};
-use crate::backend::metal::launch::Touches;
+use crate::backend::metal::memory::Memory;
 use crate::tensor::DType;
 
 /// A product, ready to be encoded: one call, or one for each part of a long inner length.
-struct Product {
+struct MatMul {
     parts: Vec<Part>,
-    result: Operand,
+    result: Matrix,
 }
 
 struct Part {
     key: ProductKey,
-    left: Operand,
-    right: Operand,
+    left: Matrix,
+    right: Matrix,
 }
 
-impl Shaders for Product {
-    fn encode(&self, idle: Idle<'_>, arena: &Raw) -> Result<()> {
-        let result = self.result.matrix(arena)?;
+impl MpsCall for MatMul {
+    fn encode(&self, target: NoEncoder<'_>, memory: Memory<'_>) -> Result<()> {
+        let result = matrix(&self.result, memory)?;
         // The buffers are tracked, so that the parts run one after the other.
         for Part { key, left, right } in &self.parts {
-            let kernel = kernels::product(idle.device(), *key);
-            kernel.encode(&idle, &left.matrix(arena)?, &right.matrix(arena)?, &result)?;
+            let kernel = kernels::product(target.device(), *key);
+            kernel.encode(&target, &matrix(left, memory)?, &matrix(right, memory)?, &result)?;
         }
         Ok(())
     }
 }
 
-/// A product's left and right matrices as they are stored, each with whether it is used transposed.
-pub(in crate::backend) type Sides<'a> = [(&'a Operand, bool); 2];
-
-/// The inner length of two sides.
-pub(super) fn inner([(left, transposed), _]: Sides<'_>) -> usize {
-    if transposed { left.rows } else { left.columns }
-}
-
-/// What a product reads and writes.
-pub(super) fn touches([(left, _), (right, _)]: Sides<'_>, result: &Operand, beta: f32) -> Touches {
-    let mut touches = Touches { reads: vec![left.span(), right.span()], writes: vec![result.span()] };
-    if beta != 0.0 {
-        touches.reads.push(result.span());
-    }
-    touches
-}
-
-/// The item of `result = factors.0 · op(left)·op(right) + factors.1 · result`. An operand with one matrix for a larger
+/// Returns the call of `result = factors.0 · op(left)·op(right) + factors.1 · result`. An operand with one matrix for a larger
 /// batch is refused, as the framework does not repeat it. bf16 goes to `MPSNDArrayMatrixMultiplication`.
-pub(in crate::backend) fn product(
+pub(super) fn matmul(
     gpu: &Gpu,
-    op: &'static str,
-    (left, transpose_left): (Operand, bool),
-    (right, transpose_right): (Operand, bool),
-    result: &Operand,
+    operands: [Operand; 2],
+    result: &Matrix,
     factors: (f32, f32),
-) -> std::result::Result<Item, Refusal> {
-    guard::device(gpu.mps)?;
-    let sides = [(&left, transpose_left), (&right, transpose_right)];
-    if result.dtype == DType::BF16 {
-        return ndarray::product(gpu, op, sides, result, factors);
-    }
+) -> std::result::Result<Box<dyn MpsCall>, Refusal> {
+    let [(left, transpose_left), (right, transpose_right)] = operands;
     let shape = ProductShape {
         left: left.dtype,
         right: right.dtype,
         result: result.dtype,
         m: result.rows,
         n: result.columns,
-        k: inner(sides),
+        k: if transpose_left { left.rows } else { left.columns },
         batch: result.batch,
     };
+    if result.dtype == DType::BF16 {
+        return ndarray::matmul(gpu, operands, result, &shape, factors);
+    }
     let part = match guard::product(&shape, gpu.chip.generation) {
-        // Rounded once a part, f16 would lose what f32 keeps.
+        // Rounded once per part, f16 would lose what f32 keeps.
         Err(Refusal::Interior) if result.dtype == DType::F32 => guard::INTERIOR,
         other => other.map(|()| shape.k)?,
     };
@@ -103,6 +82,5 @@ pub(in crate::backend) fn product(
     if !parts.iter().all(|part| part.left.fits() && part.right.fits()) {
         return Err(Refusal::Layout);
     }
-    let touches = touches(sides, result, factors.1);
-    Ok(Item::shaders(op, Box::new(Product { parts, result: result.clone() }), touches))
+    Ok(Box::new(MatMul { parts, result: *result }))
 }

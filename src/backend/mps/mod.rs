@@ -2,46 +2,37 @@
 //! system), and the calls themselves.
 //!
 //! Why not everything: every call opens an encoder of its own and costs the host about 30 µs, bf16 ends the process, and
-//! some shapes give wrong numbers on some chips. The plan's norms cannot be: `rms_norm.rs` and `layer_norm.rs` say why.
+//! some shapes give wrong numbers on some chips. `rms_norm.rs` and `layer_norm.rs` explain why there are no norms.
 //!
-//! `ffi.rs` is the safe layer over the framework: all `unsafe` is there. The other files turn a step's tensors into calls.
+//! `ffi.rs` is the safe layer over the framework and contains all its `unsafe`. The other files turn library calls of a lowered
+//! plan into calls of the framework.
 
+mod attention;
 pub mod guard;
+mod layer_norm;
+mod rms_norm;
 
 #[cfg(mps)]
-mod attention;
+mod call;
 #[cfg(mps)]
 mod ffi;
 #[cfg(mps)]
 mod kernels;
 #[cfg(mps)]
-mod layer_norm;
-#[cfg(mps)]
 mod matmul;
-#[cfg(mps)]
-mod matrix;
 #[cfg(mps)]
 mod ndarray;
 #[cfg(mps)]
-mod rms_norm;
+mod prepare;
 #[cfg(mps)]
 mod softmax;
 #[cfg(mps)]
+pub(super) mod support;
+#[cfg(mps)]
 mod top_k;
 
-#[cfg(mps)]
 pub(super) use attention::{Head, attention};
 #[cfg(mps)]
-pub(super) use ffi::{MatrixLayout, supports};
+pub(super) use call::MpsCall;
 #[cfg(mps)]
-pub(super) use layer_norm::layer_norm;
-#[cfg(mps)]
-pub(super) use matmul::product;
-#[cfg(mps)]
-pub(super) use matrix::Operand;
-#[cfg(mps)]
-pub(super) use rms_norm::rms_norm;
-#[cfg(mps)]
-pub(super) use softmax::{softmax, softmax_grad};
-#[cfg(mps)]
-pub(super) use top_k::top_k;
+pub(super) use prepare::prepare;

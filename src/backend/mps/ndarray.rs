@@ -1,62 +1,47 @@
-//! `MPSNDArrayMatrixMultiplication`, for what `MPSMatrixMultiplication` has no type for: products of bf16 matrices. It
-//! encodes into a serial encoder of ours, and exists so from macOS 15 on.
+//! `MPSNDArrayMatrixMultiplication`, for products of bf16 matrices, a type that `MPSMatrixMultiplication` does not support. It
+//! encodes into a serial encoder that we open, and exists in this form from macOS 15 on.
 
+use super::call::{MpsCall, array};
 use super::ffi::ProductKey;
 use super::guard::{self, ProductShape, Refusal};
 use super::kernels;
-use super::matmul::{Sides, inner, touches};
-use super::matrix::Operand;
 use crate::Result;
-use crate::backend::metal::buffer::Raw;
-use crate::backend::metal::commands::Idle;
+use crate::backend::gpu::library::{Matrix, Operand};
+use crate::backend::metal::commands::NoEncoder;
 use crate::backend::metal::device::Gpu;
-use crate::backend::metal::executor::{Item, Shaders};
+use crate::backend::metal::memory::Memory;
 
 /// A product, ready to be encoded.
-struct Product {
+struct ArrayMatMul {
     key: ProductKey,
-    left: (Operand, bool),
-    right: (Operand, bool),
-    result: Operand,
+    operands: [Operand; 2],
+    result: Matrix,
 }
 
-impl Shaders for Product {
-    fn encode(&self, idle: Idle<'_>, arena: &Raw) -> Result<()> {
-        let kernel = kernels::array_product(idle.device(), self.key);
-        let [left, right] = [&self.left, &self.right].map(|(operand, turned)| operand.array(*turned, arena));
-        kernel.encode(&idle, &left?, &right?, &self.result.array(false, arena)?)
+impl MpsCall for ArrayMatMul {
+    fn encode(&self, target: NoEncoder<'_>, memory: Memory<'_>) -> Result<()> {
+        let kernel = kernels::array_product(target.device(), self.key);
+        let [left, right] = self.operands.map(|(operand, transposed)| array(&operand, transposed, memory));
+        kernel.encode(&target, &left?, &right?, &array(&self.result, false, memory)?)
     }
 }
 
-/// The item of a product of bf16 matrices.
-pub(super) fn product(
+/// Returns the call of a product of bf16 matrices.
+pub(super) fn matmul(
     gpu: &Gpu,
-    op: &'static str,
-    sides: Sides<'_>,
-    result: &Operand,
+    operands: [Operand; 2],
+    result: &Matrix,
+    shape: &ProductShape,
     factors: (f32, f32),
-) -> std::result::Result<Item, Refusal> {
-    let [(left, transpose_left), (right, transpose_right)] = sides;
-    let shape = ProductShape {
-        left: left.dtype,
-        right: right.dtype,
-        result: result.dtype,
-        m: result.rows,
-        n: result.columns,
-        k: inner(sides),
-        batch: left.batch.max(right.batch).max(result.batch),
-    };
+) -> std::result::Result<Box<dyn MpsCall>, Refusal> {
+    let [(left, transpose_left), (right, transpose_right)] = operands;
+    let shape = ProductShape { batch: left.batch.max(right.batch).max(result.batch), ..*shape };
     let (transposed, addend) = (transpose_left || transpose_right, factors.1 != 0.0);
     guard::array_product(&shape, transposed, addend, gpu.system)?;
-    // Rows with gaps between them would need strides that the class takes from macOS 15.4 on only.
-    if [left, right, result].iter().any(|operand| operand.row != operand.columns) {
+    // Rows with gaps between them would need strides, which the class supports from macOS 15.4 on only.
+    if [&left, &right, result].iter().any(|operand| operand.row != operand.columns) {
         return Err(Refusal::Layout);
     }
-    let call = Product {
-        key: ProductKey::new((transpose_left, transpose_right), [shape.m, shape.n, shape.k], factors),
-        left: (left.clone(), transpose_left),
-        right: (right.clone(), transpose_right),
-        result: result.clone(),
-    };
-    Ok(Item::shaders(op, Box::new(call), touches(sides, result, factors.1)))
+    let key = ProductKey::new((transpose_left, transpose_right), [shape.m, shape.n, shape.k], factors);
+    Ok(Box::new(ArrayMatMul { key, operands, result: *result }))
 }

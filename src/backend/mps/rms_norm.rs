@@ -6,10 +6,3 @@
 //! channels at the most and knows no bf16. `MPSCNNInstanceNormalization` and `MPSCNNGroupNormalization` are images too, and
 //! subtract a mean that this norm has not. Our kernel reads a row once, with the residual added on the way, and has a
 //! gradient. (Sources: Apple's headers of MPSNNReduce and MPSImage; docs/MPS_API_RESEARCH.md.)
-
-use super::guard::{self, Refusal};
-
-/// The reason, whatever the shape, for the log of whoever prefers the framework.
-pub(in crate::backend) fn rms_norm() -> Refusal {
-    guard::norm()
-}

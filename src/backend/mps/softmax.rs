@@ -1,67 +1,57 @@
-//! `MPSMatrixSoftMax`, `MPSMatrixLogSoftMax` and their gradients, along the last axis. Other axes are for a kernel of ours
-//! (`backend/metal/softmax.rs`): the framework knows rows only.
+//! `MPSMatrixSoftMax`, `MPSMatrixLogSoftMax` and their gradients, along the last axis. The framework supports rows only, so
+//! other axes are computed by our kernel (`backend/gpu/softmax.rs`).
 
+use super::call::{MpsCall, matrix};
 use super::ffi::RowsKey;
 use super::guard::{self, Refusal};
 use super::kernels;
-use super::matrix::Operand;
 use crate::Result;
-use crate::backend::metal::buffer::Raw;
-use crate::backend::metal::commands::Idle;
-use crate::backend::metal::executor::{Item, Shaders};
-use crate::backend::metal::launch::Touches;
+use crate::backend::gpu::library::Matrix;
+use crate::backend::metal::commands::NoEncoder;
+use crate::backend::metal::memory::Memory;
 
 /// A call, ready to be encoded.
 struct Rows {
     key: RowsKey,
-    inputs: Vec<Operand>,
-    result: Operand,
+    inputs: Vec<Matrix>,
+    result: Matrix,
 }
 
-impl Shaders for Rows {
-    fn encode(&self, idle: Idle<'_>, arena: &Raw) -> Result<()> {
-        let kernel = kernels::rows(idle.device(), self.key);
-        let inputs = self.inputs.iter().map(|operand| operand.matrix(arena)).collect::<Result<Vec<_>>>()?;
-        kernel.encode(&idle, &inputs, &self.result.matrix(arena)?)
+impl MpsCall for Rows {
+    fn encode(&self, target: NoEncoder<'_>, memory: Memory<'_>) -> Result<()> {
+        let kernel = kernels::rows(target.device(), self.key);
+        let inputs = self.inputs.iter().map(|input| matrix(input, memory)).collect::<Result<Vec<_>>>()?;
+        kernel.encode(&target, &inputs, &matrix(&self.result, memory)?)
     }
 }
 
-fn item(
-    op: &'static str,
-    key: RowsKey,
-    inputs: Vec<Operand>,
-    result: Operand,
-) -> std::result::Result<Item, Refusal> {
+fn rows(key: RowsKey, inputs: Vec<Matrix>, result: Matrix) -> std::result::Result<Box<dyn MpsCall>, Refusal> {
     guard::softmax(result.dtype, result.rows, result.columns)?;
     if !inputs.iter().chain([&result]).all(|operand| operand.fits() && operand.dtype == result.dtype) {
         return Err(Refusal::Layout);
     }
-    // In place is not promised by the framework.
-    let reads: Vec<_> = inputs.iter().map(Operand::span).collect();
-    if reads.iter().any(|read| read.meets(&result.span())) {
+    // The framework does not promise to work in place.
+    if inputs.iter().any(|input| input.range().overlaps(&result.range())) {
         return Err(Refusal::InPlace);
     }
-    let touches = Touches { reads, writes: vec![result.span()] };
-    Ok(Item::shaders(op, Box::new(Rows { key, inputs, result }), touches))
+    Ok(Box::new(Rows { key, inputs, result }))
 }
 
-/// The item of a softmax, or of a log-softmax, of rows.
-pub(in crate::backend) fn softmax(
-    op: &'static str,
-    x: Operand,
-    y: Operand,
+/// Returns the call of a softmax, or of a log-softmax, of rows.
+pub(super) fn softmax(
+    x: Matrix,
+    y: Matrix,
     logarithm: bool,
-) -> std::result::Result<Item, Refusal> {
-    item(op, RowsKey { logarithm, gradient: false }, vec![x], y)
+) -> std::result::Result<Box<dyn MpsCall>, Refusal> {
+    rows(RowsKey { logarithm, gradient: false }, vec![x], y)
 }
 
-/// The item of their gradient: dy and y to dx.
-pub(in crate::backend) fn softmax_grad(
-    op: &'static str,
-    dy: Operand,
-    y: Operand,
-    dx: Operand,
+/// Returns the call of their gradient: dy and y to dx.
+pub(super) fn softmax_grad(
+    dy: Matrix,
+    y: Matrix,
+    dx: Matrix,
     logarithm: bool,
-) -> std::result::Result<Item, Refusal> {
-    item(op, RowsKey { logarithm, gradient: true }, vec![dy, y], dx)
+) -> std::result::Result<Box<dyn MpsCall>, Refusal> {
+    rows(RowsKey { logarithm, gradient: true }, vec![dy, y], dx)
 }

@@ -1,42 +1,36 @@
-//! `MPSMatrixFindTopK`: up to 16 of the greatest elements of each row, with their indices. More are for a kernel of ours
-//! (`backend/metal/top_k.rs`).
+//! `MPSMatrixFindTopK`: up to 16 of the largest elements of each row, with their indices. Larger numbers are computed by our
+//! kernel (`backend/gpu/top_k.rs`).
 
+use super::call::{MpsCall, matrix};
 use super::guard::{self, Refusal};
 use super::kernels;
-use super::matrix::Operand;
 use crate::Result;
-use crate::backend::metal::buffer::Raw;
-use crate::backend::metal::commands::Idle;
-use crate::backend::metal::executor::{Item, Shaders};
-use crate::backend::metal::launch::Touches;
+use crate::backend::gpu::library::Matrix;
+use crate::backend::metal::commands::NoEncoder;
+use crate::backend::metal::memory::Memory;
 use crate::tensor::DType;
 
 /// A call, ready to be encoded.
 struct TopK {
-    x: Operand,
-    indices: Operand,
-    values: Operand,
+    x: Matrix,
+    indices: Matrix,
+    values: Matrix,
 }
 
-impl Shaders for TopK {
-    fn encode(&self, idle: Idle<'_>, arena: &Raw) -> Result<()> {
-        let kernel = kernels::top_k(idle.device(), self.values.columns);
-        kernel.encode(
-            &idle,
-            &self.x.matrix(arena)?,
-            &self.indices.matrix(arena)?,
-            &self.values.matrix(arena)?,
-        )
+impl MpsCall for TopK {
+    fn encode(&self, target: NoEncoder<'_>, memory: Memory<'_>) -> Result<()> {
+        let kernel = kernels::top_k(target.device(), self.values.columns);
+        let [x, indices, values] = [&self.x, &self.indices, &self.values].map(|side| matrix(side, memory));
+        kernel.encode(&target, &x?, &indices?, &values?)
     }
 }
 
-/// The item of the search.
-pub(in crate::backend) fn top_k(
-    op: &'static str,
-    x: Operand,
-    values: Operand,
-    indices: Operand,
-) -> std::result::Result<Item, Refusal> {
+/// Returns the call of the search.
+pub(super) fn top_k(
+    x: Matrix,
+    values: Matrix,
+    indices: Matrix,
+) -> std::result::Result<Box<dyn MpsCall>, Refusal> {
     guard::top_k(x.dtype, x.rows, x.columns, values.columns)?;
     if ![&x, &values, &indices].iter().all(|operand| operand.fits())
         || values.dtype != x.dtype
@@ -44,6 +38,5 @@ pub(in crate::backend) fn top_k(
     {
         return Err(Refusal::Layout);
     }
-    let touches = Touches { reads: vec![x.span()], writes: vec![values.span(), indices.span()] };
-    Ok(Item::shaders(op, Box::new(TopK { x, indices, values }), touches))
+    Ok(Box::new(TopK { x, indices, values }))
 }

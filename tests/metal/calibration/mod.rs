@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use metal_candle::backend::metal_facts;
+use metal_candle::backend::metal::device_info;
 use questions::QUESTIONS;
 
 /// Names the question to a process that is to answer it.
@@ -51,7 +51,7 @@ fn name() -> String {
     if cfg!(softmetal) {
         return "software".to_owned();
     }
-    let facts = metal_facts::read().unwrap();
+    let facts = device_info::read().unwrap();
     let (major, minor, _) = facts.system;
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     format!("{}-macos-{major}-{minor}", facts.name.chars().map(plain).collect::<String>())

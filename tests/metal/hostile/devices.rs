@@ -13,7 +13,7 @@ use super::{assert_right, border_is_right, device_error};
 fn without_a_default_device_the_first_of_the_list_is_used() {
     let _alone = crate::alone();
     let _mac = Mac { devices: Devices::ListOnly, ..Mac::default() }.install();
-    assert!(!metal_candle::backend::metal_facts::read().unwrap().name.is_empty());
+    assert!(!metal_candle::backend::metal::device_info::read().unwrap().name.is_empty());
     assert_right(&Device::metal().unwrap());
     border_is_right();
 }
@@ -25,7 +25,7 @@ fn without_any_device_the_error_says_so() {
     let (fault, text) = device_error(Device::metal());
     assert_eq!(fault, DeviceFault::Unavailable);
     assert!(text.contains("GPU"), "{text}");
-    assert!(metal_candle::backend::metal_facts::read().unwrap_err().to_string().contains("GPU"));
+    assert!(metal_candle::backend::metal::device_info::read().unwrap_err().to_string().contains("GPU"));
 }
 
 /// The message of a refusal names the GPU, what is missing, and what to use instead.
@@ -68,7 +68,7 @@ fn a_paravirtual_gpu_that_reports_family_7_is_refused_by_name() {
     let _alone = crate::alone();
     let gpu = Gpu { name: Gpu::paravirtual().name, ..Gpu::default() };
     let _mac = Mac::with(gpu.clone()).install();
-    let facts = metal_candle::backend::metal_facts::read().unwrap();
+    let facts = metal_candle::backend::metal::device_info::read().unwrap();
     assert!(facts.families.contains(&"Apple7"), "{:?}", facts.families);
     assert_eq!(facts.unsupported(), Some("is virtual"));
     refused(gpu);

@@ -55,7 +55,7 @@ fn on_macos_27_that_reports_16_every_path_is_right() {
         assert_right(&Device::metal_with(preference).unwrap());
     }
     border_is_right();
-    assert_eq!(metal_candle::backend::metal_facts::read().unwrap().system.0, 27);
+    assert_eq!(metal_candle::backend::metal::device_info::read().unwrap().system.0, 27);
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_chip_that_is_not_in_the_table_is_no_m1() {
     let of = |name: &str, architecture: &str| {
         let gpu = Gpu { name: name.to_owned(), architecture: architecture.to_owned(), ..Gpu::default() };
         let _mac = Mac::with(gpu).install();
-        metal_candle::backend::metal_facts::read().unwrap().chip
+        metal_candle::backend::metal::device_info::read().unwrap().chip
     };
     let oldest = of("Apple M1", "applegpu_g13g");
     let newer = of("Apple M9 Ultra", "applegpu_g21d");

@@ -100,7 +100,7 @@ fn a_table_of_measurements_chooses() {
     let _alone = crate::alone();
     let r = &mut Random::new(27);
     let inputs = [r.tensor([32, 48]), r.tensor([48, 40])];
-    let name = metal_candle::backend::metal_facts::read().unwrap().name;
+    let name = metal_candle::backend::metal::device_info::read().unwrap().name;
     for (mps, metal, expected) in [(1.0, 2.0, true), (2.0, 1.0, false)] {
         let products = vec![Measured { dtype: "f32".into(), m: 32, n: 40, k: 48, mps, metal }];
         let table = Table { device: name.clone(), version: "0".into(), products };

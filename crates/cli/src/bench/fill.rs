@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use metal_candle::backend::metal_facts::{self, Facts};
+use metal_candle::backend::metal::device_info::{self, DeviceInfo};
 
 use crate::bench::report::Report;
 use crate::failure::Failure;
@@ -16,7 +16,7 @@ pub(crate) fn check(path: &Path, device: &str) -> anyhow::Result<()> {
         )
         .into());
     }
-    measurable("--fill", &metal_facts::read()?)?;
+    measurable("--fill", &device_info::read()?)?;
     std::fs::read_to_string(path).map(|_| ()).map_err(|error| {
         let advice = "pass the repository's file, docs/MPS_BENCHMARKS.md";
         Failure::input(format!("{}: {error}", path.display()), advice).into()
@@ -24,7 +24,7 @@ pub(crate) fn check(path: &Path, device: &str) -> anyhow::Result<()> {
 }
 
 /// Refuses to measure a GPU that is not one of Apple's, or not a real one: its figures say nothing about Macs.
-pub(crate) fn measurable(what: &str, gpu: &Facts) -> Result<(), Failure> {
+pub(crate) fn measurable(what: &str, gpu: &DeviceInfo) -> Result<(), Failure> {
     let Some(reason) = gpu.unsupported() else { return Ok(()) };
     let cause = format!("{what}: the GPU '{}' {reason}, so its times would mislead", gpu.name);
     Err(Failure::input(cause, "measure on a Mac with Apple silicon, outside a virtual machine"))
@@ -65,10 +65,10 @@ mod tests {
     use crate::bench::report::{Row, Spread, Times};
     use crate::failure::Code;
 
-    fn gpu(name: &str, families: &[&'static str]) -> Facts {
-        Facts {
+    fn gpu(name: &str, families: &[&'static str]) -> DeviceInfo {
+        DeviceInfo {
             name: name.into(),
-            chip: metal_candle::backend::metal_chip::Chip::of(name),
+            chip: metal_candle::backend::gpu::chip::Chip::of(name),
             chip_is_known: false,
             families: families.to_vec(),
             unified_memory: true,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metal_candle::backend::metal_facts::{self, Facts};
+use metal_candle::backend::metal::device_info::{self, DeviceInfo};
 use serde_json::{Value, json};
 
 use crate::args::DoctorArgs;
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         missing.push(json!({"what": "AVX2 and FMA", "advice": "it works without, but many times slower"}));
     }
     let mut devices = vec![json!({"name": "cpu", "threads": threads, "features": features()})];
-    match metal_facts::read() {
+    match device_info::read() {
         Ok(facts) => {
             missing.extend(unfit_gpu(&facts));
             devices.push(gpu(&facts));
@@ -114,7 +114,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
 }
 
 /// Reports a GPU that the library does not support: a virtual one, or one that is older than Apple silicon.
-fn unfit_gpu(facts: &Facts) -> Option<Value> {
+fn unfit_gpu(facts: &DeviceInfo) -> Option<Value> {
     let reason = facts.unsupported()?;
     Some(json!({
         "what": format!("a supported GPU: '{}' {reason}", facts.name),
@@ -123,10 +123,10 @@ fn unfit_gpu(facts: &Facts) -> Option<Value> {
 }
 
 /// What there is to say of a GPU.
-fn gpu(facts: &Facts) -> Value {
+fn gpu(facts: &DeviceInfo) -> Value {
     let (major, minor, patch) = facts.system;
     let gates: Vec<Value> = facts
-        .gates()
+        .feature_availability()
         .into_iter()
         .map(|(what, version, met)| json!({"what": what, "macos": version, "met": met}))
         .collect();
@@ -246,9 +246,9 @@ mod tests {
 
     #[test]
     fn a_gpu_says_its_chip_its_limits_and_what_its_system_allows() {
-        let facts = Facts {
+        let facts = DeviceInfo {
             name: "Apple M3 Max".into(),
-            chip: metal_candle::backend::metal_chip::Chip::of("Apple M3 Max"),
+            chip: metal_candle::backend::gpu::chip::Chip::of("Apple M3 Max"),
             chip_is_known: true,
             families: vec!["Apple9", "Metal3"],
             unified_memory: true,
@@ -260,7 +260,7 @@ mod tests {
         };
         assert_eq!(unfit_gpu(&facts), None);
         let virtual_gpu =
-            Facts { name: "Apple Paravirtual device".into(), families: vec![], ..facts.clone() };
+            DeviceInfo { name: "Apple Paravirtual device".into(), families: vec![], ..facts.clone() };
         let what = unfit_gpu(&virtual_gpu).unwrap()["what"].clone();
         assert_eq!(what, "a supported GPU: 'Apple Paravirtual device' is virtual");
         let lines = gpu_lines(&gpu(&facts));
@@ -268,7 +268,7 @@ mod tests {
         assert!(lines[2].starts_with("         macOS 14.5.0; paths metal mps; "), "{}", lines[2]);
         assert!(lines[3].ends_with("no (macOS 15 or later)"), "{}", lines[3]);
         assert_eq!(lines.len(), 4);
-        let unknown = Facts { chip_is_known: false, ..facts };
+        let unknown = DeviceInfo { chip_is_known: false, ..facts };
         assert!(
             gpu_lines(&gpu(&unknown))[0].ends_with("not in the table of chips, estimates as for the nearest")
         );

@@ -1,7 +1,8 @@
 //! `metal-candle tune`.
 
+use metal_candle::backend::metal::device_info;
 use metal_candle::backend::select::{Choices, Preference, Table};
-use metal_candle::backend::{Device, metal_facts, tune};
+use metal_candle::backend::{Device, tune};
 
 use crate::args::TuneArgs;
 use crate::bench::fill;
@@ -9,7 +10,7 @@ use crate::cache;
 use crate::session::{Session, print_line};
 
 pub(crate) fn run(args: &TuneArgs, session: &Session) -> anyhow::Result<()> {
-    let gpu = metal_facts::read()?;
+    let gpu = device_info::read()?;
     fill::measurable("tune", &gpu)?;
     let path = match &args.out {
         Some(path) => path.clone(),

@@ -13,6 +13,8 @@ use sources::{backend, ours, read};
 
 /// File of the backend, struct there, and struct of the kernel library of that name. `[u32]`: words without a struct.
 const PAIRS: &[(&str, &str, &str)] = &[
+    ("accumulate", "[u32; 1]", "AccumulateSizes"),
+    ("adamw", "AdamWSizes", "AdamWSizes"),
     ("attention", "Sizes", "AttentionSizes"),
     ("attention_grad", "Sizes", "AttentionGradSizes"),
     ("check_indices", "[u32; 2]", "CheckSizes"),
@@ -24,6 +26,8 @@ const PAIRS: &[(&str, &str, &str)] = &[
     ("embedding", "Sizes", "EmbeddingSizes"),
     ("gemv", "Sizes", "GemvSizes"),
     ("gemv", "TransposedSizes", "GemvTSizes"),
+    ("global_norm", "SquaresSizes", "SquaresSizes"),
+    ("global_norm", "[u32; 1]", "NormSizes"),
     ("kv_write", "Sizes", "KvWriteSizes"),
     ("layer_norm", "ColumnSizes", "LayerNormColumns"),
     ("layer_norm", "GradSizes", "LayerNormGradSizes"),
@@ -31,13 +35,9 @@ const PAIRS: &[(&str, &str, &str)] = &[
     ("layout", "CopySizes", "CopySizes"),
     ("layout", "UnsliceSizes", "UnsliceSizes"),
     ("lora", "Sizes", "LoraSizes"),
-    ("lora", "Slots", "Slots"),
-    ("many", "AdamWSizes", "AdamWSizes"),
-    ("many", "Entry", "Entry"),
-    ("many", "SquaresSizes", "SquaresSizes"),
-    ("many", "[u32; 1]", "AccumulateSizes"),
-    ("many", "[u32; 1]", "NormSizes"),
+    ("lora_slots", "Slots", "Slots"),
     ("matmul", "Sizes", "MatMulSizes"),
+    ("multi_tensor", "Entry", "Entry"),
     ("quant_matmul", "Sizes", "QuantizedSizes"),
     ("reduce", "Sizes", "ReduceSizes"),
     ("rms_norm", "ColumnSizes", "ColumnSizes"),
@@ -54,7 +54,7 @@ const PAIRS: &[(&str, &str, &str)] = &[
 ];
 
 /// Structs that MLX's kernels, which candle ships, take.
-const MLX: &[(&str, &str)] = &[("SteelSizes", "GEMMParams"), ("SteelAddend", "GEMMAddMMParams")];
+const MLX: &[(&str, &str)] = &[("GemmParams", "GEMMParams"), ("GemmAddendParams", "GEMMAddMMParams")];
 
 /// Text without comments.
 fn plain(text: &str) -> String {
@@ -192,7 +192,12 @@ fn structs_of_the_host_and_of_kernels_agree() {
     for source in &sources {
         let mut layouts = Vec::new();
         for (file, name, metal) in PAIRS {
-            let library = if *file == "strided" { "layout" } else { *file };
+            let library = match *file {
+                "strided" => "layout",
+                "lora_slots" => "lora",
+                "multi_tensor" => "adamw",
+                file => file,
+            };
             if library != source.name {
                 continue;
             }

@@ -13,7 +13,7 @@ pub(crate) struct Source {
 
 /// Folder of the Metal backend.
 pub(crate) fn backend() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../src/backend/metal")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../src/backend/gpu")
 }
 
 /// Text of a file of the backend.
