@@ -15,7 +15,7 @@ use candle_core::quantized::GgmlDType;
 
 use super::gguf_split;
 use super::read::check_fetched;
-use crate::tensor::MappedFile;
+use crate::tensor::{MappedFile, try_with_capacity};
 use crate::{Error, Result};
 
 /// More entries or tensors than any model has; a header that claims more is damaged.

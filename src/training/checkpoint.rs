@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::adapter::{Adapter, CONFIG_FILE, TENSOR_FILE};
 use super::divergence::LossWatch;
-use super::run_settings;
 use super::tensors::{read_tensors, write_tensors};
 use crate::atomic::{self, WRITING};
 use crate::durable;
@@ -278,6 +277,13 @@ fn damage(path: &Path) -> String {
     format!("{MANIFEST} lists other files")
 }
 
+/// Name of the setting that identifies the base model.
+pub(super) const BASE: &str = "base model";
+/// Text before the hash of the base's content.
+pub(super) const CONTENT: &str = "content ";
+/// Name of the setting with the dtype of the base's weights.
+pub(super) const DTYPE: &str = "dtype";
+
 /// The base model of a run as its checkpoints record it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedBase {
@@ -294,11 +300,8 @@ pub fn recorded_base(folder: &Path) -> Option<RecordedBase> {
         let text = std::fs::read(path.join(STATE)).ok()?;
         serde_json::from_slice::<TrainerState>(&text).ok()
     })?;
-    let content = state.settings.get(run_settings::BASE)?.strip_prefix(run_settings::CONTENT)?;
-    Some(RecordedBase {
-        content: content.to_owned(),
-        dtype: state.settings.get(run_settings::DTYPE)?.clone(),
-    })
+    let content = state.settings.get(BASE)?.strip_prefix(CONTENT)?;
+    Some(RecordedBase { content: content.to_owned(), dtype: state.settings.get(DTYPE)?.clone() })
 }
 
 /// Reads a checkpoint: the adapter, the optimizer's state, the trainer's state.
@@ -431,7 +434,7 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         assert_eq!(recorded_base(out.path()), None);
         let (adapter, optimizer, mut state) = parts(5);
-        let settings = [(run_settings::BASE, "content 00"), (run_settings::DTYPE, "f32")];
+        let settings = [(BASE, "content 00"), (DTYPE, "f32")];
         state.settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let path = save(out.path(), &adapter, &optimizer, &state).unwrap();
         let expected = RecordedBase { content: "00".into(), dtype: "f32".into() };

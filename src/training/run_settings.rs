@@ -1,6 +1,6 @@
 //! What decides a run's result, as checkpoints record it and a resumed run compares it.
 
-use super::checkpoint::Settings;
+use super::checkpoint::{BASE, CONTENT, DTYPE, Settings};
 use super::data::Example;
 use super::lora::{LoraConfig, LoraModule, sorted};
 use super::scheduler::ScheduleKind;
@@ -8,12 +8,6 @@ use super::trainer::TrainOptions;
 use crate::Result;
 use crate::content_hash::ContentHash;
 use crate::models::Decoder;
-
-/// Names of the settings that describe the base model.
-pub(super) const BASE: &str = "base model";
-/// Text before the hash of the base's content.
-pub(super) const CONTENT: &str = "content ";
-pub(super) const DTYPE: &str = "dtype";
 
 /// Describes a run by everything that decides its result: the content of base model, training and validation data, and
 /// every option but those about reports, checkpoints and recomputed layers, which change no bit of it.
