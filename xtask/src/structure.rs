@@ -142,7 +142,7 @@ fn circles<'m>(imports: &BTreeMap<&'m Module, BTreeSet<&'m Module>>) -> Vec<BTre
         let both = reach[module].iter().filter(|other| reach.get(*other).is_some_and(|r| r.contains(module)));
         both.copied().collect()
     };
-    let all: BTreeSet<BTreeSet<&Module>> = imports.keys().map(|module| circle(module)).collect();
+    let all: BTreeSet<BTreeSet<&Module>> = imports.keys().map(circle).collect();
     all.into_iter().filter(|circle| circle.len() > 1).collect()
 }
 
