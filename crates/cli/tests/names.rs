@@ -130,7 +130,7 @@ const REFUSED: &[Refused] = &[
     (
         "train --split train[:50%]",
         2,
-        "--split: 'train[:50%]' is more or less than one split",
+        "--split: 'train[:50%]' is not a single split",
         "name one split",
     ),
     // Suggestions are near, or there is none.
