@@ -171,12 +171,12 @@ impl Case {
         }
     }
 
-    /// Whether a gradient with respect to an input is wanted: an adapter's layer is frozen.
+    /// Returns true if a gradient with respect to an input is wanted: an adapter's layer is frozen.
     pub fn differentiated(&self, index: usize) -> bool {
         !(index == 1 && matches!(self.kind, Kind::Lora { .. }))
     }
 
-    /// Whether a result has the shape of the first input, so that a chain can be made.
+    /// Returns true if a result has the shape of the first input, so that a chain can be made.
     pub fn chains(&self) -> bool {
         !self.backward && !matches!(self.kind, Kind::MatMul { n, k, .. } if n != k)
     }

@@ -323,7 +323,7 @@ impl Run {
 
 #[cfg(metal)]
 impl Run {
-    /// Whether every launch is to have a command buffer of its own.
+    /// Returns true if every launch is to have a command buffer of its own.
     pub(super) fn alone(&self) -> bool {
         LEVEL.load(Ordering::Relaxed) != 2
     }

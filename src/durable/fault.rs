@@ -215,7 +215,7 @@ impl State {
         std::fs::hard_link(path, &kept).ok().map(|()| kept)
     }
 
-    /// Whether changes are tracked, which costs file handles and a shadow folder.
+    /// Returns true if changes are tracked, which costs file handles and a shadow folder.
     fn tracks(&self) -> bool {
         self.shadow.is_some()
     }

@@ -88,9 +88,9 @@ pub struct LinearModule {
     pub out_features: usize,
     /// The layer that it belongs to.
     pub layer: Option<usize>,
-    /// Whether it is the output head, which `all-linear` leaves out.
+    /// True if it is the output head, which `all-linear` leaves out.
     pub is_head: bool,
-    /// Whether it is the embedding, which `all-linear` leaves out.
+    /// True if it is the embedding, which `all-linear` leaves out.
     pub is_embedding: bool,
 }
 

@@ -200,7 +200,7 @@ fn base_model_of_gguf(gguf: &Gguf, name: &str) -> Result<Option<String>> {
 /// Beginnings of what follows a model's name in the name of its GGUF file.
 const FORMATS: [&str; 8] = ["q", "iq", "f16", "f32", "bf16", "tq", "mxfp4", "ud"];
 
-/// Whether a name is like `owner/model`.
+/// Returns true if a name is like `owner/model`.
 fn is_repository(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
     let mut parts = name.split('/');

@@ -131,7 +131,7 @@ impl Gguf {
         &self.tensors
     }
 
-    /// Whether the metadata has this key.
+    /// Returns true if the metadata has this key.
     pub fn has(&self, key: &str) -> bool {
         self.metadata.contains_key(key)
     }

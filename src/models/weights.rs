@@ -186,7 +186,7 @@ impl Weights {
         &self.path
     }
 
-    /// Whether there is a tensor of this name.
+    /// Returns true if there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -419,7 +419,7 @@ impl Weights {
     }
 }
 
-/// Whether an index is left over from shards that are not there any more.
+/// Returns true if an index is left over from shards that are not there any more.
 fn is_left_over(index: &Path) -> bool {
     let Ok(text) = std::fs::read_to_string(index) else { return false };
     let Ok(json) = serde_json::from_str::<serde_json::Value>(&text) else { return false };
@@ -481,7 +481,7 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-/// Whether the name is that of a file in the same folder.
+/// Returns true if the name is that of a file in the same folder.
 fn is_file_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) && !name.contains('\\')

@@ -156,7 +156,7 @@ pub trait Operation {
     /// The shape rule: specs of the outputs, or why the inputs do not fit.
     fn infer(&self, inputs: &[TensorSpec]) -> Result<Vec<TensorSpec>>;
 
-    /// Whether a gradient with respect to input `input` exists.
+    /// Returns true if a gradient with respect to input `input` exists.
     fn differentiable(&self, _input: usize) -> bool {
         false
     }
@@ -172,7 +172,7 @@ pub trait Operation {
     /// The definition, in f64, element by element. Used by tests only.
     fn reference(&self, inputs: &[Reference]) -> Vec<Reference>;
 
-    /// Whether kernels take input `input` in this layout; otherwise the planner copies it.
+    /// Returns true if kernels take input `input` in this layout; otherwise the planner copies it.
     fn accepts(&self, _input: usize, layout: &Layout) -> bool {
         layout.is_contiguous()
     }

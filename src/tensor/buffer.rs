@@ -60,7 +60,7 @@ impl Parameter {
         &self.0.spec
     }
 
-    /// Whether training changes it.
+    /// Returns true if training changes it.
     pub fn trainable(&self) -> bool {
         self.0.trainable
     }
@@ -86,7 +86,7 @@ impl Parameter {
         self.0.buffer.write(self.0.offset, value.bytes())
     }
 
-    /// Whether both are the same tensor.
+    /// Returns true if both are the same tensor.
     pub fn same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }

@@ -25,7 +25,7 @@ impl DType {
         }
     }
 
-    /// Whether the type holds real numbers.
+    /// Returns true if the type holds real numbers.
     pub const fn is_float(self) -> bool {
         !matches!(self, Self::U32)
     }

@@ -101,7 +101,7 @@ impl HostTensor {
         }
     }
 
-    /// Whether the bytes are a window into a mapped file.
+    /// Returns true if the bytes are a window into a mapped file.
     pub fn is_mapped(&self) -> bool {
         matches!(self.storage, Storage::Mapped { .. })
     }

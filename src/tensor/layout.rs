@@ -20,7 +20,7 @@ impl Layout {
         Self { shape: shape.clone(), strides: shape.strides(), offset: 0 }
     }
 
-    /// Whether the elements lie row-major without gaps (axes of length 1 may have any stride).
+    /// Returns true if the elements lie row-major without gaps (axes of length 1 may have any stride).
     pub fn is_contiguous(&self) -> bool {
         let mut expected = 1;
         for (&dim, &stride) in self.shape.dims().iter().zip(&self.strides).rev() {
@@ -35,7 +35,7 @@ impl Layout {
         true
     }
 
-    /// Whether neighbours on the last axis are adjacent.
+    /// Returns true if neighbours on the last axis are adjacent.
     pub fn is_row_contiguous(&self) -> bool {
         self.shape.last() <= 1 || self.strides.last() == Some(&1)
     }

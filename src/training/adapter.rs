@@ -39,7 +39,7 @@ pub struct AdapterModule {
     pub b: HostTensor,
     /// Factor of B·A.
     pub scale: f64,
-    /// Whether it is the embedding, of whose A a token picks a column.
+    /// True if it is the embedding, of whose A a token picks a column.
     pub is_embedding: bool,
 }
 

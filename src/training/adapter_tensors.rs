@@ -24,7 +24,7 @@ enum Part {
 struct Pair {
     tensors: [Option<HostTensor>; 2],
     is_embedding: bool,
-    /// Whether the name was that of a model without a head, whose paths lack `model.`.
+    /// True if the name was that of a model without a head, whose paths lack `model.`.
     is_bare: bool,
 }
 

@@ -38,7 +38,7 @@ pub struct TrainerState {
     pub best_step: usize,
     /// Validations since then.
     pub bad_evals: usize,
-    /// Whether the validation of this step was interrupted. The run resumes with it.
+    /// True if the validation of this step was interrupted. The run resumes with it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub validation_due: bool,
     /// Tokens trained on, padding not counted.

@@ -115,7 +115,7 @@ pub struct LoraModule {
     pub rank: usize,
     /// alpha / r, or alpha / √r.
     pub scale: f64,
-    /// Whether it is the embedding.
+    /// True if it is the embedding.
     pub is_embedding: bool,
 }
 

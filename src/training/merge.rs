@@ -38,7 +38,7 @@ pub struct MergeReport {
     /// Relative error of the logits of the folder, read back, against those of base + adapter:
     /// ‖difference‖ / ‖logits‖ over all logits of a few tokens.
     pub logits_error: f64,
-    /// Whether head and embedding, which shared one weight in the base, are two weights now, since the adapter is on one of
+    /// True if head and embedding, which shared one weight in the base, are two weights now, since the adapter is on one of
     /// them.
     pub untied: bool,
 }

@@ -114,7 +114,7 @@ impl Drop for RunFolder {
     }
 }
 
-/// Whether an open file is the one that has this path now.
+/// Returns true if an open file is the one that has this path now.
 #[cfg(unix)]
 fn same_file(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;

@@ -86,7 +86,7 @@ pub enum Event {
         step: usize,
         /// Mean loss of the validation data's trained tokens, in nats.
         loss: f64,
-        /// Whether it is the best so far, so that the adapter was written to the output folder.
+        /// True if it is the best so far, so that the adapter was written to the output folder.
         best: bool,
     },
     /// A checkpoint was written.
@@ -129,7 +129,7 @@ pub struct Summary {
     pub padding: f64,
     /// Tokens (padding not counted) a second of training, validation not counted.
     pub tokens_per_second: f64,
-    /// Whether the caller stopped it.
+    /// True if the caller stopped it.
     pub interrupted: bool,
     /// What shows that training has diverged, if it has; an adapter from before is kept.
     pub diverged: Option<String>,

@@ -42,12 +42,12 @@ pub(crate) fn models() -> Result<PathBuf, Failure> {
     Ok(root()?.join("models"))
 }
 
-/// Whether the user forbids any network use of ours.
+/// Returns true if the user forbids any network use of ours.
 pub(crate) fn offline() -> bool {
     flag("METAL_CANDLE_OFFLINE")
 }
 
-/// Whether an environment variable says yes, as the hub's own tools read them.
+/// Returns true if an environment variable says yes, as the hub's own tools read them.
 pub(crate) fn flag(name: &str) -> bool {
     std::env::var(name).is_ok_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
 }

@@ -36,7 +36,7 @@ pub(crate) struct Hub {
     pub(crate) endpoint: String,
     token: Option<String>,
     agent: ureq::Agent,
-    /// Whether it has answered at all in this run.
+    /// True if it has answered at all in this run.
     answered: Cell<bool>,
 }
 
@@ -78,7 +78,7 @@ impl Hub {
         Ok(Self { endpoint, token: token(), agent: config.into(), answered: Cell::new(false) })
     }
 
-    /// Whether anything answers there; the error says why not.
+    /// Checks that the hub answers; the error contains the reason if not.
     pub(crate) fn ping(&self) -> Result<(), String> {
         self.get(&format!("{}/api/models?limit=1", self.endpoint), None)
             .map(|_| ())

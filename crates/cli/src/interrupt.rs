@@ -26,7 +26,7 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// Whether a stop was asked for.
+    /// Returns true if a stop was asked for.
     pub(crate) fn requested(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }

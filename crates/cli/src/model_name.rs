@@ -137,7 +137,7 @@ pub(crate) fn quantization(text: &str) -> bool {
     (named || upper == "LATEST") && word(text)
 }
 
-/// Whether a file's name has this quantization.
+/// Returns true if a file's name has this quantization.
 pub(crate) fn has_quantization(file: &str, wanted: &str) -> bool {
     if wanted.eq_ignore_ascii_case("latest") {
         return true;

@@ -56,7 +56,7 @@ pub(crate) fn find() -> Option<(String, String)> {
     })
 }
 
-/// Whether the package index answers for `package`, within `limit`.
+/// Checks that the package index answers for `package`, within `limit`.
 pub(crate) fn ping(package: &Package, limit: Duration) -> Result<(), String> {
     let (words, _) = find().ok_or("no pip")?;
     let words: Vec<&str> = words.split(' ').collect();

@@ -48,7 +48,7 @@ impl Progress {
         Self { mode, bars: MultiProgress::new() }
     }
 
-    /// Whether nothing is shown.
+    /// Returns true if nothing is shown.
     pub(crate) fn is_quiet(&self) -> bool {
         self.mode == Mode::Quiet
     }

@@ -24,7 +24,7 @@ pub(crate) struct Record {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Content {
-    /// Whether the files are a whole model, rather than some files of one.
+    /// True if the files are a whole model, rather than some files of one.
     whole: bool,
     files: BTreeMap<String, Entry>,
 }

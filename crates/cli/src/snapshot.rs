@@ -184,7 +184,7 @@ fn whole_gguf(folder: &Path, files: &[String]) -> Option<PathBuf> {
     files.iter().all(|file| folder.join(file).is_file()).then(|| folder.join(&files[0]))
 }
 
-/// Whether a folder has a configuration, a tokenizer and every weight file that its index names.
+/// Returns true if a folder has a configuration, a tokenizer and every weight file that its index names.
 fn is_whole(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();
     let shards = || -> Option<bool> {
@@ -199,7 +199,7 @@ fn is_whole(folder: &Path) -> bool {
 const ADAPTER_TENSORS: [&str; 2] = ["adapter_model.safetensors", "adapters.safetensors"];
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 
-/// Whether files of these names make an adapter.
+/// Returns true if files of these names make an adapter.
 fn is_adapter(has: impl Fn(&str) -> bool) -> bool {
     has(ADAPTER_CONFIG) && ADAPTER_TENSORS.iter().any(|name| has(name))
 }

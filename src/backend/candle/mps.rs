@@ -47,7 +47,7 @@ fn sizes(a: &Tensor, b: &Tensor) -> Result<[usize; 4]> {
     Ok([leading.iter().product(), last[0], last_b[1], last[1]])
 }
 
-/// Whether the level expects Metal Performance Shaders to be faster, both waits counted.
+/// Returns true if the level expects Metal Performance Shaders to be faster, both waits counted.
 pub(super) fn prefers_mps(a: &Tensor, b: &Tensor, preference: Preference) -> Result<bool> {
     let candle_core::Device::Metal(device) = a.device() else { return Ok(false) };
     let [batch, m, n, k] = sizes(a, b)?;

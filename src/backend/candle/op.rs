@@ -26,7 +26,7 @@ struct Apply {
     fused: Fused,
     /// Inputs without a gradient, after those that candle hands over.
     extra: Vec<Tensor>,
-    /// Whether outputs for the backward pass are wanted.
+    /// True if outputs for the backward pass are wanted.
     hidden: bool,
     saved: Arc<Saved>,
 }

@@ -93,7 +93,7 @@ impl Product {
         }
     }
 
-    /// Whether a must first be written as f32, for each part of k the rows one after the other.
+    /// Returns true if a must first be written as f32, for each part of k the rows one after the other.
     fn copies_a(&self) -> bool {
         let Side { dtype, rows, columns, .. } = self.a;
         let plain = dtype == DType::F32 && (columns == 1 || self.k <= 1);
@@ -106,7 +106,7 @@ impl Product {
         }
     }
 
-    /// Whether [`Epilogue`]s can be added on the way.
+    /// Returns true if [`Epilogue`]s can be added on the way.
     pub(super) fn takes_tails(&self) -> bool {
         self.strategy() == Strategy::GemvDot
     }
@@ -326,7 +326,7 @@ pub(super) unsafe fn store(product: Product, c: *mut u8, at: usize, sums: &[f32]
 /// Blocks of columns and rows.
 struct Blocks {
     product: Product,
-    /// Whether a was written by [`Rows`].
+    /// True if a was written by [`Rows`].
     copied: bool,
     a: In<f32>,
     b: In<u8>,

@@ -11,7 +11,7 @@ use super::pool::Pool;
 use super::vector::Isa;
 use crate::tensor::DType;
 
-/// Whether a product is computed this way: where it moves less than packing the right matrix would.
+/// Returns true if a product is computed this way: where it moves less than packing the right matrix would.
 pub(super) fn fits(product: &Product) -> bool {
     let Product { batch, m, n, k, b, .. } = *product;
     batch == 1 && b.rows == 1 && b.dtype == DType::F32 && m * (n + k) < n * k

@@ -84,7 +84,7 @@ pub fn device(supported: bool) -> Result<(), Refusal> {
     if supported { Ok(()) } else { Err(Refusal::Device) }
 }
 
-/// Whether MPSMatrixMultiplication may compute a product, on a chip of this generation (1 for M1).
+/// Checks that MPSMatrixMultiplication may compute a product, on a chip of this generation (1 for M1).
 pub fn product(shape: &ProductShape, generation: u32) -> Result<(), Refusal> {
     let ProductShape { left, right, result, m, n, k, batch } = *shape;
     let single = left == right && right == result && matches!(left, DType::F32 | DType::F16);
@@ -116,7 +116,7 @@ pub fn product(shape: &ProductShape, generation: u32) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether MPSNDArrayMatrixMultiplication may take a product of bf16 matrices on a system of this major version.
+/// Checks that MPSNDArrayMatrixMultiplication may take a product of bf16 matrices on a system of this major version.
 /// `transposed`: one of them is stored transposed. `addend`: a third matrix is added. More than one matrix is refused:
 /// arrays of three axes give results that differ from run to run on M5 (pytorch 180776, 181466).
 pub fn array_product(
@@ -144,7 +144,7 @@ pub fn array_product(
     product(&ProductShape { left: DType::F16, right: DType::F16, result: DType::F16, ..*shape }, u32::MAX)
 }
 
-/// Whether MPSMatrixSoftMax and its kin may take rows of this type.
+/// Checks that MPSMatrixSoftMax and its kin may take rows of this type.
 pub fn softmax(dtype: DType, rows: usize, columns: usize) -> Result<(), Refusal> {
     if !matches!(dtype, DType::F32 | DType::F16) {
         return Err(Refusal::DType);
@@ -158,7 +158,7 @@ pub fn softmax(dtype: DType, rows: usize, columns: usize) -> Result<(), Refusal>
     Ok(())
 }
 
-/// Whether MPSMatrixFindTopK may find the k greatest elements of rows.
+/// Checks that MPSMatrixFindTopK may find the k greatest elements of rows.
 pub fn top_k(dtype: DType, rows: usize, columns: usize, k: usize) -> Result<(), Refusal> {
     softmax(dtype, rows, columns)?;
     if k == 0 || k > columns {

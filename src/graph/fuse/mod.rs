@@ -124,7 +124,7 @@ impl Rewriter<'_> {
         &self.old.list[node].inputs
     }
 
-    /// Whether nothing but the pattern at hand reads the value.
+    /// Returns true if nothing but the pattern at hand reads the value.
     fn used_once(&self, value: Value) -> bool {
         self.consumers.get(&value).is_some_and(|nodes| nodes.len() == 1)
     }

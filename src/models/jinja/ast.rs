@@ -124,7 +124,7 @@ pub(super) struct MacroNode {
     /// Names of the parameters with their defaults.
     pub(super) parameters: Vec<(String, Option<Expr>)>,
     pub(super) body: Vec<Stmt>,
-    /// Whether the body reads `varargs`, `kwargs` or `caller`.
+    /// True if the body reads `varargs`, `kwargs` or `caller`.
     pub(super) reads_varargs: bool,
     pub(super) reads_kwargs: bool,
     pub(super) reads_caller: bool,

@@ -52,7 +52,7 @@ struct Lexer<'s> {
     line: usize,
     /// Position up to which newlines are counted.
     counted: usize,
-    /// Whether the last token ended a line.
+    /// True if the last token ended a line.
     starts_line: bool,
     tokens: Vec<(Token, usize)>,
 }

@@ -13,7 +13,7 @@ const MAX_DEPTH: usize = 100;
 pub(super) struct Parsed {
     pub(super) body: Vec<Stmt>,
     pub(super) has_generation_blocks: bool,
-    /// Whether it has macros, recursive loops or long chains of operators.
+    /// True if it has macros, recursive loops or long chains of operators.
     pub(super) may_recurse: bool,
 }
 

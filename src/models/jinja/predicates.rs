@@ -138,7 +138,7 @@ impl Interpreter<'_> {
     }
 }
 
-/// Whether the remainder of a division is `wanted`.
+/// Returns true if the remainder of a division is `wanted`.
 fn is_multiple(value: &Value, divisor: &Value, wanted: u8) -> Result<bool> {
     let remainder = operators::binary(BinaryOp::Mod, value, divisor)?;
     if wanted == 0 {

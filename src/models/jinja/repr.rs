@@ -186,7 +186,7 @@ pub(super) fn is_printable(c: char) -> bool {
     has_class(&OTHER, r"[\p{C}\p{Z}]", c) == Some(false)
 }
 
-/// Whether a character is in a class, whose expression is compiled once.
+/// Returns true if a character is in a class, whose expression is compiled once.
 pub(super) fn has_class(cell: &OnceLock<Option<Regex>>, class: &str, c: char) -> Option<bool> {
     let regex = cell.get_or_init(|| Regex::new(class).ok()).as_ref()?;
     regex.is_match(c.encode_utf8(&mut [0; 4])).ok()

@@ -505,7 +505,7 @@ fn predicate(text: &str, name: &str) -> Result<Option<bool>> {
     }))
 }
 
-/// Whether upper case follows what has no case only, and lower case what has one.
+/// Returns true if upper case follows what has no case only, and lower case what has one.
 fn is_title(text: &str) -> bool {
     let (mut after_cased, mut found) = (false, false);
     for c in text.chars() {

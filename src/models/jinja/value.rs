@@ -144,7 +144,7 @@ pub(super) struct Loop {
     /// Scope around the loop.
     pub(super) scope: Rc<Scope>,
     pub(super) source: Rc<RefCell<Items>>,
-    /// Whether the loop's condition still has to choose among the items.
+    /// True if the loop's condition still has to choose among the items.
     pub(super) is_filtered: bool,
     /// The item after the current one, if it was looked at.
     pub(super) after: Option<Option<Value>>,

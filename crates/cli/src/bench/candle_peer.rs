@@ -46,7 +46,7 @@ struct Job {
     copies: Vec<Vec<Var>>,
     mask: Option<Tensor>,
     device: Device,
-    /// Whether the layer's weight is stored `[k, n]`: the faster of both is timed.
+    /// True if the layer's weight is stored `[k, n]`: the faster of both is timed.
     turned: bool,
     samples: PathBuf,
 }

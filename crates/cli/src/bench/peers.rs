@@ -60,7 +60,7 @@ pub(crate) struct Explained {
 }
 
 impl Timed {
-    /// Whether the results were there when the clock stopped.
+    /// Checks that the results existed when the clock stopped.
     pub(crate) fn computed(&self) -> Result<Reading, String> {
         let late = self.after - self.again;
         // A quarter of the timed part, and a look once more, are more than caches explain.
@@ -108,7 +108,7 @@ pub(crate) fn difference(ours: &[f64], theirs: &[f64], case: &Case) -> Result<f6
     Ok(relative)
 }
 
-/// Whether the elements of every timed result are ours; those of a chain have gone through it [`COPIES`] times.
+/// Checks that the elements of every timed result equal ours; those of a chain have gone through it [`COPIES`] times.
 pub(crate) fn same_samples(ours: &[Vec<f64>], theirs: &[f64], case: &Case) -> Result<(), String> {
     if theirs.len() != ours.len() * SAMPLES {
         return Err(format!(

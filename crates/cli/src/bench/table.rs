@@ -102,7 +102,7 @@ pub(crate) fn threads(flag: usize) -> usize {
     if flag == 0 { std::thread::available_parallelism().map_or(1, std::num::NonZero::get) } else { flag }
 }
 
-/// Whether two places are the same kind of device: a peer's own words name it.
+/// Returns true if two places are the same kind of device: a peer's own words name it.
 pub(crate) fn same_place(ours: &str, theirs: &str) -> bool {
     let gpu =
         |text: &str| ["metal", "mps", "gpu", "cuda"].iter().any(|word| text.to_lowercase().contains(word));

@@ -36,7 +36,7 @@ fn features() -> Vec<&'static str> {
     found
 }
 
-/// Whether the two ways to a model answer now: the hub, and the Python package index.
+/// Checks that the hub and the Python package index, from which models are fetched, answer now.
 fn reached(pip: bool) -> (Result<(), String>, Result<(), String>) {
     if cache::offline() {
         let off = || Err("switched off (METAL_CANDLE_OFFLINE)".to_owned());

@@ -67,7 +67,7 @@ fn sum_of(file: &serde_json::Value, name: &str) -> Result<Option<String>, Unusab
     Err(Unusable::NoSum { file: name.to_owned(), sum })
 }
 
-/// Whether a text is a SHA-256 in lowercase digits.
+/// Returns true if a text is a SHA-256 in lowercase digits.
 pub(crate) fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
