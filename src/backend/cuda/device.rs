@@ -1,0 +1,158 @@
+//! The GPU: its context, its stream, and its properties.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cudarc::driver::{result, sys};
+
+use super::error::{DEVICE, failed, of_driver};
+use super::module::Modules;
+use crate::backend::gpu::chip::Chip;
+use crate::backend::select::{Choices, Preference};
+use crate::error::DeviceFault;
+use crate::{Error, Result};
+
+/// Oldest architecture that the kernels support, which is the first with bfloat16 (Ampere).
+const OLDEST: u32 = 80;
+
+/// A GPU with one stream.
+pub(super) struct Gpu {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    pub(super) stream: sys::CUstream,
+    pub(super) modules: Modules,
+    pub(super) chip: Chip,
+    pub(super) choices: Choices,
+    /// True once a call has reported that the context is unusable.
+    lost: AtomicBool,
+}
+
+// SAFETY: contexts and streams may be used from any thread; work is submitted under the arena's lock.
+unsafe impl Send for Gpu {}
+// SAFETY: as above.
+unsafe impl Sync for Gpu {}
+
+/// Loads the driver's library.
+fn load_driver() -> Result<()> {
+    // SAFETY: the library's initializers only set up the driver.
+    if !unsafe { sys::is_culib_present() } {
+        let message = "the NVIDIA driver (libcuda) was not found; install it, or use the cpu";
+        return Err(failed("a GPU", DeviceFault::Unavailable, message));
+    }
+    result::init().map_err(|error| of_driver("the NVIDIA driver", error))
+}
+
+/// Returns true if the driver is present and lists a GPU.
+pub(in crate::backend) fn has_gpu() -> bool {
+    load_driver().is_ok() && result::device::get_count().is_ok_and(|count| count > 0)
+}
+
+impl Gpu {
+    /// Opens a GPU by its number.
+    ///
+    /// # Errors
+    /// There is no driver, no such GPU, the GPU is too old, or the kernel compiler is missing.
+    pub(super) fn new(ordinal: usize, choices: Choices) -> Result<Self> {
+        load_driver()?;
+        let count = result::device::get_count().map_err(|error| of_driver("the list of GPUs", error))?;
+        if ordinal >= usize::try_from(count).unwrap_or(0) {
+            let message = format!("the driver lists {count} GPUs, counted from 0");
+            return Err(failed(format!("GPU {ordinal}"), DeviceFault::Unavailable, message));
+        }
+        let what = || format!("GPU {ordinal}");
+        let device = result::device::get(ordinal as i32).map_err(|error| of_driver(what(), error))?;
+        let name = result::device::get_name(device).map_err(|error| of_driver(what(), error))?;
+        let attribute = |attribute| {
+            // SAFETY: the device was returned by the driver.
+            let value = unsafe { result::device::get_attribute(device, attribute) };
+            value.map_err(|error| of_driver(what(), error))
+        };
+        let major = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let architecture = (10 * major + minor) as u32;
+        if architecture < OLDEST {
+            let message = format!(
+                "{name} has compute capability {major}.{minor}; the kernels need 8.0 (Ampere) or later"
+            );
+            return Err(failed(what(), DeviceFault::Unavailable, message));
+        }
+        let modules = Modules::new(architecture, choices.kernels.clone())?;
+        // SAFETY: the device was returned by the driver; the context is released when the GPU is dropped.
+        let context = unsafe { result::primary_ctx::retain(device) };
+        let context = context.map_err(|error| of_driver(format!("the context of {name}"), error))?;
+        let mut gpu = Self {
+            device,
+            context,
+            stream: std::ptr::null_mut(),
+            modules,
+            chip: Chip::of_nvidia(&name),
+            choices: Choices { preference: Preference::Metal, ..choices.on(&name) },
+            lost: AtomicBool::new(false),
+        };
+        gpu.activate()?;
+        let kind = result::stream::StreamKind::NonBlocking;
+        gpu.stream = result::stream::create(kind).map_err(|error| of_driver("a stream", error))?;
+        Ok(gpu)
+    }
+
+    /// Makes the GPU's context that of the calling thread.
+    pub(super) fn activate(&self) -> Result<()> {
+        // SAFETY: the context is retained for as long as the GPU lives.
+        self.checked("the context", unsafe { result::ctx::set_current(self.context) })
+    }
+
+    /// Waits for all work of the stream.
+    pub(super) fn wait(&self, what: &str) -> Result<()> {
+        // SAFETY: the stream lives as long as the GPU.
+        self.checked(what, unsafe { result::stream::synchronize(self.stream) })
+    }
+
+    /// Converts the result of a call, and records a fault after which the context is unusable.
+    pub(super) fn checked<T>(
+        &self,
+        what: &str,
+        result: std::result::Result<T, cudarc::driver::DriverError>,
+    ) -> Result<T> {
+        result.map_err(|error| {
+            let error = of_driver(what, error);
+            if let Error::Device {
+                fault: DeviceFault::PageFault | DeviceFault::Internal | DeviceFault::Timeout,
+                ..
+            } = &error
+            {
+                self.lost.store(true, Ordering::Relaxed);
+            }
+            error
+        })
+    }
+
+    /// Returns the error for memory that the GPU does not have, with what is free of it.
+    pub(super) fn out_of_memory(&self, bytes: usize, what: &str) -> Error {
+        let what = match result::mem_get_info() {
+            Ok((free, total)) => format!("{what} ({free} of {total} bytes are free)"),
+            Err(_) => what.to_owned(),
+        };
+        Error::OutOfMemory { device: DEVICE.to_owned(), bytes, what }
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if self.activate().is_err() {
+            return;
+        }
+        self.modules.unload();
+        // SAFETY: no buffer or program refers to the GPU any more, so nothing uses the stream and the context.
+        let released = unsafe {
+            if !self.stream.is_null() && !self.lost.load(Ordering::Relaxed) {
+                let _ = result::stream::synchronize(self.stream);
+            }
+            if !self.stream.is_null() {
+                let _ = result::stream::destroy(self.stream);
+            }
+            result::primary_ctx::release(self.device)
+        };
+        if let Err(error) = released {
+            tracing::debug!(?error, "the context of the GPU is not released");
+        }
+    }
+}

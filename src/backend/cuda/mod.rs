@@ -1,0 +1,23 @@
+//! The driver for NVIDIA's GPUs: device, memory, kernels and graphs of CUDA.
+//!
+//! The kernels are those of [`super::gpu`]: their Metal source is translated to CUDA C++ and compiled at run time for the
+//! device's architecture. The commands of a lowered plan are recorded once into a CUDA graph, together with the copies of inputs
+//! and outputs, and each run replays that graph. Nothing of CUDA is needed to build; a machine without a driver or without
+//! the compiler gets an error that says what is missing.
+//!
+//! Sources: NVIDIA, "CUDA Driver API", "NVRTC", "CUDA C++ Programming Guide".
+
+mod backend;
+pub(super) mod compiler;
+mod device;
+mod error;
+mod graph;
+mod memory;
+mod module;
+mod nvrtc;
+mod preprocess;
+mod replay;
+mod translate;
+
+pub(super) use backend::Cuda;
+pub(super) use device::has_gpu;
