@@ -121,7 +121,7 @@ fn edits(
             .iter()
             .find_map(|&Constant::Bool(index, value)| (index == constant.index as usize).then_some(value));
         let value = value.ok_or_else(|| Error {
-            location: msl::Location { file: String::new(), line: constant.line },
+            location: location_of(source, &constant.span),
             construct: format!("function constant `{}`", constant.name),
             reason: format!("index {} has no value", constant.index),
         })?;
@@ -129,7 +129,7 @@ fn edits(
         edits.push((constant.span.clone(), declaration));
     }
     for constant in &library.derived_constants {
-        let declaration = format!("constexpr {} {} ={};", constant.ty, constant.name, constant.expression);
+        let declaration = format!("constexpr {} {} = {};", constant.ty, constant.name, constant.expression);
         edits.push((constant.span.clone(), declaration));
     }
     let shared: Vec<usize> = library
@@ -174,6 +174,12 @@ fn edits(
         index += 1;
     }
     Ok(edits)
+}
+
+/// Where a range of bytes begins.
+fn location_of(source: &Source<'_>, range: &Range<usize>) -> msl::Location {
+    let first = source.tokens().partition_point(|token| token.span.start < range.start);
+    source.location(first)
 }
 
 /// What stands for `constant` at token `index`: nothing where a static member or `const` already says so, `const` before the
@@ -302,3 +308,6 @@ fn builtin_value(builtin: Builtin, ty: &str) -> String {
         Builtin::ThreadsPerSimdgroup | Builtin::ThreadExecutionWidth => format!("{ty}(32)"),
     }
 }
+
+#[cfg(test)]
+mod tests;
