@@ -4,8 +4,7 @@
 pub mod asynchronous;
 pub mod candle;
 pub mod cpu;
-#[cfg(cuda)]
-mod cuda;
+pub mod cuda;
 mod decompose;
 pub mod gpu;
 mod lowering;

@@ -67,7 +67,7 @@ fn a_program_runs_after_the_arena_has_moved() {
     };
     let run = |program: &metal_candle::backend::Program, count: usize| {
         let x = HostTensor::from_slice(&vec![3.0_f32; count], [count]).unwrap();
-        let y = program.run(&[x]).unwrap().remove(0);
+        let y = program.run(&[&x]).unwrap().remove(0);
         assert_eq!(y.as_slice::<f32>().unwrap(), vec![7.0; count]);
     };
     let small = compile(16);

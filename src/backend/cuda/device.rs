@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::{result, sys};
 
+use super::device_info::GpuInfo;
 use super::error::{DEVICE, failed, of_driver};
 use super::module::Modules;
 use crate::backend::gpu::chip::Chip;
@@ -44,6 +45,35 @@ fn load_driver() -> Result<()> {
 /// Returns true if the driver is present and lists a GPU.
 pub(in crate::backend) fn has_gpu() -> bool {
     load_driver().is_ok() && result::device::get_count().is_ok_and(|count| count > 0)
+}
+
+/// Returns the version of CUDA that the driver supports, and its GPUs, or what is missing.
+pub(super) fn describe() -> std::result::Result<((u32, u32), Vec<GpuInfo>), String> {
+    let read = || -> Result<_> {
+        load_driver()?;
+        let fault = |error| of_driver("the NVIDIA driver", error);
+        let mut version = 0;
+        // SAFETY: the place is valid for a write.
+        unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(fault)?;
+        let mut gpus = Vec::new();
+        for ordinal in 0..result::device::get_count().map_err(fault)? {
+            let device = result::device::get(ordinal).map_err(fault)?;
+            let attribute = |attribute| {
+                // SAFETY: the device was returned by the driver.
+                unsafe { result::device::get_attribute(device, attribute) }.map_err(fault)
+            };
+            let major = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+            let minor = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+            gpus.push(GpuInfo {
+                name: result::device::get_name(device).map_err(fault)?,
+                capability: (major as u32, minor as u32),
+                // SAFETY: the device was returned by the driver.
+                memory: unsafe { result::device::total_mem(device) }.map_err(fault)?,
+            });
+        }
+        Ok(((version as u32 / 1000, version as u32 % 1000 / 10), gpus))
+    };
+    read().map_err(|error| error.to_string())
 }
 
 impl Gpu {
@@ -100,10 +130,13 @@ impl Gpu {
         self.checked("the context", unsafe { result::ctx::set_current(self.context) })
     }
 
-    /// Waits for all work of the stream.
-    pub(super) fn wait(&self, what: &str) -> Result<()> {
+    /// Waits for all work of the stream; `what` names it for an error.
+    pub(super) fn wait<W: Into<String>>(&self, what: impl FnOnce() -> W) -> Result<()> {
         // SAFETY: the stream lives as long as the GPU.
-        self.checked(what, unsafe { result::stream::synchronize(self.stream) })
+        match unsafe { result::stream::synchronize(self.stream) } {
+            Ok(()) => Ok(()),
+            failed => self.checked(&what().into(), failed),
+        }
     }
 
     /// Converts the result of a call, and records a fault after which the context is unusable.

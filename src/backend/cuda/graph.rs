@@ -61,6 +61,43 @@ impl Launch {
     }
 }
 
+/// A point in the stream's work, with the time at which the GPU reached it.
+pub(super) struct Event {
+    gpu: Arc<Gpu>,
+    raw: sys::CUevent,
+}
+
+impl Event {
+    /// Records an event behind what was submitted.
+    ///
+    /// # Errors
+    /// The driver rejects it.
+    pub(super) fn record(gpu: &Arc<Gpu>) -> Result<Self> {
+        let raw = gpu.checked("an event", result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT))?;
+        let event = Self { gpu: Arc::clone(gpu), raw };
+        // SAFETY: the event was created above, and the stream lives as long as the GPU.
+        gpu.checked("an event", unsafe { result::event::record(raw, gpu.stream) })?;
+        Ok(event)
+    }
+
+    /// Seconds on the GPU from this event to a later one; both were reached.
+    ///
+    /// # Errors
+    /// The driver rejects it.
+    pub(super) fn seconds_until(&self, later: &Self) -> Result<f64> {
+        // SAFETY: both events exist and were recorded.
+        let milliseconds = unsafe { result::event::elapsed(self.raw, later.raw) };
+        Ok(f64::from(self.gpu.checked("an event", milliseconds)?) / 1e3)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: the event was created by `record` and is destroyed once.
+        let _ = unsafe { result::event::destroy(self.raw) };
+    }
+}
+
 /// A recorded graph, ready to be replayed.
 pub(super) struct Graph {
     gpu: Arc<Gpu>,

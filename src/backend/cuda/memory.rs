@@ -46,7 +46,7 @@ impl Memory {
         let memory = Self { gpu: Arc::clone(gpu), address, bytes };
         // SAFETY: the memory was allocated above with so many bytes.
         gpu.checked(what, unsafe { result::memset_d8_async(address, 0, bytes, gpu.stream) })?;
-        gpu.wait(what)?;
+        gpu.wait(|| what)?;
         Ok(memory)
     }
 
@@ -246,7 +246,7 @@ impl Buffer for CudaBuffer {
         // SAFETY: the range is within the buffer, and the stream is waited for before the slice is returned.
         let copied = unsafe { result::memcpy_dtoh_async(into, from, self.gpu.stream) };
         self.gpu.checked("a copy from the GPU", copied)?;
-        self.gpu.wait("a copy from the GPU")
+        self.gpu.wait(|| "a copy from the GPU")
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
@@ -263,7 +263,7 @@ impl Buffer for CudaBuffer {
         // SAFETY: the range is within the buffer, and the stream is waited for while the slice is borrowed.
         let copied = unsafe { result::memcpy_htod_async(to, from, self.gpu.stream) };
         self.gpu.checked("a copy to the GPU", copied)?;
-        self.gpu.wait("a copy to the GPU")
+        self.gpu.wait(|| "a copy to the GPU")
     }
 
     fn as_any(&self) -> &dyn Any {

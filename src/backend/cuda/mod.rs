@@ -7,17 +7,32 @@
 //!
 //! Sources: NVIDIA, "CUDA Driver API", "NVRTC", "CUDA C++ Programming Guide".
 
+pub mod device_info;
+
+#[cfg(cuda)]
 mod backend;
+#[cfg(cuda)]
 pub(super) mod compiler;
+#[cfg(cuda)]
 mod device;
+#[cfg(cuda)]
 mod error;
+#[cfg(cuda)]
 mod graph;
+#[cfg(cuda)]
 mod memory;
+#[cfg(cuda)]
 mod module;
+#[cfg(cuda)]
 mod nvrtc;
+#[cfg(cuda)]
 mod preprocess;
+#[cfg(cuda)]
 mod replay;
+#[cfg(cuda)]
 mod translate;
 
+#[cfg(cuda)]
 pub(super) use backend::Cuda;
+#[cfg(cuda)]
 pub(super) use device::has_gpu;

@@ -123,6 +123,12 @@ fn open() -> Result<Nvrtc> {
     Err(failed("the kernel compiler", DeviceFault::Unavailable, format!("{ADVICE}{refused}")))
 }
 
+/// Returns the library's file and version, or what to install.
+pub(super) fn describe() -> std::result::Result<(PathBuf, (u32, u32)), String> {
+    let found = Nvrtc::get().map_err(|error| error.to_string())?;
+    Ok((found.path.clone(), found.version))
+}
+
 impl Nvrtc {
     /// Loads the library once for the process.
     ///

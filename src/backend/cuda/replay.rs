@@ -8,12 +8,13 @@ use cudarc::driver::sys::CUdeviceptr;
 use super::backend::Cuda;
 use super::device::Gpu;
 use super::error::failed;
-use super::graph::{Graph, Launch};
+use super::graph::{Event, Graph, Launch};
 use super::memory::{Arena, Staging, of_cuda};
 use crate::backend::gpu::address::Address;
 use crate::backend::gpu::command::{Dispatch, Work};
 use crate::backend::gpu::lower::{Lowered, lower};
 use crate::backend::gpu::op::{Allocations, IndexCheck, Tensor};
+use crate::backend::profile::{self, StepCost};
 use crate::backend::{Executable, Io};
 use crate::error::DeviceFault;
 use crate::graph::Plan;
@@ -41,6 +42,7 @@ struct Replay {
     gpu: Arc<Gpu>,
     arena: Arena,
     launches: Vec<Launch>,
+    costs: Vec<StepCost>,
     checks: Vec<IndexCheck>,
     inputs: Vec<Transfer>,
     outputs: Vec<Transfer>,
@@ -59,7 +61,7 @@ struct Replay {
 /// # Errors
 /// A kernel does not compile, or there is not enough memory.
 pub(super) fn compile(cuda: &Cuda, plan: &Plan) -> Result<Box<dyn Executable>> {
-    let Lowered { commands, checks, inputs, outputs, allocations, .. } = lower(cuda, plan)?;
+    let Lowered { commands, costs, checks, inputs, outputs, allocations, .. } = lower(cuda, plan)?;
     let kernels = commands.iter().filter_map(|command| match &command.work {
         Work::Dispatch(dispatch) => Some(&dispatch.kernel),
         Work::Library(_) => None,
@@ -93,6 +95,7 @@ pub(super) fn compile(cuda: &Cuda, plan: &Plan) -> Result<Box<dyn Executable>> {
         gpu: Arc::clone(&cuda.gpu),
         arena: cuda.arena.clone(),
         launches,
+        costs,
         checks,
         inputs,
         outputs,
@@ -121,8 +124,8 @@ fn launch(gpu: &Gpu, dispatch: Dispatch) -> Result<Launch> {
 }
 
 impl Replay {
-    /// Submits all copies and launches to the stream.
-    fn submit(&self, arena: CUdeviceptr) -> Result<()> {
+    /// Submits all copies and launches to the stream; `between` is called before each launch and after the last one.
+    fn submit(&self, arena: CUdeviceptr, mut between: impl FnMut() -> Result<()>) -> Result<()> {
         let (gpu, stream) = (&self.gpu, self.gpu.stream);
         let resolve = |address: Address| match address {
             Address::Arena(offset) => arena + offset as CUdeviceptr,
@@ -141,8 +144,10 @@ impl Replay {
             gpu.checked("a copy of an input", copied)?;
         }
         for launch in &self.launches {
+            between()?;
             launch.submit(gpu, resolve)?;
         }
+        between()?;
         let outputs =
             self.outputs.iter().map(|output| (resolve(output.address), output.offset, output.bytes));
         let flags = self.flags.iter().map(|flag| (flag.address, flag.offset, 4));
@@ -166,12 +171,35 @@ impl Replay {
         format!("{}{rest} ({} launches)", names.join(", "), self.launches.len())
     }
 
+    /// Runs without a graph, with an event between launches, and reports the times of all launches.
+    fn profiled(&self, arena: CUdeviceptr, run: profile::Run) -> Result<()> {
+        let mut events = Vec::with_capacity(self.launches.len() + 1);
+        let mut first = 0.0;
+        self.submit(arena, || {
+            if events.is_empty() {
+                first = run.elapsed();
+            }
+            events.push(Event::record(&self.gpu)?);
+            Ok(())
+        })?;
+        self.gpu.wait(|| self.names())?;
+        let mut times = Vec::with_capacity(self.launches.len());
+        let mut start = first;
+        for pair in events.windows(2) {
+            let end = start + pair[0].seconds_until(&pair[1])?;
+            times.push((start, end));
+            start = end;
+        }
+        run.finish_launches(&self.costs, &times);
+        Ok(())
+    }
+
     fn replay(&self, arena: CUdeviceptr) -> Result<()> {
         let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
         if graph.as_ref().is_none_or(|graph| graph.arena != arena) {
             // The old one goes first: it refers to an arena that was released.
             *graph = None;
-            *graph = Some(Graph::record(&self.gpu, arena, || self.submit(arena))?);
+            *graph = Some(Graph::record(&self.gpu, arena, || self.submit(arena, || Ok(())))?);
         }
         graph.as_ref().expect("recorded above").launch()
     }
@@ -201,8 +229,13 @@ impl Executable for Replay {
             // SAFETY: compiling has reserved these bytes of page-locked memory for the input, and the lock is held.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.staging.at(input.offset), count) };
         }
-        self.replay(arena)?;
-        self.gpu.wait(&self.names())?;
+        match profile::run() {
+            Some(run) => self.profiled(arena, run)?,
+            None => {
+                self.replay(arena)?;
+                self.gpu.wait(|| self.names())?;
+            }
+        }
         let word = |buffer: &dyn Buffer| {
             let address = of_cuda(buffer).address();
             let flag =
