@@ -1,5 +1,6 @@
 //! The GPU: its context, its stream, and its properties.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::{result, sys};
@@ -32,10 +33,22 @@ unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}
 
-/// Loads the driver's library.
+/// Loads the driver's library once for the process.
 fn load_driver() -> Result<()> {
-    // SAFETY: the library's initializers only set up the driver.
-    if !unsafe { sys::is_culib_present() } {
+    static LOADED: OnceLock<bool> = OnceLock::new();
+    let loaded = *LOADED.get_or_init(|| {
+        let names = ["cuda", "nvcuda"].into_iter().flat_map(cudarc::get_lib_name_candidates);
+        for name in names {
+            // SAFETY: the library's initializers only set up the driver.
+            if let Ok(library) = unsafe { libloading::Library::new(name) } {
+                // The driver does not survive being unloaded while it is in use.
+                std::mem::forget(library);
+                return true;
+            }
+        }
+        false
+    });
+    if !loaded {
         let message = "the NVIDIA driver (libcuda) was not found; install it, or use the cpu";
         return Err(failed("a GPU", DeviceFault::Unavailable, message));
     }

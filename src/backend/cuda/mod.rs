@@ -29,6 +29,8 @@ mod nvrtc;
 mod preprocess;
 #[cfg(cuda)]
 mod replay;
+#[cfg(all(test, cuda))]
+mod tests;
 #[cfg(cuda)]
 mod translate;
 

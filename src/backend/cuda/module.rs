@@ -46,7 +46,9 @@ pub(super) struct Modules {
     loaded: Mutex<HashMap<Key, Loaded>>,
 }
 
-/// Options of the compiler for an architecture. Divisions and square roots are rounded correctly, subnormal numbers are kept.
+/// Options of the compiler for an architecture. Divisions and square roots are rounded correctly, subnormal numbers are kept, and
+/// a product and a sum are one operation only where the source calls `fma`, so that a kernel and the fused one that computes
+/// the same give the same bits.
 ///
 /// # Errors
 /// The compiler does not support the architecture.
@@ -55,6 +57,7 @@ pub(super) fn options(nvrtc: &Nvrtc, architecture: u32) -> Result<Vec<String>> {
         format!("--gpu-architecture={}", nvrtc.architecture(architecture)?),
         "--std=c++17".to_owned(),
         "--device-as-default-execution-space".to_owned(),
+        "--fmad=false".to_owned(),
     ])
 }
 
@@ -107,6 +110,12 @@ impl Modules {
         file.max_threads(&kernel.function).map_err(|error| translation(&kernel.source, &error))
     }
 
+    /// Number of buffers that a kernel takes.
+    pub(super) fn buffers(&self, kernel: &Kernel) -> Result<usize> {
+        let file = self.file(&kernel.source)?;
+        file.buffers(&kernel.function).map_err(|error| translation(&kernel.source, &error))
+    }
+
     /// Compiles and loads those of the kernels that are not loaded yet, several at the same time. The calling thread has the
     /// GPU's context.
     ///
@@ -143,8 +152,8 @@ impl Modules {
         for (kernel, result) in compiled.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let (image, stored) = result?;
             let loaded = match load(kernel, &image) {
-                // A file of another driver's time, or a damaged one.
-                Err(_) if stored => load(kernel, &self.compile(kernel, self.text(kernel)?)?)?,
+                // The file is damaged, or of a compiler whose machine code the driver does not take.
+                Err(_) if stored => load(kernel, &self.compile_and_store(kernel)?)?,
                 loaded => loaded?,
             };
             lock(&self.loaded).insert(key(kernel), loaded);
@@ -169,26 +178,27 @@ impl Modules {
         let text = self.text(kernel)?;
         let path = self.folder.as_deref().map(|folder| self.path(folder, kernel, &text));
         if let Some(path) = &path
-            && let Ok(image) = std::fs::read(path)
-            && !image.is_empty()
+            && let Some(image) = std::fs::read(path).ok().and_then(unsealed)
         {
             return Ok((image, true));
         }
-        let image = self.compile(kernel, text)?;
-        if let Some(path) = &path {
-            let folder = path.parent().unwrap_or(Path::new("."));
-            let written = std::fs::create_dir_all(folder)
-                .map_err(|error| error.to_string())
-                .and_then(|()| crate::atomic::write(path, &image).map_err(|error| error.to_string()));
+        Ok((self.compile_and_store(kernel)?, false))
+    }
+
+    /// Compiles a kernel and writes its file; a file that cannot be written is a warning.
+    fn compile_and_store(&self, kernel: &Kernel) -> Result<Vec<u8>> {
+        let text = self.text(kernel)?;
+        let image = self.nvrtc.compile(&what(kernel), &text, &self.options)?;
+        if let Some(folder) = &self.folder {
+            let path = self.path(folder, kernel, &text);
+            let written = std::fs::create_dir_all(folder).map_err(|error| error.to_string()).and_then(|()| {
+                crate::atomic::write(&path, &sealed(&image)).map_err(|error| error.to_string())
+            });
             if let Err(error) = written {
                 tracing::warn!(path = %path.display(), error, "a compiled kernel is not kept");
             }
         }
-        Ok((image, false))
-    }
-
-    fn compile(&self, kernel: &Kernel, text: String) -> Result<Vec<u8>> {
-        self.nvrtc.compile(&what(kernel), &text, &self.options)
+        Ok(image)
     }
 
     /// The file of a kernel: its name contains all that the machine code depends on.
@@ -208,6 +218,27 @@ impl Modules {
     }
 }
 
+fn hash(image: &[u8]) -> String {
+    let mut hash = ContentHash::new();
+    hash.add(image);
+    hash.finish()
+}
+
+/// Machine code with its hash before it: the driver reads beyond the end of an image that is cut off.
+fn sealed(image: &[u8]) -> Vec<u8> {
+    let mut file = hash(image).into_bytes();
+    file.push(b'\n');
+    file.extend_from_slice(image);
+    file
+}
+
+/// Returns the machine code of a file, or `None` if the file is damaged.
+fn unsealed(mut file: Vec<u8>) -> Option<Vec<u8>> {
+    let end = file.iter().position(|&byte| byte == b'\n')?;
+    let image = file.split_off(end + 1);
+    (file[..end] == *hash(&image).as_bytes()).then_some(image)
+}
+
 fn what(kernel: &Kernel) -> String {
     format!("kernel '{}' of '{}'", kernel.function, kernel.source.name)
 }
@@ -223,4 +254,20 @@ fn load(kernel: &Kernel, image: &[u8]) -> Result<Loaded> {
     // SAFETY: the module was loaded above.
     let function = unsafe { result::module::get_function(module, name) }.map_err(fault)?;
     Ok(Loaded { module, function: Function(function) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_files_of_machine_code_are_used() {
+        let file = sealed(b"code");
+        assert_eq!(unsealed(file.clone()).unwrap(), b"code");
+        assert_eq!(unsealed(file[..file.len() - 1].to_vec()), None);
+        let mut changed = file;
+        *changed.last_mut().unwrap() ^= 1;
+        assert_eq!(unsealed(changed), None);
+        assert_eq!(unsealed(Vec::new()), None);
+    }
 }

@@ -106,23 +106,6 @@ fn site_packages() -> Vec<PathBuf> {
     found
 }
 
-fn open() -> Result<Nvrtc> {
-    let named = NAMES.iter().map(PathBuf::from);
-    let placed = folders().into_iter().flat_map(|folder| NAMES.iter().map(move |name| folder.join(name)));
-    let mut refused = String::new();
-    for path in named.chain(placed.filter(|path| path.exists())) {
-        // SAFETY: the library's initializers do nothing but set up the compiler.
-        match unsafe { Library::new(&path) } {
-            Ok(library) => return Nvrtc::of(library, path),
-            Err(error) if path.is_absolute() => {
-                refused = format!("; {} cannot be loaded: {error}", path.display())
-            }
-            Err(_) => {}
-        }
-    }
-    Err(failed("the kernel compiler", DeviceFault::Unavailable, format!("{ADVICE}{refused}")))
-}
-
 /// Returns the library's file and version, or what to install.
 pub(super) fn describe() -> std::result::Result<(PathBuf, (u32, u32)), String> {
     let found = Nvrtc::get().map_err(|error| error.to_string())?;
@@ -135,14 +118,30 @@ impl Nvrtc {
     /// # Errors
     /// The library is not found; the message says what to install.
     pub(super) fn get() -> Result<&'static Self> {
-        static LOADED: OnceLock<Nvrtc> = OnceLock::new();
-        match LOADED.get() {
-            Some(loaded) => Ok(loaded),
-            None => {
-                let opened = open()?;
-                Ok(LOADED.get_or_init(|| opened))
+        static LOADED: OnceLock<std::result::Result<Nvrtc, String>> = OnceLock::new();
+        let loaded = LOADED.get_or_init(Self::open);
+        loaded.as_ref().map_err(|message| failed("the kernel compiler", DeviceFault::Unavailable, message))
+    }
+
+    fn open() -> std::result::Result<Self, String> {
+        let named = NAMES.iter().map(PathBuf::from);
+        let placed = folders().into_iter().flat_map(|folder| NAMES.iter().map(move |name| folder.join(name)));
+        let mut refused = String::new();
+        for path in named.chain(placed.filter(|path| path.exists())) {
+            // SAFETY: the library's initializers do nothing but set up the compiler.
+            let opened = match unsafe { Library::new(&path) } {
+                Ok(library) => Self::of(library, path.clone()).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match opened {
+                Ok(nvrtc) => return Ok(nvrtc),
+                Err(error) if path.is_absolute() => {
+                    refused = format!("; {} cannot be loaded: {error}", path.display());
+                }
+                Err(_) => {}
             }
         }
+        Err(format!("{ADVICE}{refused}"))
     }
 
     fn of(library: Library, path: PathBuf) -> Result<Self> {

@@ -112,6 +112,12 @@ pub(super) fn compile(cuda: &Cuda, plan: &Plan) -> Result<Box<dyn Executable>> {
 fn launch(gpu: &Gpu, dispatch: Dispatch) -> Result<Launch> {
     let Dispatch { op, kernel, arguments, groups, threads } = dispatch;
     let function = gpu.modules.get(&kernel)?;
+    // The driver reads as many arguments as the kernel has.
+    let buffers = gpu.modules.buffers(&kernel)?;
+    if arguments.len() != buffers {
+        let message = format!("it takes {buffers} arguments and is given {}", arguments.len());
+        return Err(failed(format!("kernel '{}' of {op}", kernel.function), DeviceFault::Kernel, message));
+    }
     // The driver allows 2^31 - 1 blocks along x, and 65,535 along y and z.
     let limits = [i32::MAX as usize, 65_535, 65_535];
     if groups.iter().zip(limits).any(|(&count, limit)| count > limit) {

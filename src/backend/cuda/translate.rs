@@ -67,6 +67,15 @@ impl KernelFile {
         })
     }
 
+    /// Number of buffers that a kernel takes.
+    ///
+    /// # Errors
+    /// The file has no such kernel.
+    pub(super) fn buffers(&self, function: &str) -> Result<usize, Error> {
+        let arguments = &self.kernel(function)?.arguments;
+        Ok(arguments.iter().filter(|argument| matches!(argument.role, Role::Buffer(_))).count())
+    }
+
     /// Translates the file, with entry points for these kernels.
     ///
     /// # Errors
