@@ -4,6 +4,7 @@
 //! others are counted as skipped.
 #![cfg(cuda)]
 
+mod arguments;
 mod kernels;
 mod memory;
 mod model;

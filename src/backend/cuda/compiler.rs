@@ -32,6 +32,15 @@ impl CudaCompiler {
         Ok(read(&source(file)?)?.functions().map(str::to_owned).collect())
     }
 
+    /// Number of buffers that a kernel of a file takes.
+    ///
+    /// # Errors
+    /// There is no such file or kernel, or the translator rejects the file.
+    pub fn buffers(file: &str, function: &str) -> Result<usize> {
+        let source = source(file)?;
+        read(&source)?.buffers(function).map_err(|error| translation(&source, &error))
+    }
+
     /// Translates a file, with entry points for these kernels.
     ///
     /// # Errors
