@@ -4,7 +4,8 @@
 
 DIR holds one `NAME.jinja` per template and, optionally, `index.json`: a list of {"name", "bos", "eos"}. Each template is
 put beside a tokenizer with one token per byte, so that masks of tokens are masks of text. For templates with
-{% generation %} blocks the trained text must be what transformers' return_assistant_tokens_mask marks. For the others
+{% generation %} blocks the trained text must be what transformers' return_assistant_tokens_mask marks, and after each
+answer the end-of-text token where the template writes no special token at all. For the others
 it must be each answer, with the token that ends its turn: the special token that Jinja2 writes after the answer both
 before a question and before another answer, or the end-of-text token if there is none. A template that reads content only
 as a list of parts gets it so. A tool call that the template leaves out is not to be trained, and a chat is rightly refused
@@ -139,7 +140,7 @@ def model_folder(folder, template, base):
     (folder / "tokenizer_config.json").write_text(json.dumps({
         "bos_token": template.bos, "eos_token": template.eos, "chat_template": template.source}))
     config = json.loads((folder / "config.json").read_text())
-    config["max_position_embeddings"] = 1 << 20
+    config["max_position_embeddings"], config["vocab_size"] = 1 << 20, len(vocab)
     config["bos_token_id"], config["eos_token_id"] = vocab[template.bos], vocab[template.eos]
     (folder / "config.json").write_text(json.dumps(config))
 
@@ -185,7 +186,9 @@ def wrong_with_marks(template, messages, tools, parts):
     trained, answers = trained_answers(template, messages, tools)
     if len(trained) < len(answers) == len(ranges):
         ranges = [place for place, index in zip(ranges, answers) if index in trained]
-    expected = "".join(text[start:end] for start, end in ranges)
+    # Where the template writes no token after an answer we add the end-of-text token, as without blocks.
+    added = template.eos if template.first_special(text) is None and template.eos not in template.source and "eos_token" not in template.source else ""
+    expected = "".join(text[start:end] + added for start, end in ranges)
     return None if "".join(parts) == expected else f"transformers marks {expected!r}, we train {''.join(parts)!r}"
 
 

@@ -149,6 +149,14 @@ pub enum Error {
         /// The likely cause and what to do.
         advice: String,
     },
+    /// The caller asked to stop work that leaves nothing behind.
+    #[error("{what} was stopped before it was complete; {advice}")]
+    Stopped {
+        /// The work.
+        what: &'static str,
+        /// What there is now, and how to go on.
+        advice: String,
+    },
     /// The caller asked to stop.
     #[error("interrupted at step {step}; {advice}")]
     Interrupted {

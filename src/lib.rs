@@ -58,6 +58,7 @@ pub mod atomic;
 pub mod backend;
 pub mod bench;
 mod content_hash;
+pub mod counts;
 pub mod durable;
 pub mod error;
 pub mod graph;

@@ -9,7 +9,7 @@ use metal_candle::tensor::{DType, HostTensor};
 use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::{
     Adapter, AdapterModule, Example, LoraConfig, OptimizerOptions, Schedule, ScheduleKind, Targets,
-    TrainOptions, Trainer, evaluate, merge,
+    TrainOptions, Trainer, evaluate, merge, merge_until,
 };
 use serde_json::Value;
 
@@ -247,6 +247,28 @@ fn a_merge_into_an_impossible_place_fails_at_once() {
     let error = merge(&files, &other, &in_place("a/b"), DType::F32, &|_| panic!()).unwrap_err().to_string();
     assert!(error.contains("shape [64, 64]") && error.contains("[32, 64]"), "{error}");
     assert_eq!(entries(), before);
+}
+
+/// The first Ctrl-C was not looked at before the merge was complete.
+#[test]
+fn a_merge_that_is_stopped_leaves_nothing() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let folder = folder("llama");
+    let files = ModelFiles::open(folder.path()).unwrap();
+    let parent = tempfile::tempdir().unwrap();
+    let existing = parent.path().join("empty");
+    std::fs::create_dir(&existing).unwrap();
+    // Before the first tensor, after some of them, and while the written folder is read back.
+    for share in [0.0, 0.3, 0.7] {
+        for out in [parent.path().join("new/out"), existing.clone()] {
+            let stop = AtomicBool::new(false);
+            let progress = |done: f64| stop.store(done >= share, Ordering::Relaxed);
+            let result = merge_until(&files, &small_adapter(0.2), &out, DType::F32, &stop, &progress);
+            assert!(matches!(result, Err(metal_candle::Error::Stopped { .. })), "{result:?}");
+            assert_eq!(std::fs::read_dir(&existing).unwrap().count(), 0);
+            assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 1);
+        }
+    }
 }
 
 #[test]

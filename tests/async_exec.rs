@@ -5,7 +5,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use metal_candle::backend::reference::Definitions;
+use metal_candle::backend::reference::ReferenceBackend;
 use metal_candle::backend::{Backend, Device, Executable, Io};
 use metal_candle::graph::{Graph, LazyTensor, Operand, Plan, Target};
 use metal_candle::inference::{AsyncGenerator, Finish, GenerateOptions, Generator};
@@ -55,7 +55,7 @@ impl Gate {
 }
 
 /// The definitions' device behind a gate. A run of a plan with an input called "panic" panics.
-struct Gated(Definitions, Arc<Gate>);
+struct Gated(ReferenceBackend, Arc<Gate>);
 
 struct GatedPlan {
     inner: Box<dyn Executable>,
@@ -105,7 +105,7 @@ impl Executable for GatedPlan {
 
 fn gated() -> (Device, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
-    (Device::new(Box::new(Gated(Definitions::default(), Arc::clone(&gate)))), gate)
+    (Device::new(Box::new(Gated(ReferenceBackend::default(), Arc::clone(&gate)))), gate)
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -1,3 +1,4 @@
-//! The fuzz targets as functions, which the library's tests run over the committed corpus too.
+//! The fuzz targets as functions, which the tests of the library and of the tool run over the committed corpus too.
 
+pub mod settings;
 pub mod targets;

@@ -38,11 +38,11 @@ type Job = Box<dyn FnOnce() + Send>;
 /// What became of a job: its result, or its panic.
 pub(crate) type Outcome<T> = std::thread::Result<Result<T>>;
 
-/// A thread that does jobs in the order in which they come. It ends when the lane is dropped and no job is left.
+/// A thread that does jobs in the order in which they come. It ends when the worker is dropped and no job is left.
 #[derive(Default)]
-pub(crate) struct Lane(Mutex<Option<mpsc::Sender<Job>>>);
+pub(crate) struct Worker(Mutex<Option<mpsc::Sender<Job>>>);
 
-impl Lane {
+impl Worker {
     /// Does `work` after all jobs so far, unless nobody waits for it any more when its turn comes.
     pub(crate) fn start<T: Send + 'static>(
         &self,
@@ -91,12 +91,12 @@ fn ended() -> Error {
     Error::invalid("async-exec", "the library's thread is gone; make the device or generator anew")
 }
 
-/// The future of work on a lane.
+/// The future of work on a worker.
 async fn awaited<T: Send + 'static>(
-    lane: Arc<Lane>,
+    worker: Arc<Worker>,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let receiver = lane.start(work)?;
+    let receiver = worker.start(work)?;
     outcome(receiver.await)
 }
 
@@ -107,7 +107,7 @@ impl Program {
         inputs: Vec<HostTensor>,
     ) -> impl Future<Output = Result<Vec<HostTensor>>> + Send + use<> {
         let program = self.clone();
-        awaited(Arc::clone(self.lane()), move || program.run(&inputs.iter().collect::<Vec<_>>()))
+        awaited(Arc::clone(self.worker()), move || program.run(&inputs.iter().collect::<Vec<_>>()))
     }
 }
 
@@ -119,7 +119,7 @@ impl Device {
         tensors: &[LazyTensor],
     ) -> impl Future<Output = Result<Vec<HostTensor>>> + Send + use<> {
         let (device, tensors) = (self.clone(), tensors.to_vec());
-        awaited(Arc::clone(self.lane()), move || device.eval(&tensors))
+        awaited(Arc::clone(self.worker()), move || device.eval(&tensors))
     }
 }
 
@@ -127,6 +127,6 @@ impl LazyTensor {
     /// [`LazyTensor::eval`] for a task to await; see [`crate::backend::asynchronous`].
     pub fn eval_async(&self, device: &Device) -> impl Future<Output = Result<HostTensor>> + Send + use<> {
         let (tensor, owned) = (self.clone(), device.clone());
-        awaited(Arc::clone(device.lane()), move || tensor.eval(&owned))
+        awaited(Arc::clone(device.worker()), move || tensor.eval(&owned))
     }
 }

@@ -41,7 +41,7 @@ pub trait Backend: Target + Send + Sync {
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>>;
 
     /// A buffer with the content of a host tensor, without a copy where the device can read it in place.
-    fn adopt(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
+    fn import(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
         let buffer = self.allocate(tensor.bytes().len())?;
         buffer.write(0, tensor.bytes())?;
         Ok(buffer)
@@ -84,7 +84,7 @@ struct Inner {
     cache: Cache,
     compilations: AtomicUsize,
     #[cfg(feature = "async-exec")]
-    lane: Arc<asynchronous::Lane>,
+    worker: Arc<asynchronous::Worker>,
 }
 
 impl std::fmt::Debug for Device {
@@ -185,7 +185,7 @@ impl Device {
 
     /// The operations' scalar definitions in f64: slow, and the measure of every other device.
     pub fn reference() -> Self {
-        Self::new(Box::new(reference::Definitions::default()))
+        Self::new(Box::new(reference::ReferenceBackend::default()))
     }
 
     /// A device from its backend.
@@ -195,14 +195,14 @@ impl Device {
             cache: Cache::default(),
             compilations: AtomicUsize::new(0),
             #[cfg(feature = "async-exec")]
-            lane: Arc::default(),
+            worker: Arc::default(),
         }))
     }
 
     /// The thread that awaited runs are done on.
     #[cfg(feature = "async-exec")]
-    fn lane(&self) -> &Arc<asynchronous::Lane> {
-        &self.0.lane
+    fn worker(&self) -> &Arc<asynchronous::Worker> {
+        &self.0.worker
     }
 
     /// The device's name.
@@ -233,7 +233,7 @@ impl Device {
             buffer.write(0, value.bytes())?;
             buffer
         } else {
-            self.0.backend.adopt(value)?
+            self.0.backend.import(value)?
         };
         Parameter::new(name, value.spec().clone(), trainable, buffer, 0)
     }
@@ -261,7 +261,7 @@ impl Device {
                 self.0.compilations.fetch_add(1, Ordering::Relaxed);
                 let compiled = Compiled::new(plan, executable);
                 #[cfg(feature = "async-exec")]
-                let compiled = compiled.on(self.lane());
+                let compiled = compiled.on(self.worker());
                 let compiled = Arc::new(compiled);
                 self.0.cache.put(structure, Arc::clone(&compiled));
                 compiled

@@ -8,7 +8,7 @@ use super::{Executable, Io};
 use crate::graph::{Graph, LazyTensor, Plan, Source};
 use crate::lru::Lru;
 use crate::ops::{Op, Value};
-use crate::tensor::candle::{Held, start};
+use crate::tensor::candle::{StorageGuard, start};
 use crate::tensor::{Constant, DType, HostTensor, Layout, TensorSpec};
 use crate::{Error, Result};
 
@@ -23,7 +23,7 @@ pub(super) struct Compiled {
     sources: Vec<InputSource>,
     /// The device's thread for awaited runs.
     #[cfg(feature = "async-exec")]
-    lane: Arc<super::asynchronous::Lane>,
+    worker: Arc<super::asynchronous::Worker>,
 }
 
 #[derive(Clone, Copy)]
@@ -51,14 +51,14 @@ impl Compiled {
             executable,
             sources,
             #[cfg(feature = "async-exec")]
-            lane: Arc::default(),
+            worker: Arc::default(),
         }
     }
 
     /// With the device's thread for awaited runs.
     #[cfg(feature = "async-exec")]
-    pub(super) fn on(self, lane: &Arc<super::asynchronous::Lane>) -> Self {
-        Self { lane: Arc::clone(lane), ..self }
+    pub(super) fn on(self, worker: &Arc<super::asynchronous::Worker>) -> Self {
+        Self { worker: Arc::clone(worker), ..self }
     }
 }
 
@@ -76,8 +76,8 @@ impl Program {
 
     /// The thread that awaited runs are done on.
     #[cfg(feature = "async-exec")]
-    pub(super) fn lane(&self) -> &Arc<super::asynchronous::Lane> {
-        &self.compiled.lane
+    pub(super) fn worker(&self) -> &Arc<super::asynchronous::Worker> {
+        &self.compiled.worker
     }
 
     /// What runs, and where everything lies.
@@ -116,7 +116,7 @@ impl Program {
     /// Runs the program and writes its outputs into tensors made by [`Program::outputs`]. Nothing is allocated.
     pub fn run_into(&self, inputs: &[&HostTensor], outputs: &mut [HostTensor]) -> Result<()> {
         self.check(inputs, outputs)?;
-        let mut io = Tensors { program: self, inputs, outputs, held: self.hold() };
+        let mut io = Tensors { program: self, inputs, outputs, guards: self.lock_storage() };
         self.compiled.executable.run(&mut io)
     }
 
@@ -126,28 +126,28 @@ impl Program {
         if expected != 0 {
             return Err(Error::invalid("run", format!("takes {expected} inputs, 0 given")));
         }
-        let mut io = InStorage { program: self, output, held: self.hold() };
+        let mut io = InStorage { program: self, output, guards: self.lock_storage() };
         self.compiled.executable.run(&mut io)
     }
 
     /// The storages of candle's tensors, while nobody may change them.
-    fn hold(&self) -> Vec<Option<Held<'_>>> {
+    fn lock_storage(&self) -> Vec<Option<StorageGuard<'_>>> {
         if !self.constants.iter().any(|constant| matches!(constant, Constant::Candle(_))) {
             return Vec::new();
         }
-        let held = self.constants.iter().map(|constant| match constant {
-            Constant::Candle(tensor) => Some(tensor.hold()),
+        let guards = self.constants.iter().map(|constant| match constant {
+            Constant::Candle(tensor) => Some(tensor.lock_storage()),
             Constant::Host(_) => None,
         });
-        held.collect()
+        guards.collect()
     }
 
     /// The bytes of an input that the recording knew.
-    fn constant<'a>(&'a self, index: usize, held: &'a [Option<Held<'a>>]) -> &'a [u8] {
-        match (&self.constants[index], held.get(index)) {
+    fn constant<'a>(&'a self, index: usize, guards: &'a [Option<StorageGuard<'a>>]) -> &'a [u8] {
+        match (&self.constants[index], guards.get(index)) {
             (Constant::Host(tensor), _) => tensor.bytes(),
-            (Constant::Candle(_), Some(Some(held))) => held.bytes(),
-            (Constant::Candle(_), _) => unreachable!("all of candle's tensors are held for a run"),
+            (Constant::Candle(_), Some(Some(guards))) => guards.bytes(),
+            (Constant::Candle(_), _) => unreachable!("all of candle's tensors are guards for a run"),
         }
     }
 
@@ -186,20 +186,20 @@ struct Tensors<'a> {
     program: &'a Program,
     inputs: &'a [&'a HostTensor],
     outputs: &'a mut [HostTensor],
-    held: Vec<Option<Held<'a>>>,
+    guards: Vec<Option<StorageGuard<'a>>>,
 }
 
 /// A run into candle's storage.
 struct InStorage<'a> {
     program: &'a Program,
     output: &'a mut CpuStorage,
-    held: Vec<Option<Held<'a>>>,
+    guards: Vec<Option<StorageGuard<'a>>>,
 }
 
 impl Io for InStorage<'_> {
     fn input(&self, index: usize) -> &[u8] {
         match self.program.compiled.sources[index] {
-            InputSource::Constant(constant) => self.program.constant(constant, &self.held),
+            InputSource::Constant(constant) => self.program.constant(constant, &self.guards),
             InputSource::Given(_) => unreachable!("a program with inputs was refused"),
         }
     }
@@ -218,7 +218,7 @@ impl Io for Tensors<'_> {
     fn input(&self, index: usize) -> &[u8] {
         match self.program.compiled.sources[index] {
             InputSource::Given(given) => self.inputs[given].bytes(),
-            InputSource::Constant(constant) => self.program.constant(constant, &self.held),
+            InputSource::Constant(constant) => self.program.constant(constant, &self.guards),
         }
     }
 
@@ -284,7 +284,7 @@ impl Structure {
                     constants.push(Constant::Host(tensor.clone()));
                     Leaf::Constant(tensor.spec().clone())
                 }
-                Source::Foreign(tensor) => {
+                Source::Candle(tensor) => {
                     let leaf = Leaf::View(String::new(), tensor.spec().dtype, tensor.layout().clone());
                     constants.push(Constant::Candle(tensor.clone()));
                     leaf

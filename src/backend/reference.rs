@@ -11,7 +11,7 @@ use crate::{Error, Result};
 
 /// The reference backend.
 #[derive(Debug, Default)]
-pub struct Definitions(());
+pub struct ReferenceBackend(());
 
 /// Bytes behind a lock.
 struct Memory(Mutex<Vec<u8>>);
@@ -42,13 +42,13 @@ impl Buffer for Memory {
     }
 }
 
-impl Target for Definitions {
+impl Target for ReferenceBackend {
     fn scratch(&self, _op: &Op, _inputs: &[Operand], _outputs: &[TensorSpec]) -> usize {
         0
     }
 }
 
-impl Backend for Definitions {
+impl Backend for ReferenceBackend {
     fn name(&self) -> String {
         "reference".to_owned()
     }

@@ -19,6 +19,9 @@ pub const PLAN: &str = "METAL_CANDLE_FAULT";
 pub const LOG: &str = "METAL_CANDLE_FAULT_LOG";
 /// Environment variable with an empty folder on the same disk, which keeps what is replaced or removed until that lasts.
 pub const SHADOW: &str = "METAL_CANDLE_FAULT_SHADOW";
+/// Environment variable with a folder that is a disk of its own: only operations in it are counted and fail, with an
+/// input/output error as on a disk that was taken away.
+pub const DISK: &str = "METAL_CANDLE_FAULT_DISK";
 
 /// What happens at the chosen operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,9 @@ pub enum Fault {
     /// The process stops; files that were not synced and names in folders that were not synced are as they were before.
     PowerCut,
 }
+
+/// Number of the error of a disk that does not answer.
+const EIO: i32 = 5;
 
 /// All faults, in the order in which tests try them.
 pub const FAULTS: [Fault; 6] =
@@ -103,6 +109,7 @@ struct State {
     done: u64,
     log: Option<File>,
     shadow: Option<PathBuf>,
+    disk: Option<PathBuf>,
     /// By inode.
     files: HashMap<u64, Unsynced>,
     /// Changes of names that are not synced, with the folder whose sync makes them last.
@@ -119,7 +126,9 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(|| {
         // A test with a misspelled plan must not pass as if nothing had failed.
         text => Some(text.parse().unwrap_or_else(|_| stop())),
     };
-    Mutex::new(State { plan, log, shadow: std::env::var_os(SHADOW).map(PathBuf::from), ..State::default() })
+    let folder = |name| std::env::var_os(name).map(PathBuf::from);
+    let disk = folder(DISK).map(|disk| absolute(&disk));
+    Mutex::new(State { plan, log, shadow: folder(SHADOW), disk, ..State::default() })
 });
 
 fn state() -> MutexGuard<'static, State> {
@@ -147,6 +156,9 @@ fn stop() -> ! {
 impl State {
     /// Counts an operation, and tells what happens at it.
     fn next(&mut self, operation: Operation, path: &Path) -> Option<Fault> {
+        if self.disk.as_ref().is_some_and(|disk| !absolute(path).starts_with(disk)) {
+            return None;
+        }
         self.done += 1;
         if let Some(log) = &mut self.log {
             // A log that cannot be written shows as missing lines in the test.
@@ -159,6 +171,7 @@ impl State {
 
     fn fail(&mut self, fault: Fault) -> Result<()> {
         match fault {
+            Fault::Error | Fault::Dead if self.disk.is_some() => Err(std::io::Error::from_raw_os_error(EIO)),
             Fault::Error | Fault::Dead => Err(injected()),
             Fault::Stop | Fault::Tear => stop(),
             Fault::LostData | Fault::PowerCut => {

@@ -17,12 +17,12 @@ pub(super) fn gradients(nodes: &mut Nodes, loss: Value, wrt: &[Value]) -> Result
     }
     check_path(nodes, loss, wrt)?;
     let seed = nodes.record(Fill { value: Real(1.0), spec: loss_spec }.into(), &[])?[0];
-    pullback(nodes, loss, seed, wrt, &HashMap::new())
+    vjp(nodes, loss, seed, wrt, &HashMap::new())
 }
 
 /// The gradients with respect to `wrt`, given the one that arrives at `result`. Where a gradient rule asks for a value
 /// of the forward pass that stands in `saved`, it gets the saved one, so that nothing is computed again.
-pub(super) fn pullback(
+pub(super) fn vjp(
     nodes: &mut Nodes,
     result: Value,
     upstream: Value,
@@ -140,7 +140,7 @@ fn name(nodes: &Nodes, value: Value) -> String {
         Source::Parameter(parameter) => parameter.name().to_owned(),
         Source::Input(name) | Source::View(name, _) => name.clone(),
         Source::Constant(_) => format!("constant {}", value.node),
-        Source::Foreign(_) => format!("tensor {}", value.node),
+        Source::Candle(_) => format!("tensor {}", value.node),
         Source::Operation(op) => format!("{} (node {})", op.name(), value.node),
     }
 }

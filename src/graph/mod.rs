@@ -6,10 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+mod arena;
 mod fuse;
 mod grad;
 mod lazy;
 mod plan;
+mod planner;
 mod target;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -37,7 +39,7 @@ pub(crate) enum Source {
     /// Known when the graph is recorded.
     Constant(HostTensor),
     /// A tensor of candle's.
-    Foreign(CandleTensor),
+    Candle(CandleTensor),
     /// Computed.
     Operation(Op),
 }
@@ -195,9 +197,9 @@ impl Graph {
     }
 
     /// A tensor of candle's.
-    pub(crate) fn foreign(&self, tensor: CandleTensor) -> LazyTensor {
+    pub(crate) fn candle_tensor(&self, tensor: CandleTensor) -> LazyTensor {
         let spec = tensor.spec();
-        let value = self.nodes().leaf(Source::Foreign(tensor), spec);
+        let value = self.nodes().leaf(Source::Candle(tensor), spec);
         self.tensor(value)
     }
 
@@ -247,7 +249,7 @@ impl Graph {
 
     /// The gradients with respect to `wrt`, given the one that arrives at `result`; `saved` holds pairs of a value of the
     /// forward pass and what stands for it, if it was computed before.
-    pub(crate) fn pullback(
+    pub(crate) fn vjp(
         &self,
         result: &LazyTensor,
         upstream: &LazyTensor,
@@ -256,7 +258,7 @@ impl Graph {
     ) -> Result<Vec<LazyTensor>> {
         let wrt: Vec<Value> = wrt.iter().map(LazyTensor::value).collect();
         let saved = saved.iter().map(|(value, known)| (value.value(), known.value())).collect();
-        let gradients = grad::pullback(&mut self.nodes(), result.value(), upstream.value(), &wrt, &saved)?;
+        let gradients = grad::vjp(&mut self.nodes(), result.value(), upstream.value(), &wrt, &saved)?;
         Ok(gradients.into_iter().map(|value| self.tensor(value)).collect())
     }
 
@@ -272,13 +274,13 @@ impl Graph {
     }
 
     /// How often each operation stands in the graph, by name.
-    pub fn census(&self) -> std::collections::BTreeMap<&'static str, usize> {
-        let mut census = std::collections::BTreeMap::new();
+    pub fn op_counts(&self) -> std::collections::BTreeMap<&'static str, usize> {
+        let mut op_counts = std::collections::BTreeMap::new();
         for node in &self.nodes().list {
             if let Source::Operation(op) = &node.source {
-                *census.entry(op.name()).or_default() += 1;
+                *op_counts.entry(op.name()).or_default() += 1;
             }
         }
-        census
+        op_counts
     }
 }

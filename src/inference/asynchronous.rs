@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{GenerateOptions, Generation, Generator};
 use crate::Result;
-use crate::backend::asynchronous::{Lane, Outcome, outcome};
+use crate::backend::asynchronous::{Outcome, Worker, outcome};
 use crate::models::Tokenizer;
 
 /// A generator on a thread of its own: no thread of the runtime computes or waits for the device.
@@ -20,7 +20,7 @@ use crate::models::Tokenizer;
 pub struct AsyncGenerator {
     generator: Arc<Mutex<Generator<'static>>>,
     tokenizer: Arc<Tokenizer>,
-    lane: Lane,
+    worker: Worker,
 }
 
 impl AsyncGenerator {
@@ -29,7 +29,7 @@ impl AsyncGenerator {
         Self {
             generator: Arc::new(Mutex::new(generator)),
             tokenizer: Arc::new(tokenizer),
-            lane: Lane::default(),
+            worker: Worker::default(),
         }
     }
 
@@ -38,7 +38,7 @@ impl AsyncGenerator {
     pub fn generate(&self, prompt: Vec<u32>, options: GenerateOptions) -> Result<TextStream> {
         let (sender, pieces) = mpsc::unbounded_channel();
         let (generator, tokenizer) = (Arc::clone(&self.generator), Arc::clone(&self.tokenizer));
-        let done = self.lane.start(move || {
+        let done = self.worker.start(move || {
             // A panic leaves the cache with the tokens whose steps were over.
             let mut generator = generator.lock().unwrap_or_else(PoisonError::into_inner);
             let mut on_text = |piece: &str| sender.send(piece.to_owned()).is_ok();
@@ -54,7 +54,7 @@ impl AsyncGenerator {
     ) -> Result<T> {
         let generator = Arc::clone(&self.generator);
         let done =
-            self.lane.start(move || work(&mut generator.lock().unwrap_or_else(PoisonError::into_inner)))?;
+            self.worker.start(move || work(&mut generator.lock().unwrap_or_else(PoisonError::into_inner)))?;
         outcome(done.await)
     }
 }

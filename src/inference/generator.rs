@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::{Sampler, SamplingOptions};
 use crate::backend::Program;
+use crate::counts::counted;
 use crate::graph::Graph;
 use crate::models::{AdapterParameters, Decoder, KvCache, Tokenizer};
 use crate::tensor::{DType, HostTensor, TensorSpec};
@@ -235,8 +236,10 @@ impl<'a> Generator<'a> {
             return Err(Error::invalid("prompt", "is empty; give at least one token"));
         }
         if prompt.len() >= context {
-            let message =
-                format!("has {} tokens, the model's context is {context}; shorten it", prompt.len());
+            let message = format!(
+                "has {}, the model's context is {context}; shorten it",
+                counted(prompt.len(), "token")
+            );
             return Err(Error::invalid("prompt", message));
         }
         let vocab = self.model.config().vocab;

@@ -14,8 +14,8 @@ use serde_json::{Map, Value as Json, json};
 use super::gguf::Gguf;
 use super::jinja::{Template, TemplateError};
 use super::messages::prepared;
+use super::read::read_json;
 use super::special_tokens::SpecialTokens;
-use super::tokenizer::read_json;
 use crate::{Error, Result};
 
 /// A message of a chat: an object with `role` and `content`, and whatever else the template reads.

@@ -311,7 +311,7 @@ impl Decoder {
     }
 
     /// Returns a hash of all parameters as they are stored on the device: equal for equal models of one dtype.
-    pub(crate) fn content_hash(&self) -> Result<String> {
+    pub fn content_hash(&self) -> Result<String> {
         const CHUNK: usize = 1 << 20;
         let mut hash = ContentHash::new();
         let mut chunk = vec![0; CHUNK];

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use super::chat_template::ChatTemplate;
 use super::config::ModelConfig;
 use super::gguf::Gguf;
+use super::read::read_json;
 use super::shards::Shard;
-use super::tokenizer::{Tokenizer, read_json};
+use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 use crate::{Error, Result};
 
@@ -17,8 +18,10 @@ pub struct ModelFiles {
     pub path: PathBuf,
     /// A short name for people: the folder's or file's.
     pub name: String,
-    /// The name of the model that this is or was made from, as adapters should state it, if the files tell.
+    /// The repository that the files state for this model, as `owner/model`.
     pub base_model: Option<String>,
+    /// The model's name in the metadata of a GGUF file (`general.name`), for people.
+    pub title: Option<String>,
     /// What its layers look like.
     pub config: ModelConfig,
     /// Its tensors.
@@ -40,6 +43,7 @@ impl ModelFiles {
                     path: path.to_owned(),
                     name: name_of(&folder),
                     base_model: base_model_of_folder(&folder)?,
+                    title: None,
                     config,
                     weights,
                     tokenizer: Tokenizer::from_folder(&folder)?,
@@ -51,7 +55,8 @@ impl ModelFiles {
                 Self {
                     path: path.to_owned(),
                     name: name_of(&file),
-                    base_model: base_model_of_gguf(&gguf)?,
+                    base_model: base_model_of_gguf(&gguf, &name_of(&file))?,
+                    title: gguf.text("general.name")?.map(str::to_owned),
                     config: ModelConfig::from_gguf(&gguf)?,
                     weights: Weights::from_gguf(&gguf)?,
                     tokenizer: Tokenizer::from_gguf(&gguf)?,
@@ -80,15 +85,6 @@ impl ModelFiles {
             }
         }
     }
-}
-
-/// Refuses the few lines that Git has in the place of a large file that was not fetched.
-pub(crate) fn check_fetched(path: &Path, bytes: &[u8]) -> Result<()> {
-    if bytes.starts_with(b"version https://git-lfs.github.com/") {
-        let message = "is a pointer of Git LFS, not the file itself; run `git lfs pull`, or fetch it again";
-        return Err(Error::file(path, message));
-    }
-    Ok(())
 }
 
 /// Configuration and weights of a folder. A head of its own is used also where the configuration ties it to the
@@ -166,18 +162,43 @@ fn base_model_of_folder(folder: &Path) -> Result<Option<String>> {
     Ok(name.filter(|name| is_repository(name)).map(str::to_owned))
 }
 
-/// The repository that the file was converted from, or else its name.
-fn base_model_of_gguf(gguf: &Gguf) -> Result<Option<String>> {
-    for key in ["general.source.huggingface.repository", "general.source.repo_url", "general.repo_url"] {
-        if let Some(url) = gguf.text(key)? {
-            let name = url.trim_start_matches("https://huggingface.co/").trim_end_matches('/');
-            if is_repository(name) {
-                return Ok(Some(name.to_owned()));
-            }
+/// Keys of a GGUF file for the repository that it was converted from.
+const SOURCES: [&str; 4] = [
+    "general.source.huggingface.repository",
+    "general.source.repo_url",
+    "general.source.url",
+    "general.repo_url",
+];
+/// Key for the model that this one was made from. Some converters state the converted model there, others its parent.
+const PARENT: &str = "general.base_model.0.repo_url";
+
+/// Returns the repository that a GGUF file was converted from, if it states it.
+fn base_model_of_gguf(gguf: &Gguf, name: &str) -> Result<Option<String>> {
+    let repository = |key: &str| -> Result<Option<String>> {
+        let address = gguf.text(key)?.unwrap_or_default();
+        let name = address.trim_start_matches("https://huggingface.co/").trim_end_matches('/');
+        Ok(is_repository(name).then(|| name.to_owned()))
+    };
+    for key in SOURCES {
+        if let Some(found) = repository(key)? {
+            return Ok(Some(found));
         }
     }
-    Ok(gguf.text("general.name")?.map(str::to_owned))
+    let letters = |text: &str| {
+        text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect::<String>()
+    };
+    let title = letters(gguf.text("general.name")?.unwrap_or_default());
+    // The file's name goes on with its number format.
+    let is_this = |parent: &String| {
+        let parent = letters(parent.rsplit('/').next().unwrap_or(parent));
+        let rest = letters(name).strip_prefix(&parent).map(str::to_owned);
+        parent == title || rest.is_some_and(|rest| FORMATS.iter().any(|format| rest.starts_with(format)))
+    };
+    Ok(repository(PARENT)?.filter(is_this))
 }
+
+/// Beginnings of what follows a model's name in the name of its GGUF file.
+const FORMATS: [&str; 8] = ["q", "iq", "f16", "f32", "bf16", "tq", "mxfp4", "ud"];
 
 /// Whether a name is like `owner/model`.
 fn is_repository(name: &str) -> bool {

@@ -13,9 +13,9 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 
-use super::files::check_fetched;
 use super::gguf_split;
-use crate::tensor::MappedFile;
+use super::read::check_fetched;
+use crate::tensor::{MappedFile, try_with_capacity};
 use crate::{Error, Result};
 
 /// More entries or tensors than any model has; a header that claims more is damaged.
@@ -212,7 +212,7 @@ impl Gguf {
         }
         let mut reader = self.reader(key, range);
         // Each text takes at least its length's 8 bytes, which opening checked.
-        let mut texts = Vec::with_capacity(count);
+        let mut texts = self.room(key, count)?;
         for _ in 0..count {
             let len = reader.u64()?;
             texts.push(reader.text(len)?);
@@ -224,7 +224,7 @@ impl Gguf {
     pub fn integers(&self, key: &str) -> Result<Option<Vec<i64>>> {
         let Some((kind, count, range)) = self.array(key)? else { return Ok(None) };
         let mut reader = self.reader(key, range);
-        let mut values = Vec::with_capacity(count);
+        let mut values = self.room(key, count)?;
         for _ in 0..count {
             match reader.scalar(kind)? {
                 Entry::Integer(value) => values.push(value as i64),
@@ -239,7 +239,7 @@ impl Gguf {
     pub fn reals(&self, key: &str) -> Result<Option<Vec<f32>>> {
         let Some((kind, count, range)) = self.array(key)? else { return Ok(None) };
         let mut reader = self.reader(key, range);
-        let mut values = Vec::with_capacity(count);
+        let mut values = self.room(key, count)?;
         for _ in 0..count {
             match reader.scalar(kind)? {
                 Entry::Real(value) => values.push(value as f32),
@@ -258,6 +258,11 @@ impl Gguf {
         }
         let bytes = &self.files[tensor.file][tensor.start..tensor.start + tensor.bytes];
         Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    }
+
+    /// An empty vector for the elements of an array. A byte of the file may become 16 bytes of memory.
+    fn room<T>(&self, key: &str, count: usize) -> Result<Vec<T>> {
+        try_with_capacity(count, || format!("{count} elements of '{key}' of {}", self.path().display()))
     }
 
     fn array(&self, key: &str) -> Result<Option<(u32, usize, Range<usize>)>> {

@@ -16,6 +16,7 @@ use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use super::gguf::Gguf;
 use super::special_tokens::around;
+use crate::tensor::try_with_capacity;
 use crate::{Error, Result};
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -205,7 +206,9 @@ impl<'a> Source<'a> {
         let key = "tokenizer.ggml.merges";
         let merges = self.gguf.texts(key)?.ok_or_else(|| self.error(key, "is missing"))?;
         let known: HashMap<&str, ()> = self.tokens.iter().map(|token| (*token, ())).collect();
-        let mut pairs = Vec::with_capacity(merges.len());
+        let mut pairs = try_with_capacity(merges.len(), || {
+            format!("{} merges of {}", merges.len(), self.gguf.path().display())
+        })?;
         for (rank, merge) in merges.into_iter().enumerate() {
             let error = |message: &str| self.error(key, format!("merge {rank}, '{merge}', {message}"));
             let (left, right) = merge.split_once(' ').ok_or_else(|| error("is no pair"))?;

@@ -7,11 +7,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::config::{Architecture, ModelConfig, RopeScaling};
+use super::read::UNQUANTIZED;
 use crate::{Error, Result};
-
-/// What to use instead of a folder of quantized weights.
-pub(super) const UNQUANTIZED: &str = "use the original model, whose name its page gives (such as Qwen/Qwen3-0.6B for a copy of \
-                                      it in 4 bits), or a GGUF file of F16, BF16, Q8_0, Q6_K, Q5_K, Q4_K, Q5_0, Q4_1 or Q4_0";
 
 /// The key of a field.
 pub(super) fn key(field: &str) -> String {

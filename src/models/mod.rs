@@ -17,6 +17,7 @@ mod gguf_tokenizer;
 mod hf_config;
 mod jinja;
 mod messages;
+mod read;
 mod shards;
 mod special_tokens;
 mod tokenizer;
@@ -28,8 +29,9 @@ pub use chat_template::{ChatTemplate, Message, Rendered};
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use exact_json::{big_integer, parse_json, write_json};
 pub use files::ModelFiles;
-pub(crate) use files::check_fetched;
 pub use gguf::Gguf;
+pub(crate) use read::check_fetched;
+pub use shards::files_of_model;
 pub use tokenizer::{DecodeStream, Tokenizer};
 pub use weights::Weights;
 

@@ -38,6 +38,16 @@ impl<'a> Shard<'a> {
     }
 }
 
+/// Returns the names of all files of the split model to which a file belongs, the first one first; only this name if it is
+/// that of a whole model. Folders before the name stay.
+pub fn files_of_model(file: &str) -> Vec<String> {
+    let (folder, name) = file.rfind('/').map_or(("", file), |at| file.split_at(at + 1));
+    match Shard::parse(name) {
+        Some(shard) => shard.all().map(|name| format!("{folder}{name}")).collect(),
+        None => vec![file.to_owned()],
+    }
+}
+
 /// The first file that is missing in a folder among those of the split models to which the names belong.
 pub(super) fn first_missing<'a>(folder: &Path, names: impl IntoIterator<Item = &'a str>) -> Option<PathBuf> {
     let shards = names.into_iter().filter_map(Shard::parse);
@@ -78,6 +88,13 @@ mod tests {
         ] {
             assert_eq!(Shard::parse(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn the_files_of_a_model_are_in_its_folder() {
+        let all = ["q/a-00001-of-00002.gguf", "q/a-00002-of-00002.gguf"];
+        assert_eq!(files_of_model(all[1]), all);
+        assert_eq!(files_of_model("q/a.gguf"), ["q/a.gguf"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer};
 
-use super::tokenizer::read_json;
+use super::read::read_json;
 use crate::{Error, Result};
 
 const SETTINGS: &str = "tokenizer_config.json";

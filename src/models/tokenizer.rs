@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::files::check_fetched;
 use super::gguf::Gguf;
 use super::gguf_tokenizer;
+use super::read::{check_fetched, read_json};
 use super::special_tokens::SpecialTokens;
 use super::tokenizer_file;
 use super::unwind::guarded;
@@ -269,16 +269,4 @@ impl DecodeStream<'_> {
 fn damaged(path: &Path, action: &str, panic: &str) -> Error {
     let message = format!("the tokenizer cannot {action} ({panic}); the file is damaged: fetch it again");
     Error::file_at(path, "tokenizer", message)
-}
-
-/// A JSON file; `None` if it is not there.
-pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, "read", e))?;
-    // Editors on Windows put a byte-order mark before the text.
-    let json = serde_json::from_str(text.trim_start_matches('\u{feff}'));
-    json.map(Some)
-        .map_err(|e| Error::file_at(path, format!("line {}", e.line()), format!("is not JSON: {e}")))
 }

@@ -10,8 +10,8 @@ use candle_core::quantized::GgmlDType;
 use safetensors::{Dtype, SafeTensors};
 
 use super::convert;
-use super::files::check_fetched;
 use super::gguf::{Gguf, GgufType};
+use super::read::check_fetched;
 use super::shards::{self, Shard};
 use crate::tensor::{DType, HostTensor, MappedFile, TensorSpec};
 use crate::{Error, Result};
@@ -262,9 +262,8 @@ impl Weights {
     /// Errors name the file and the tensor: it is missing, has another shape, is stored in a way that cannot
     /// be read, or holds a value that is not finite or does not fit the dtype.
     pub fn load(&self, name: &str, shape: &[usize], dtype: DType) -> Result<HostTensor> {
-        let quantized = |tool: &str| {
-            format!("is quantized by {tool}, which is not read; {}", super::hf_config::UNQUANTIZED)
-        };
+        let quantized =
+            |tool: &str| format!("is quantized by {tool}, which is not read; {}", super::read::UNQUANTIZED);
         let Some(stored) = self.tensors.get(name) else {
             let place = format!("tensor '{name}'");
             if let Some(tool) = self.quantized_by(name) {

@@ -51,7 +51,7 @@ pub struct CandleTensor {
 }
 
 /// The storage of a [`CandleTensor`] while nobody may change it.
-pub(crate) struct Held<'a> {
+pub(crate) struct StorageGuard<'a> {
     storage: StorageRef<'a>,
     start: usize,
 }
@@ -64,7 +64,7 @@ impl CandleTensor {
         let shape = Shape::from(tensor.dims().to_vec());
         let layout = Layout { shape, strides: tensor.stride().to_vec(), offset: 0 };
         let whole = Self { tensor, dtype, layout };
-        if whole.hold().bytes().len() < extent(dtype, whole.tensor.dims(), whole.tensor.stride()) {
+        if whole.lock_storage().bytes().len() < extent(dtype, whole.tensor.dims(), whole.tensor.stride()) {
             return Err(Error::invalid("candle tensor", "has less storage than its shape needs"));
         }
         Ok(whole)
@@ -81,9 +81,9 @@ impl CandleTensor {
     }
 
     /// Its storage, for as long as a run lasts.
-    pub(crate) fn hold(&self) -> Held<'_> {
+    pub(crate) fn lock_storage(&self) -> StorageGuard<'_> {
         let (storage, layout) = self.tensor.storage_and_layout();
-        Held { storage, start: layout.start_offset() }
+        StorageGuard { storage, start: layout.start_offset() }
     }
 
     /// A contiguous copy.
@@ -91,14 +91,14 @@ impl CandleTensor {
         let tensor = self.tensor.force_contiguous().map_err(candle_failed)?;
         let (storage, layout) = tensor.storage_and_layout();
         let mut copy = HostTensor::zeros(self.spec());
-        let bytes = Held { start: layout.start_offset(), storage };
+        let bytes = StorageGuard { start: layout.start_offset(), storage };
         let count = copy.bytes().len();
         copy.bytes_mut().copy_from_slice(&bytes.bytes()[..count]);
         Ok(copy)
     }
 }
 
-impl Held<'_> {
+impl StorageGuard<'_> {
     /// The bytes from the tensor's first element to the end of its storage.
     pub(crate) fn bytes(&self) -> &[u8] {
         match &*self.storage {

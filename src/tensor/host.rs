@@ -49,12 +49,7 @@ impl HostTensor {
     /// A tensor of zeros, or an error that names `what` it is for if there is no memory for it.
     pub(crate) fn try_zeros(spec: TensorSpec, what: &str) -> Result<Self> {
         let words = spec.bytes().div_ceil(8);
-        let mut memory = Vec::new();
-        memory.try_reserve_exact(words).map_err(|_| Error::OutOfMemory {
-            device: "the host".to_owned(),
-            bytes: spec.bytes(),
-            what: what.to_owned(),
-        })?;
+        let mut memory = try_with_capacity(words, || what.to_owned())?;
         memory.resize(words, 0);
         Ok(Self { spec, storage: Storage::Owned(Arc::new(memory)) })
     }
@@ -230,5 +225,17 @@ fn convert<A: bytemuck::Pod, B: bytemuck::Pod>(from: &[u8], to: &mut [u8], f: im
 impl std::fmt::Debug for HostTensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "HostTensor({})", self.spec)
+    }
+}
+/// Returns an empty vector with room for `count` elements, or an error that names `what` it is for if there is no memory.
+pub(crate) fn try_with_capacity<T>(count: usize, what: impl FnOnce() -> String) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    match values.try_reserve_exact(count) {
+        Ok(()) => Ok(values),
+        Err(_) => Err(Error::OutOfMemory {
+            device: "the host".to_owned(),
+            bytes: count.saturating_mul(size_of::<T>()),
+            what: what(),
+        }),
     }
 }

@@ -13,6 +13,7 @@ pub use buffer::{Buffer, Parameter};
 pub use candle::{CandleTensor, Constant};
 pub use dtype::{DType, Element};
 pub use host::HostTensor;
+pub(crate) use host::try_with_capacity;
 pub use layout::Layout;
 pub use mapped_file::MappedFile;
 pub(crate) use resident::resident;

@@ -10,6 +10,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::adapter_tensors::pairs;
+use super::base_name::{with_revision, without_revision};
 use super::lora::{LoraConfig, LoraModule, Targets};
 use super::mlx_adapter;
 use super::peft_config::Fields;
@@ -57,7 +58,8 @@ pub struct BaseCopy {
 pub struct Adapter {
     /// How it was made.
     pub config: LoraConfig,
-    /// The model that it belongs to, as PEFT's `base_model_name_or_path`.
+    /// The model that it belongs to, as PEFT's `base_model_name_or_path`; a revision of a repository as
+    /// `owner/model@revision`.
     pub base_model: Option<String>,
     /// The pairs.
     pub modules: Vec<AdapterModule>,
@@ -82,7 +84,8 @@ impl Adapter {
         let fields = Fields { path: &config_path, value: &value };
         fields.refuse_other_methods()?;
         let mut config = fields.lora()?;
-        let base_model = value["base_model_name_or_path"].as_str().map(str::to_owned);
+        let base_model = value["base_model_name_or_path"].as_str();
+        let base_model = base_model.map(|name| with_revision(name, value["revision"].as_str()));
         let (modules, copies) = pairs(&tensor_path, &config)?;
         if value["exclude_modules"].is_string() {
             // An expression, which only PEFT has here. What it left is in the file.
@@ -220,10 +223,11 @@ impl Adapter {
             config.rank_pattern.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         // The shortest decimal that is this f32, not that of its f64 neighbour.
         let dropout: f64 = config.dropout.to_string().parse().unwrap_or(0.0);
+        let (base, revision) = self.base_model.as_deref().map(without_revision).unzip();
         json!({
             "alpha_pattern": alphas,
             "auto_mapping": null,
-            "base_model_name_or_path": self.base_model,
+            "base_model_name_or_path": base,
             "bias": "none",
             "exclude_modules": exclude,
             "fan_in_fan_out": false,
@@ -239,7 +243,7 @@ impl Adapter {
             "peft_type": "LORA",
             "r": config.rank,
             "rank_pattern": ranks,
-            "revision": null,
+            "revision": revision.flatten(),
             "target_modules": targets,
             "task_type": "CAUSAL_LM",
             "use_dora": false,
@@ -376,6 +380,26 @@ mod tests {
             config.contains("\"lora_dropout\": 0.1,") && config.contains("\"lora_alpha\": 8,"),
             "{config}"
         );
+    }
+
+    /// The revision was lost when an adapter was read, and its base was fetched at another commit.
+    #[test]
+    fn the_revision_of_the_base_is_read_and_written() {
+        let folder = saved();
+        let base = || Adapter::load(folder.path()).unwrap().base_model.unwrap();
+        for (revision, name) in
+            [(json!("v1.0"), "a/b@v1.0"), (json!("main"), "a/b"), (json!(""), "a/b"), (json!(null), "a/b")]
+        {
+            change(folder.path(), "revision", revision);
+            assert_eq!(base(), name);
+        }
+        let mut adapter = adapter();
+        adapter.base_model = Some("a/b@v1.0".into());
+        adapter.save(folder.path()).unwrap();
+        let config = std::fs::read_to_string(folder.path().join(CONFIG_FILE)).unwrap();
+        assert!(config.contains("\"base_model_name_or_path\": \"a/b\","), "{config}");
+        assert!(config.contains("\"revision\": \"v1.0\","), "{config}");
+        assert_eq!(base(), "a/b@v1.0");
     }
 
     #[test]

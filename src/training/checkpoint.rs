@@ -107,6 +107,11 @@ impl TrainerState {
         better
     }
 
+    /// Returns true if so many validations in a row brought no improvement that the run stops; never with a patience of 0.
+    pub(super) fn has_run_out_of(&self, patience: usize) -> bool {
+        patience > 0 && self.bad_evals >= patience
+    }
+
     /// Refuses to go on with other data or options than the run began with, and names all of them.
     pub fn check(&self, settings: &Settings, path: &Path) -> Result<()> {
         let absent = || "not set".to_owned();
@@ -234,6 +239,71 @@ pub fn latest(out: &Path) -> Result<Option<PathBuf>> {
     Ok(candidates(out)?.into_iter().map(|(_, path)| path).find(|path| complete(path).is_some()))
 }
 
+/// A folder of a checkpoint that cannot be resumed from, and the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    /// The folder.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Returns the checkpoints that are newer than the newest complete one, which a resume passes over.
+pub fn damaged(out: &Path) -> Result<Vec<Damaged>> {
+    let newer =
+        candidates(out)?.into_iter().map(|(_, path)| path).take_while(|path| complete(path).is_none());
+    Ok(newer.map(|path| Damaged { reason: damage(&path), path }).collect())
+}
+
+/// Says why a checkpoint is not complete.
+fn damage(path: &Path) -> String {
+    let Ok(text) = std::fs::read(path.join(MANIFEST)) else { return format!("{MANIFEST} is missing") };
+    let Ok(written) = serde_json::from_slice::<Manifest>(&text) else {
+        return format!("{MANIFEST} is damaged");
+    };
+    for name in FILES {
+        let Some(entry) = written.get(name) else { return format!("{MANIFEST} does not list {name}") };
+        match std::fs::read(path.join(name)) {
+            Err(error) => return format!("{name} cannot be read: {error}"),
+            Ok(bytes) if bytes.len() as u64 != entry.bytes => {
+                return format!("{name} has {} of {} bytes", bytes.len(), entry.bytes);
+            }
+            Ok(bytes) if format!("{:016x}", checksum(&bytes)) != entry.checksum => {
+                return format!("{name} was changed after it was written");
+            }
+            Ok(_) => {}
+        }
+    }
+    format!("{MANIFEST} lists other files")
+}
+
+/// Name of the setting that identifies the base model.
+pub(super) const BASE: &str = "base model";
+/// Text before the hash of the base's content.
+pub(super) const CONTENT: &str = "content ";
+/// Name of the setting with the dtype of the base's weights.
+pub(super) const DTYPE: &str = "dtype";
+
+/// The base model of a run as its checkpoints record it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedBase {
+    /// Hash of the weights' content, as [`Decoder::content_hash`](crate::models::Decoder::content_hash) returns it.
+    pub content: String,
+    /// Dtype of the weights while training.
+    pub dtype: String,
+}
+
+/// Returns what is recorded about the base model in a checkpoint's folder, or in the newest checkpoint of a run's folder.
+pub fn recorded_base(folder: &Path) -> Option<RecordedBase> {
+    let inside = candidates(folder).unwrap_or_default().into_iter().map(|(_, path)| path);
+    let state = std::iter::once(folder.to_owned()).chain(inside).find_map(|path| {
+        let text = std::fs::read(path.join(STATE)).ok()?;
+        serde_json::from_slice::<TrainerState>(&text).ok()
+    })?;
+    let content = state.settings.get(BASE)?.strip_prefix(CONTENT)?;
+    Some(RecordedBase { content: content.to_owned(), dtype: state.settings.get(DTYPE)?.clone() })
+}
+
 /// Reads a checkpoint: the adapter, the optimizer's state, the trainer's state.
 pub fn load(path: &Path) -> Result<(Adapter, Vec<(String, HostTensor)>, TrainerState)> {
     if complete(path).is_none() {
@@ -332,6 +402,44 @@ mod tests {
         prune(out.path(), 1).unwrap();
         assert!(!old.exists());
         assert_eq!(latest(Path::new("/nowhere")).unwrap(), None);
+    }
+
+    /// A newest checkpoint with an empty adapter was passed over without a word.
+    #[test]
+    fn what_is_passed_over_is_named_with_the_reason() {
+        let out = tempfile::tempdir().unwrap();
+        let (old, cut, bare) =
+            (save_step(out.path(), 5), save_step(out.path(), 10), save_step(out.path(), 15));
+        assert_eq!(damaged(out.path()).unwrap(), []);
+        std::fs::remove_file(bare.join(MANIFEST)).unwrap();
+        let size = std::fs::metadata(cut.join(TENSOR_FILE)).unwrap().len();
+        std::fs::write(cut.join(TENSOR_FILE), "").unwrap();
+        let named = |path: &Path, reason: &str| Damaged { path: path.to_owned(), reason: reason.to_owned() };
+        let reasons = [
+            named(&bare, "manifest.json is missing"),
+            named(&cut, &format!("{TENSOR_FILE} has 0 of {size} bytes")),
+        ];
+        assert_eq!(damaged(out.path()).unwrap(), reasons);
+        assert_eq!(latest(out.path()).unwrap(), Some(old.clone()));
+        let file = old.join(OPTIMIZER);
+        let mut bytes = std::fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+        let found = damaged(out.path()).unwrap();
+        assert_eq!(found[2], named(&old, &format!("{OPTIMIZER} was changed after it was written")));
+    }
+
+    #[test]
+    fn the_base_is_read_from_a_checkpoint_and_from_its_run() {
+        let out = tempfile::tempdir().unwrap();
+        assert_eq!(recorded_base(out.path()), None);
+        let (adapter, optimizer, mut state) = parts(5);
+        let settings = [(BASE, "content 00"), (DTYPE, "f32")];
+        state.settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let path = save(out.path(), &adapter, &optimizer, &state).unwrap();
+        let expected = RecordedBase { content: "00".into(), dtype: "f32".into() };
+        assert_eq!(recorded_base(out.path()), Some(expected.clone()));
+        assert_eq!(recorded_base(&path), Some(expected));
     }
 
     /// A new run in the folder of an older, longer one must not lose its checkpoints to it, nor resume from it.

@@ -8,11 +8,11 @@
 //! |---|---|
 //! | chat | `messages` (OpenAI's form, with `tools`), or ShareGPT's `conversations` of `from` and `value` |
 //! | pair | `prompt`, `completion`: two texts, or two lists of messages |
-//! | Alpaca | `instruction`, `output`, optionally `input`, `history` |
+//! | Alpaca, Dolly | `instruction`, `output` or `response`, optionally `input` or `context`, `history` |
 //! | text | `text` |
 //!
-//! A `system` column becomes the first message. Null columns are absent, other columns are ignored, and [`Columns`] renames
-//! those of other data sets. Of chats and pairs the assistant's messages are trained, except those with `"weight": 0`,
+//! A `system` or `system_prompt` column becomes the first message. Null columns are absent, [`Row::unused`] lists the other
+//! columns, and [`Columns`] renames those of other data sets. Of chats and pairs the assistant's messages are trained, except those with `"weight": 0`,
 //! `"train": false` or `"loss": false`.
 
 use std::fmt;
@@ -25,19 +25,26 @@ use serde_json::Value;
 use crate::models::ModelFiles;
 use crate::{Error, Result};
 
+mod csv;
 mod dataset;
 mod encode;
+mod examples;
 mod files;
+mod format;
 mod json;
 mod mask;
+mod messages;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod rows;
 mod text;
+mod tokens;
 
 pub use dataset::{DataSet, ValidationSize};
-pub use encode::{EncodedRow, Examples, LeftOut, RowEncoder, examples};
-pub use files::{Columns, Format, read_rows, read_text};
+pub use encode::RowEncoder;
+pub use examples::{EncodedRow, Examples, LeftOut, RowNotes, examples};
+pub use files::{Columns, read_rows, read_text};
+pub use format::Format;
 
 /// Content of a row.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,6 +94,8 @@ pub struct Row {
     pub path: Arc<Path>,
     /// Its place in the file.
     pub place: Place,
+    /// Names of its columns that are not used though they have a value.
+    pub unused: Arc<[String]>,
 }
 
 impl Row {
@@ -152,6 +161,10 @@ pub trait Encoder {
     fn is_eos(&self, token: u32) -> bool {
         self.eos() == Some(token)
     }
+    /// Returns the number of tokens that the model has embeddings for; `None` if it is unknown.
+    fn embeddings(&self) -> Option<usize> {
+        None
+    }
     /// Returns the texts and ids of tokens that are never split, among them those that end turns.
     fn special_tokens(&self) -> Vec<(String, u32)> {
         Vec::new()
@@ -191,9 +204,18 @@ impl Encoder for ModelFiles {
         self.tokenizer.eos_ids().contains(&token)
     }
 
+    fn embeddings(&self) -> Option<usize> {
+        Some(self.config.vocab)
+    }
+
     fn special_tokens(&self) -> Vec<(String, u32)> {
         self.tokenizer.added_tokens()
     }
+}
+
+/// A number and what it counts, in the plural unless it is one.
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! folder that opens as a model computes what it should.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::adapter::{Adapter, AdapterModule};
 use super::merge_companions as companions;
@@ -12,7 +13,7 @@ use super::tensors::write_tensors;
 use crate::backend::Device;
 use crate::graph::Graph;
 use crate::models::{AdapterParameters, Decoder, ModelConfig, ModelFiles, Weights};
-use crate::tensor::{DType, HostTensor, TensorSpec};
+use crate::tensor::{DType, HostTensor, TensorSpec, try_with_capacity};
 use crate::{Error, Result};
 
 const EMBEDDING: &str = "model.embed_tokens";
@@ -46,7 +47,8 @@ pub struct MergeReport {
 fn merged(weight: &HostTensor, module: &AdapterModule) -> Result<(Vec<f32>, Vec<f64>)> {
     let (n, k, r) = (weight.shape()[0], weight.shape()[1], module.a.shape()[0]);
     let (w, a, b) = (weight.as_slice::<f32>()?, module.a.as_slice::<f32>()?, module.b.as_slice::<f32>()?);
-    let mut update = vec![0.0_f64; n * k];
+    let mut update = try_with_capacity(n * k, || format!("the update of {}", module.path))?;
+    update.resize(n * k, 0.0_f64);
     for (row, update) in update.chunks_mut(k).enumerate() {
         for rank in 0..r {
             // A of the embedding has a column for each row of W, and B a row for each column.
@@ -73,6 +75,22 @@ pub fn merge(
     dtype: DType,
     progress: &dyn Fn(f64),
 ) -> Result<MergeReport> {
+    merge_until(files, adapter, out, dtype, &AtomicBool::new(false), progress)
+}
+
+/// Merges as [`merge`] does until `stop` is set. A merge that is stopped removes what it has written.
+pub fn merge_until(
+    files: &ModelFiles,
+    adapter: &Adapter,
+    out: &Path,
+    dtype: DType,
+    stop: &AtomicBool,
+    progress: &dyn Fn(f64),
+) -> Result<MergeReport> {
+    let check_stop = || match stop.load(Ordering::Relaxed) {
+        true => Err(Error::Stopped { what: "the merge", advice: "nothing was written".to_owned() }),
+        false => Ok(()),
+    };
     if !dtype.is_float() {
         return Err(Error::invalid("merge", "a model is stored as f32, f16 or bf16"));
     }
@@ -84,11 +102,17 @@ pub fn merge(
     let config =
         ModelConfig { tie_embeddings: files.config.tie_embeddings && !untied, ..files.config.clone() };
     companions::write(files, &config, dtype, folder.path())?;
-    let (tensors, mut report) = sums(files, adapter, untied, dtype, &|share| progress(0.6 * share))?;
+    let step = |share: f64| {
+        progress(0.6 * share);
+        check_stop()
+    };
+    let (tensors, mut report) = sums(files, adapter, untied, dtype, &step)?;
+    check_stop()?;
     write_tensors(&folder.path().join("model.safetensors"), &tensors)?;
     drop(tensors);
     progress(0.7);
-    report.logits_error = verify(files, adapter, folder.path(), dtype)?;
+    report.logits_error = verify(files, adapter, folder.path(), dtype, &check_stop)?;
+    check_stop()?;
     folder.finish()?;
     progress(1.0);
     Ok(report)
@@ -121,13 +145,14 @@ fn check_modules(files: &ModelFiles, adapter: &Adapter) -> Result<()> {
     Ok(())
 }
 
-/// All tensors of the merged model, and how exactly their updates are stored.
+/// All tensors of the merged model, and how exactly their updates are stored. `step` is told the share that is done
+/// before every tensor, and its error ends the work.
 fn sums(
     files: &ModelFiles,
     adapter: &Adapter,
     untied: bool,
     dtype: DType,
-    progress: &dyn Fn(f64),
+    step: &dyn Fn(f64) -> Result<()>,
 ) -> Result<(Vec<(String, HostTensor)>, MergeReport)> {
     let weights = &files.weights;
     let mut names: Vec<(String, String)> =
@@ -141,7 +166,7 @@ fn sums(
         MergeReport { modules: 0, worst_error: 0.0, worst_module: String::new(), logits_error: 0.0, untied };
     let (mut tensors, mut kept) = (Vec::new(), Kept::default());
     for (index, (name, source)) in names.iter().enumerate() {
-        progress(index as f64 / names.len() as f64);
+        step(index as f64 / names.len() as f64)?;
         let Some(shape) = weights.shape(source).map(<[usize]>::to_vec) else { continue };
         let path = name.strip_suffix(".weight");
         let Some(module) = adapter.modules.iter().find(|module| path == Some(module.path.as_str())) else {
@@ -227,7 +252,13 @@ fn stored(
 
 /// Opens the written folder and compares its tokens and logits with those of base + adapter. Returns the relative error
 /// of the logits.
-fn verify(files: &ModelFiles, adapter: &Adapter, folder: &Path, dtype: DType) -> Result<f64> {
+fn verify(
+    files: &ModelFiles,
+    adapter: &Adapter,
+    folder: &Path,
+    dtype: DType,
+    check_stop: &dyn Fn() -> Result<()>,
+) -> Result<f64> {
     let failed = |message: String| Error::invalid("the merged folder, read back,", message);
     let written = ModelFiles::open(folder).map_err(|error| failed(error.to_string()))?;
     for text in ["Hello, world! 12 345", " <s>é\n\tx"] {
@@ -235,6 +266,7 @@ fn verify(files: &ModelFiles, adapter: &Adapter, folder: &Path, dtype: DType) ->
             return Err(failed("makes other tokens of a text than its base; please report this".to_owned()));
         }
     }
+    check_stop()?;
     let device = Device::cpu(0)?;
     let ids = probe(&files.config);
     let expected = {
@@ -242,6 +274,7 @@ fn verify(files: &ModelFiles, adapter: &Adapter, folder: &Path, dtype: DType) ->
         adapter.check(&model.linear_modules())?;
         logits(&model, Some(&adapter.on(&device)?), &ids)?
     };
+    check_stop()?;
     let found = logits(&load(&written.config, &written.weights, &device)?, None, &ids)?;
     let (expected, found) = (expected.as_slice::<f32>()?, found.as_slice::<f32>()?);
     let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();

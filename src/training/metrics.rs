@@ -44,14 +44,18 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file for a run that stands at `step`. From step 0 on it is new; otherwise reports of later steps,
-    /// and a last line that was cut off, are removed first: they will come again.
-    pub fn open(path: &Path, step: usize) -> Result<Self> {
+    /// Opens the file for a run that has done `step` steps. At step 0 it is new; otherwise reports of later steps, that of
+    /// the step's validation if it is still due, and a last line that was cut off are removed first: they will come again.
+    pub fn open(path: &Path, step: usize, validation_due: bool) -> Result<Self> {
         let mut kept = String::new();
         if step > 0 && path.exists() {
             let text = std::fs::read_to_string(path).map_err(|source| Error::io(path, "read", source))?;
             for line in text.lines() {
-                if serde_json::from_str::<Report>(line).is_ok_and(|report| report.step <= step) {
+                let is_final = |report: Report| {
+                    report.step < step
+                        || report.step == step && !(validation_due && report.valid_loss.is_some())
+                };
+                if serde_json::from_str(line).is_ok_and(is_final) {
                     kept.push_str(line);
                     kept.push('\n');
                 }
@@ -99,7 +103,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         let report = |step, loss| Report { step, train_loss: Some(loss), ..Report::default() };
-        let mut metrics = Metrics::open(&path, 0).unwrap();
+        let mut metrics = Metrics::open(&path, 0, false).unwrap();
         for step in 1..=4 {
             metrics.write(&report(step, step as f64 / 2.0)).unwrap();
         }
@@ -107,11 +111,27 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().next(), Some(r#"{"step":1,"train_loss":0.5}"#));
         std::fs::write(&path, format!("{text}{{\"step\":5,\"tra")).unwrap();
-        let mut metrics = Metrics::open(&path, 2).unwrap();
+        let mut metrics = Metrics::open(&path, 2, false).unwrap();
         metrics.write(&report(3, 7.0)).unwrap();
         assert_eq!(read(&path).unwrap(), [report(1, 0.5), report(2, 1.0), report(3, 7.0)]);
-        Metrics::open(&path, 0).unwrap();
+        Metrics::open(&path, 0, false).unwrap();
         assert_eq!(read(&path).unwrap(), []);
+    }
+
+    /// A run that was stopped within a validation, and failed after the validation of the resumed run, had it twice.
+    #[test]
+    fn the_report_of_a_validation_that_is_due_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let trained = Report { step: 3, train_loss: Some(2.0), ..Report::default() };
+        let validated = Report { step: 3, valid_loss: Some(1.0), ..Report::default() };
+        let mut metrics = Metrics::open(&path, 0, false).unwrap();
+        metrics.write(&trained).unwrap();
+        for _ in 0..2 {
+            let mut metrics = Metrics::open(&path, 3, true).unwrap();
+            metrics.write(&validated).unwrap();
+        }
+        assert_eq!(read(&path).unwrap(), [trained, validated]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What decides a run's result, as checkpoints record it and a resumed run compares it.
 
-use super::checkpoint::Settings;
+use super::checkpoint::{BASE, CONTENT, DTYPE, Settings};
 use super::data::Example;
 use super::lora::{LoraConfig, LoraModule, sorted};
 use super::scheduler::ScheduleKind;
@@ -20,8 +20,8 @@ pub(crate) fn describe(
 ) -> Result<Settings> {
     let mut settings = of_lora(lora, modules);
     let mut add = |name: &str, value: String| settings.insert(name.to_owned(), value);
-    add("base model", format!("content {}", model.content_hash()?));
-    add("dtype", model.dtype().to_string());
+    add(BASE, format!("{CONTENT}{}", model.content_hash()?));
+    add(DTYPE, model.dtype().to_string());
     add("training data", format!("{} examples, content {}", train.len(), tokens(train)));
     add("loss mask", format!("content {}", mask(train)));
     let content = format!("{} examples, content {}, loss mask {}", valid.len(), tokens(valid), mask(valid));

@@ -1,5 +1,6 @@
 //! The learning rate over time.
 
+use crate::counts::counted;
 use crate::{Error, Result};
 
 /// How the learning rate falls after the warm-up.
@@ -52,7 +53,7 @@ impl Schedule {
             return Err(Error::invalid("least learning rate", message));
         }
         if self.warmup > self.steps {
-            let message = format!("is {} steps, but the run has {}", self.warmup, self.steps);
+            let message = format!("is {}, but the run has {}", counted(self.warmup, "step"), self.steps);
             return Err(Error::invalid("warm-up", message));
         }
         Ok(())

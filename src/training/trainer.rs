@@ -13,6 +13,7 @@ use super::lora::{LoraConfig, LoraModule};
 use super::loss::{BatchShape, Programs, Purpose, batch_inputs, record_loss};
 use super::metrics::{Metrics, Report};
 use super::optimizer::{Optimizer, OptimizerOptions};
+use super::pace::Pace;
 use super::run_folder::RunFolder;
 use super::run_settings;
 use super::scheduler::Schedule;
@@ -302,7 +303,7 @@ impl<'a> Trainer<'a> {
         let mut last_valid_loss = None;
         let mut pace = Pace::default();
         let mut epoch_batches = self.epoch_batches()?;
-        let mut stopped_early = false;
+        let mut stopped_early = self.state.has_run_out_of(self.options.patience);
         if self.state.validation_due {
             (last_valid_loss, stopped_early) = self.validate_and_judge(stop, metrics, observer)?;
         }
@@ -376,7 +377,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// The checkpoint to resume from with its content, if the run is a resumed one and the checkpoint is its own.
-    fn checkpoint(&self) -> Result<Option<Restored>> {
+    pub(super) fn checkpoint(&self) -> Result<Option<Restored>> {
         if !self.options.resume {
             return Ok(None);
         }
@@ -410,7 +411,7 @@ impl<'a> Trainer<'a> {
             folder.keep();
         }
         observer(&Event::Start { step: self.state.step });
-        Metrics::open(&self.out.join(METRICS), self.state.step)
+        Metrics::open(&self.out.join(METRICS), self.state.step, self.state.validation_due)
     }
 
     /// Everything that decides the result, computed once.
@@ -559,7 +560,7 @@ impl<'a> Trainer<'a> {
         // An interrupted validation is saved as due, so that the resumed run is the one that nothing disturbed.
         self.state.validation_due = loss.is_none();
         let (step, patience) = (self.state.step, self.options.patience);
-        let stops = loss.is_some() && patience > 0 && self.state.bad_evals >= patience;
+        let stops = loss.is_some() && self.state.has_run_out_of(patience);
         if stops {
             observer(&Event::EarlyStop { step, best_step: self.state.best_step });
         }
@@ -634,7 +635,7 @@ impl<'a> Trainer<'a> {
             // The next validation, or the end, writes an adapter again.
             (self.state.best_loss, self.state.best_step) = (None, 0);
         }
-        *metrics = Metrics::open(&self.out.join(METRICS), self.state.step)?;
+        *metrics = Metrics::open(&self.out.join(METRICS), self.state.step, self.state.validation_due)?;
         observer(&Event::FolderRestored { path: self.out.clone(), lost_best });
         Ok(())
     }
@@ -710,7 +711,7 @@ impl<'a> Trainer<'a> {
     }
 }
 
-type Restored = (Adapter, Vec<(String, HostTensor)>, TrainerState);
+pub(super) type Restored = (Adapter, Vec<(String, HostTensor)>, TrainerState);
 pub(super) type Recorded = (Graph, Vec<crate::graph::LazyTensor>, Vec<crate::graph::LazyTensor>);
 
 /// What an optimizer step did.
@@ -729,35 +730,6 @@ pub struct StepDone {
 }
 
 const IN_DOUBT: &str = "an update failed, and the adapter in memory may be broken; start again from the newest checkpoint (--resume)";
-
-/// Tokens and seconds of the steps so far.
-#[derive(Debug, Default)]
-struct Pace {
-    seconds: f64,
-    real_tokens: usize,
-    computed_tokens: usize,
-}
-
-impl Pace {
-    fn add(&mut self, done: &StepDone, seconds: f64) {
-        self.seconds += seconds;
-        self.real_tokens += done.real_tokens;
-        self.computed_tokens += done.computed_tokens;
-    }
-
-    /// Share of the computed tokens that were padding.
-    fn padding(&self) -> f64 {
-        if self.computed_tokens == 0 {
-            0.0
-        } else {
-            1.0 - self.real_tokens as f64 / self.computed_tokens as f64
-        }
-    }
-
-    fn tokens_per_second(&self) -> f64 {
-        if self.seconds > 0.0 { self.real_tokens as f64 / self.seconds } else { 0.0 }
-    }
-}
 
 fn due(step: usize, every: usize) -> bool {
     every > 0 && step.is_multiple_of(every)

@@ -205,6 +205,7 @@ fn sixteen_bit_storage() {
 pub(super) fn f32_inputs(op: &Op) -> Vec<usize> {
     match op {
         Op::Rope(_) => vec![1, 2],
+        Op::RopeKvWrite(_) => vec![3, 4],
         Op::CrossEntropy(op) => vec![2 + usize::from(op.head)],
         Op::AttentionGrad(_) => vec![4],
         Op::LoraGrad(_) => vec![2],

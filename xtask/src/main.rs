@@ -7,6 +7,8 @@ mod mac;
 mod memory;
 mod softmetal;
 #[cfg(test)]
+mod structure;
+#[cfg(test)]
 mod workflow;
 
 use std::path::{Path, PathBuf};

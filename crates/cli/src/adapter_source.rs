@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use metal_candle::models::ModelFiles;
-use metal_candle::training::{Adapter, LoraConfig, Targets};
+use metal_candle::models::{Decoder, ModelFiles};
+use metal_candle::training::{Adapter, LoraConfig, Targets, checkpoint};
 
-use crate::failure::Failure;
+use crate::base_name::{same_model, short_name_for};
+use crate::failure::{Code, Failure};
 use crate::fetch::Options;
 use crate::model_source::{self, expand_home, parse_hub};
 use crate::session::Session;
 use crate::settings::TrainFlags;
 use crate::snapshot;
+
+const PASS_BASE: &str = "pass its base model: --model /path/to/model or --model org/name";
 
 /// An adapter with the folder that it was read from.
 #[derive(Debug)]
@@ -42,19 +45,24 @@ impl Chosen {
 
     /// The adapter's own base model: what its run was started with if it was trained here, or else what its configuration
     /// names.
-    fn base(&self) -> Result<String, Failure> {
-        let is_known = |model: &String| model_source::parse(model).is_ok();
-        if let Some(model) = self.model_of_run().filter(is_known) {
-            return Ok(model);
+    fn base(&self, session: &Session) -> Result<String, Failure> {
+        let stated = self.adapter.base_model.clone();
+        if let Some(found) = self.model_of_run().iter().chain(&stated).find_map(|name| self.located(name)) {
+            if let Some(short) = short_name_for(&found, session) {
+                session.note(format!(
+                    "note: the adapter's base {found} is used in 4 bits, as {short}; --model {found} uses the whole one"
+                ));
+                return Ok(short.to_owned());
+            }
+            return Ok(found);
         }
-        match &self.adapter.base_model {
-            Some(base) if is_known(base) => Ok(base.clone()),
+        match stated {
             Some(base) => Err(Failure::input(
                 format!(
                     "the adapter {} was made for '{base}', which is neither a folder on this machine nor a hub id",
                     self.name
                 ),
-                "pass its base model: --model /path/to/model or --model org/name",
+                PASS_BASE,
             )),
             None => Err(Failure::input(
                 format!("the adapter {} does not name its base model", self.name),
@@ -63,42 +71,105 @@ impl Chosen {
         }
     }
 
-    /// The model in the settings of the run that wrote the adapter.
+    /// Where a base is: at its path as seen from the current folder or from the adapter's, or on the hub.
+    fn located(&self, base: &str) -> Option<String> {
+        if !expand_home(base).exists() && self.beside(base).exists() {
+            return Some(self.beside(base).display().to_string());
+        }
+        model_source::parse(base).is_ok().then(|| base.to_owned())
+    }
+
+    /// A relative path as seen from the adapter's folder.
+    fn beside(&self, base: &str) -> PathBuf {
+        self.folder.join(base)
+    }
+
+    /// Adds to an error about the adapter's own base, which the user did not name, where its name comes from.
+    pub(crate) fn base_not_reached(&self, error: anyhow::Error) -> anyhow::Error {
+        match error.downcast_ref::<Failure>() {
+            Some(failure) if failure.code == Code::Unreachable => {
+                let cause = format!("the adapter {} needs its base model: {}", self.name, failure.cause);
+                Failure::new(failure.code, cause, PASS_BASE).into()
+            }
+            _ => error,
+        }
+    }
+
+    /// The model in the settings of the run that wrote the adapter, which may be one of the run's checkpoints.
     fn model_of_run(&self) -> Option<String> {
-        let text = std::fs::read_to_string(self.folder.join("run.toml")).ok()?;
+        let folder = std::path::absolute(&self.folder).ok()?;
+        let of_checkpoint = folder.parent().filter(|parent| parent.ends_with("checkpoints"));
+        let run = of_checkpoint.and_then(Path::parent).unwrap_or(&folder);
+        let text = std::fs::read_to_string(run.join("run.toml")).ok()?;
         let settings: toml::Table = text.parse().ok()?;
         settings.get("model")?.as_str().map(str::to_owned)
     }
 
-    /// Warns if the adapter was made for another model than the one in use, or changes nothing.
-    pub(crate) fn announce(&self, model: &str, files: &ModelFiles) {
+    /// Warns if the adapter was made for another model than the one in use, or changes nothing. The content of the base
+    /// decides where the adapter's run recorded it, and otherwise the names. `content` returns the hash of the
+    /// model's content in a dtype, if it can be had.
+    pub(crate) fn announce(
+        &self,
+        model: &str,
+        files: &ModelFiles,
+        content: &dyn Fn(&str) -> metal_candle::Result<Option<String>>,
+    ) -> metal_candle::Result<()> {
         let Self { adapter, name, .. } = self;
-        let used = [Some(model), Some(files.name.as_str()), files.base_model.as_deref()];
-        let is_used = |base: &str| {
-            let same_folder = std::fs::canonicalize(base).ok().zip(std::fs::canonicalize(&files.path).ok());
-            same_folder.is_some_and(|(a, b)| a == b)
-                || used.iter().flatten().any(|used| same_model(base, used))
-        };
         let of_run = self.model_of_run();
         let bases: Vec<&str> = adapter.base_model.iter().chain(&of_run).map(String::as_str).collect();
-        if let Some(base) = bases.first().filter(|_| !bases.iter().any(|base| is_used(base))) {
-            let shown = files.base_model.as_deref().filter(|known| *known != model);
-            let shown = shown.map_or_else(|| model.to_owned(), |known| format!("{model} ({known})"));
-            tracing::warn!(
-                "the adapter {name} was made for {base}, but the model in use is {shown}; if that is another model, its \
-                 answers are wrong"
-            );
+        let shown = files.base_model.as_deref().filter(|known| *known != model);
+        let shown = shown.map_or_else(|| model.to_owned(), |known| format!("{model} ({known})"));
+        let recorded = checkpoint::recorded_base(&self.folder);
+        let found = recorded.as_ref().map(|base| content(&base.dtype)).transpose()?.flatten();
+        match recorded.zip(found) {
+            Some((base, found)) if base.content == found => {}
+            Some(_) => tracing::warn!(
+                "the adapter {name} was trained on {}, whose weights differ from those of the model in use, {shown}; its \
+                 answers may be wrong",
+                bases.first().unwrap_or(&"another model")
+            ),
+            None if bases.iter().any(|base| self.is_base(base, model, files)) => {}
+            None => {
+                if let Some(base) = bases.first() {
+                    tracing::warn!(
+                        "the adapter {name} was made for {base}, but the model in use is {shown}; if that is another \
+                         model, its answers are wrong"
+                    );
+                }
+            }
         }
         if adapter.does_nothing() {
             tracing::warn!(
                 "the adapter {name} changes nothing: A or B of every module is zero, as before training"
             );
         }
+        Ok(())
+    }
+
+    /// Returns true if a base's name can be that of the model in use.
+    fn is_base(&self, base: &str, model: &str, files: &ModelFiles) -> bool {
+        let used =
+            [Some(model), Some(files.name.as_str()), files.base_model.as_deref(), files.title.as_deref()];
+        let real = |path: &Path| std::fs::canonicalize(path).ok();
+        let same_folder = |path: &Path| real(path).is_some_and(|path| Some(path) == real(&files.path));
+        same_folder(Path::new(base))
+            || same_folder(&self.beside(base))
+            || used.iter().flatten().any(|used| same_model(base, used))
+            || model_source::is_converted(model, base)
+    }
+
+    /// The adapter for training on a model. It keeps the name of its base if that can be the model's and is found from
+    /// every folder.
+    pub(crate) fn on_base(&self, stated: String, model: &str, files: &ModelFiles) -> Adapter {
+        let own = self.adapter.base_model.clone().filter(|base| self.is_base(base, model, files));
+        let is_relative = |base: &String| expand_home(base).exists() || self.beside(base).exists();
+        let base_model = own.filter(|base| Path::new(base).is_absolute() || !is_relative(base));
+        Adapter { base_model: Some(base_model.unwrap_or(stated)), ..self.adapter.clone() }
     }
 
     /// Settings of a run that goes on from this adapter: its rank, targets and the like are the adapter's. A setting that
     /// contradicts them is refused.
-    pub(crate) fn settle(&self, given: TrainFlags) -> anyhow::Result<TrainFlags> {
+    pub(crate) fn settle(&self, given: TrainFlags, session: &Session) -> anyhow::Result<TrainFlags> {
         let (own, asked) = (&self.adapter.config, given.lora()?);
         let names = |lora: &LoraConfig| BTreeSet::from_iter(lora.exclude.clone());
         let layers = |lora: &LoraConfig| lora.layers.clone().map(BTreeSet::from_iter);
@@ -122,7 +193,7 @@ impl Chosen {
         }
         let model = match given.model.clone() {
             Some(model) => model,
-            None => self.base()?,
+            None => self.base(session)?,
         };
         Ok(TrainFlags { model: Some(model), num_layers: None, ..with_lora(given, own) })
     }
@@ -157,63 +228,19 @@ fn with_lora(flags: TrainFlags, lora: &LoraConfig) -> TrainFlags {
 }
 
 /// The model to load: the one that was asked for, or the adapter's own base, or the default.
-pub(crate) fn model(given: Option<&str>, adapter: Option<&Chosen>) -> Result<String, Failure> {
+pub(crate) fn model(
+    given: Option<&str>,
+    adapter: Option<&Chosen>,
+    session: &Session,
+) -> Result<String, Failure> {
     match (given, adapter) {
         (Some(given), _) => Ok(given.to_owned()),
-        (None, Some(adapter)) => adapter.base(),
+        (None, Some(adapter)) => adapter.base(session),
         (None, None) => Ok(model_source::DEFAULT.to_owned()),
     }
 }
 
-/// Whether two names can be those of one model: the same repository, or the same last part where one of them is a path or a
-/// file, whatever the number format of a file is.
-fn same_model(one: &str, other: &str) -> bool {
-    let owner =
-        |name: &str| parse_hub(name).and_then(|hub| Some(hub.id.split_once('/')?.0.to_ascii_lowercase()));
-    let owners_differ = owner(one).zip(owner(other)).is_some_and(|(a, b)| a != b);
-    !owners_differ && bare_name(one) == bare_name(other)
-}
-
-/// The last part of a name in lower case, without revision, number format and punctuation.
-fn bare_name(name: &str) -> String {
-    let last = name.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or(name);
-    let last = last.split(['@', ':']).next().unwrap_or(last).to_ascii_lowercase();
-    let mut words: Vec<&str> = last.split(['-', '.']).collect();
-    while words.len() > 1 && words.last().is_some_and(|word| is_format(word)) {
-        words.pop();
-    }
-    words.concat().chars().filter(char::is_ascii_alphanumeric).collect()
-}
-
-fn is_format(word: &str) -> bool {
-    let digit_after = |prefix: &str| {
-        word.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-    };
-    let known = ["gguf", "f16", "bf16", "f32", "fp16", "fp32", "4bit", "8bit", "bnb", "mlx"];
-    known.contains(&word) || digit_after("q") || digit_after("iq")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_one_model_are_recognized() {
-        for (one, other) in [
-            ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B@main"),
-            ("Qwen/Qwen3-0.6B", "/models/Qwen3-0.6B/"),
-            ("Qwen/Qwen3-0.6B", "Qwen3-0.6B.Q4_K_M.gguf"),
-            ("HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct.Q4_1"),
-            (r"C:\models\tiny", "tiny"),
-        ] {
-            assert!(same_model(one, other), "{one} and {other}");
-        }
-        for (one, other) in [
-            ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B-Base"),
-            ("Qwen/Qwen3-0.6B", "someone/Qwen3-0.6B"),
-            ("meta-llama/Llama-3.2-1B", "/models/Llama-3.2-1B-Instruct"),
-        ] {
-            assert!(!same_model(one, other), "{one} and {other}");
-        }
-    }
+/// Returns the hash of a loaded model's content, if it is loaded in this dtype.
+pub(crate) fn content_of(decoder: &Decoder) -> impl Fn(&str) -> metal_candle::Result<Option<String>> {
+    |dtype| (decoder.dtype().to_string() == dtype).then(|| decoder.content_hash()).transpose()
 }

@@ -4,6 +4,8 @@
 //! wherever ours is, with `-` or `_` between its parts. What has no equal meaning here is refused with the word that we
 //! use: [`FOREIGN_FLAGS`] and [`FOREIGN_COMMANDS`].
 
+use std::ffi::OsString;
+
 use clap::Command;
 
 /// A word of another tool with the meaning of one of our flags.
@@ -187,7 +189,7 @@ static FOREIGN_COMMANDS: &[Foreign] = &[
     ("hf", &["login"], "set HF_TOKEN, or run `hf auth login`: its token is used"),
 ];
 
-/// Flags of other tools that have no flag of the same meaning.
+/// Flags of other tools that have no flag of the same meaning; those of no certain tool have "".
 pub(crate) static FOREIGN_FLAGS: &[Foreign] = &[
     ("mlx-lm", &["mask-prompt"], ANSWERS_ONLY),
     ("mlx-lm", &["test"], "run `metal-candle eval --data DATA/test.jsonl --adapter OUT` after training"),
@@ -281,12 +283,28 @@ pub(crate) static FOREIGN_FLAGS: &[Foreign] = &[
     ("ollama", &["num-ctx"], OWN_CONTEXT),
     ("ollama", &["think"], "use --template-var enable_thinking=true"),
     ("ollama", &["keepalive"], "leave it out: a model is loaded by the command that uses it"),
+    ("", &["greedy"], "leave it out: --temperature 0, the default, takes the most probable token"),
+    ("", &["prompt-file"], "read the prompt from standard input: metal-candle generate < FILE"),
     (
         "ollama",
         &["insecure"],
         "leave it out: certificates are always checked; SSL_CERT_FILE adds one of your own",
     ),
 ];
+
+/// Leaves out how mlx-lm is started: `python -m mlx_lm lora`, `mlx_lm.lora` and `mlx_lm lora` are its command `lora`.
+pub(crate) fn without_module(words: Vec<OsString>) -> Vec<OsString> {
+    let text = |index: usize| words.get(index).and_then(|word| word.to_str()).unwrap_or_default();
+    let is_python = matches!(text(1), "python" | "python3") && text(2) == "-m";
+    let at = if is_python { 3 } else { 1 };
+    let name = text(at);
+    let command = match name.split_once('.') {
+        Some(("mlx_lm" | "mlx-lm", command)) => Some(OsString::from(command)),
+        _ if matches!(name, "mlx_lm" | "mlx-lm") => None,
+        _ => return words,
+    };
+    words[..1].iter().cloned().chain(command).chain(words[at + 1..].iter().cloned()).collect()
+}
 
 /// Adds every alias to the command line, and lets every flag take a negative number, so that its range can be named.
 pub(crate) fn apply(mut command: Command) -> Command {
@@ -346,16 +364,15 @@ fn holds_in(commands: &[&str], name: &str) -> bool {
 
 /// Spells llama.cpp's words of several letters behind one hyphen with two, and joins a flag with a negative number such as
 /// `-1e-4`, which the command line's parser does not recognize as one.
-pub(crate) fn with_two_hyphens(words: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+pub(crate) fn with_two_hyphens(words: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut plain = false;
-    let mut found: Vec<std::ffi::OsString> = Vec::new();
+    let mut found: Vec<OsString> = Vec::new();
     for word in words {
         plain |= word == "--";
         let text = word.to_str().unwrap_or_default();
         let is_number = text.starts_with('-') && text.contains(['e', 'E']) && text.parse::<f64>().is_ok();
-        let is_flag = |last: &std::ffi::OsString| {
-            last.to_str().is_some_and(|last| last.starts_with("--") && !last.contains('='))
-        };
+        let is_flag =
+            |last: &OsString| last.to_str().is_some_and(|last| last.starts_with("--") && !last.contains('='));
         let theirs = ONE_HYPHEN.iter().find(|(theirs, _)| !plain && text == *theirs);
         match (theirs, found.last_mut()) {
             (Some((_, ours)), _) => found.push((*ours).into()),
@@ -453,12 +470,24 @@ mod tests {
     }
 
     #[test]
+    fn commands_of_mlx_lm_are_found_however_it_is_started() {
+        let found = |line: &str| {
+            let words = without_module(line.split(' ').map(OsString::from).collect());
+            words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+        };
+        for line in ["m mlx_lm.lora --train", "m mlx_lm lora --train", "m python -m mlx_lm lora --train"] {
+            assert_eq!(found(line), "m lora --train");
+        }
+        assert_eq!(found("m python3 -m mlx_lm.generate"), "m generate");
+        for other in ["m python -m trl sft", "m train mlx_lm.lora", "m"] {
+            assert_eq!(found(other), other);
+        }
+    }
+
+    #[test]
     fn words_with_one_hyphen_become_flags_before_the_separator_only() {
-        let words = ["x", "-hf", "a/b", "--rate", "-1e-4", "--", "-sys"].map(std::ffi::OsString::from);
+        let words = ["x", "-hf", "a/b", "--rate", "-1e-4", "--", "-sys"].map(OsString::from);
         let found = with_two_hyphens(words.into_iter());
-        assert_eq!(
-            found,
-            ["x", "--model", "a/b", "--rate=-1e-4", "--", "-sys"].map(std::ffi::OsString::from)
-        );
+        assert_eq!(found, ["x", "--model", "a/b", "--rate=-1e-4", "--", "-sys"].map(OsString::from));
     }
 }

@@ -18,8 +18,7 @@ use crate::settings::{TrainFlags, words};
     after_help = "Examples:\n  metal-candle train\n  metal-candle train --data my-folder --model Qwen/Qwen3-0.6B\n  \
                   metal-candle generate --adapter adapters/appointments --prompt \"Dinner with Peter Fox at the Golden Hotel, Saturday, 7 pm.\"\n\n\
                   Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 bad input, 4 nothing reached, 130 interrupted.",
-    propagate_version = true,
-    args_override_self = true
+    propagate_version = true
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -272,7 +271,7 @@ pub(crate) struct EvalArgs {
     #[arg(long, short)]
     pub(crate) data: String,
     /// Split of a data set from the hub [default: test, or validation].
-    #[arg(long)]
+    #[arg(long, value_parser = words::split)]
     pub(crate) split: Option<String>,
     /// Names that the data has for our columns, e.g. prompt=question,completion=answer.
     #[arg(long)]
@@ -306,7 +305,7 @@ pub(crate) struct DataArgs {
     #[arg(long, short)]
     pub(crate) model: Option<String>,
     /// Split of a data set from the hub [default: train].
-    #[arg(long)]
+    #[arg(long, value_parser = words::split)]
     pub(crate) split: Option<String>,
     /// Names that the data has for our columns, e.g. prompt=question,completion=answer.
     #[arg(long)]
@@ -399,13 +398,8 @@ mod tests {
     }
 
     #[test]
-    fn a_later_flag_wins_over_an_earlier_one_but_stops_add_up() {
-        let cli =
-            Cli::try_parse_from(["metal-candle", "train", "--steps", "5", "--rank", "4", "--steps", "7"])
-                .unwrap();
-        let Command::Train(train) = cli.command else { panic!("{cli:?}") };
-        assert_eq!((train.flags.steps, train.flags.rank), (Some(7), Some(4)));
-        let words = ["metal-candle", "generate", "--seed", "1", "--seed", "2", "--stop", "a", "--stop", "b"];
+    fn stops_add_up() {
+        let words = ["metal-candle", "generate", "--seed", "2", "--stop", "a", "--stop", "b"];
         let cli = Cli::try_parse_from(words).unwrap();
         let Command::Generate(generate) = cli.command else { panic!("{cli:?}") };
         assert_eq!(

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use metal_candle::atomic::WRITING;
 use metal_candle::durable::{self, OutputFile};
+use metal_candle::models::files_of_model;
 
 use crate::failure::{Code, Failure};
 use crate::record::Record;
@@ -151,7 +152,12 @@ fn walk(folder: &Path, found: &mut Vec<Cached>) {
         if path.is_dir() {
             walk(&path, found);
         } else if path.extension().is_some_and(|e| e == "gguf") {
-            found.push(Cached { bytes: path.metadata().map_or(0, |m| m.len()), path });
+            let names = files_of_model(&path.to_string_lossy());
+            // A split model is listed once, by its first file.
+            if path.to_str() == names.first().map(String::as_str) {
+                let bytes = names.iter().map(|name| Path::new(name).metadata().map_or(0, |m| m.len())).sum();
+                found.push(Cached { bytes, path });
+            }
         }
     }
 }

@@ -8,12 +8,13 @@ mod keys;
 mod mlx;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::aliases;
 use crate::failure::{Failure, nearest};
+use crate::model_source::expand_home;
 use crate::settings::TrainFlags;
 
 /// Settings of a configuration file.
@@ -23,6 +24,42 @@ pub(crate) struct Config {
     /// Sentences about keys that have no effect here.
     pub(crate) notes: Vec<String>,
 }
+
+impl Config {
+    /// Makes paths of the file mean what they meant where it was written. A relative path that does not exist as seen from
+    /// the current folder is one as seen from the file's. The settings of a run write into the folder that they are in,
+    /// also after it was moved or copied, if `follows` is set.
+    pub(crate) fn settle_paths(&mut self, file: &Path, follows: bool) {
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let found = |text: &str| {
+            let beside = folder.join(text);
+            let is_seen = Path::new(text).exists() || !beside.exists();
+            if is_seen { text.to_owned() } else { beside.display().to_string() }
+        };
+        let flags = &mut self.flags;
+        flags.model = flags.model.as_deref().map(found);
+        flags.data = flags.data.as_deref().map(found);
+        flags.adapter = flags.adapter.as_deref().map(|path| PathBuf::from(found(&path.to_string_lossy())));
+        let is_run = file.file_name().is_some_and(|name| name == RUN_SETTINGS)
+            && RUN_FILES.iter().any(|name| folder.join(name).exists());
+        let Some(out) = flags.out.clone().filter(|_| follows && is_run) else { return };
+        let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let real = |path: &Path| std::fs::canonicalize(path).ok();
+        if real(&out).is_none() || real(&out) != real(here) {
+            self.notes.push(format!(
+                "{}: names {} as the run's folder; the run goes on in {}, where the file is",
+                file.display(),
+                out.display(),
+                here.display()
+            ));
+        }
+        flags.out = Some(here.to_owned());
+    }
+}
+
+/// The file of a run's settings, and what else is in the folder of a run.
+const RUN_SETTINGS: &str = "run.toml";
+const RUN_FILES: [&str; 3] = ["checkpoints", "adapter_config.json", "metrics.jsonl"];
 
 /// A file whose keys are being read.
 struct Reader<'a> {
@@ -69,15 +106,28 @@ fn toml(shown: &str, text: &str) -> Result<Map<String, Value>, Failure> {
         let line = error.span().map_or(String::new(), |span| {
             format!(" (line {})", text[..span.start.min(text.len())].matches('\n').count() + 1)
         });
+        if error.message().starts_with("duplicate key") {
+            let from = error.span().map_or(0, |span| span.start.min(text.len()));
+            let key = text.get(from..).unwrap_or_default().split(['=', ']', '\n']).next().unwrap_or_default();
+            return given_twice(&format!("{shown}{line}"), key.trim_matches(['[', ' ', '"', '\'']));
+        }
         let advice = "write one `key = value` on each line; a YAML file must end with .yaml or .yml";
         Failure::input(format!("{shown}{line}: is not valid TOML: {}", error.message()), advice)
     })
+}
+
+fn given_twice(place: &str, key: &str) -> Failure {
+    Failure::input(format!("{place}: '{key}' is given twice"), "keep one of them")
 }
 
 fn yaml(shown: &str, text: &str) -> Result<Map<String, Value>, Failure> {
     let options = serde_saphyr::options! { with_snippet: false };
     let value: Value = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().map_or(String::new(), |place| format!(" (line {})", place.line()));
+        let reason = error.to_string();
+        if let Some((_, rest)) = reason.split_once("duplicate mapping key: ") {
+            return given_twice(&format!("{shown}{line}"), rest.split(',').next().unwrap_or(rest));
+        }
         Failure::input(
             format!("{shown}{line}: is not valid YAML: {error}"),
             "write one `key: value` on each line",
@@ -105,6 +155,9 @@ impl Reader<'_> {
         // The epochs decide, as without the key.
         if name == "max-steps" && value.as_f64().is_some_and(|steps| steps <= 0.0) {
             return Ok(());
+        }
+        if let Some(entries) = value.as_object().filter(|entries| is_section(&name, value, entries, all)) {
+            return entries.iter().try_for_each(|(key, value)| self.entry(key, value, entries));
         }
         if mlx::applies(&name) {
             let found = mlx::read(&name, value, all).map_err(refused)?;
@@ -180,6 +233,11 @@ impl Reader<'_> {
 
     /// Takes a value for one of our settings.
     fn set(&mut self, key: &str, setting: &str, value: Value) -> Result<(), Failure> {
+        // A shell would have expanded it on a command line.
+        let value = match value.as_str().filter(|_| PATHS.contains(&setting)) {
+            Some(path) => expand_home(path).display().to_string().into(),
+            None => value,
+        };
         if let Some((other, earlier)) = self.sources.get(setting) {
             if *earlier == value {
                 return Ok(());
@@ -237,9 +295,9 @@ impl Reader<'_> {
     /// The line that defines a key, with its index.
     fn line_of(&self, key: &str) -> Option<(usize, &str)> {
         let defines = |line: &str| {
-            let line = line.trim_start().trim_start_matches(['"', '\'', '{']).trim_start_matches('"');
+            let line = line.trim_start().trim_start_matches(['"', '\'', '{', '[']).trim_start_matches('"');
             let rest = line.strip_prefix(key).map(|rest| rest.trim_start_matches(['"', '\'']).trim_start());
-            rest.is_some_and(|rest| rest.starts_with([':', '=', '.']))
+            rest.is_some_and(|rest| rest.starts_with([':', '=', '.', ']']))
         };
         self.text.lines().enumerate().find(|(_, line)| defines(line))
     }
@@ -287,6 +345,22 @@ impl Found {
     fn note(text: impl Into<String>) -> Self {
         Self { settings: Vec::new(), note: Some(text.into()) }
     }
+}
+
+/// Settings that are paths.
+const PATHS: [&str; 4] = ["model", "data", "out", "adapter"];
+
+/// Returns true for a group of settings under a name of its own, as in `[lora]` with `rank = 8` below it.
+fn is_section(name: &str, value: &Value, entries: &Map<String, Value>, all: &Map<String, Value>) -> bool {
+    let has_reader = mlx::applies(name) && !matches!(name, "optimizer" | "optim")
+        || axolotl::applies(name, value, all)
+        || keys::find(name).is_some()
+        || matches!(name, "rank-pattern" | "alpha-pattern");
+    let is_known = |key: &String| {
+        let key = key.replace('_', "-");
+        is_setting(&key) || keys::find(&key).is_some() || aliases::flag_of(&key, "train").is_some()
+    };
+    !has_reader && entries.keys().any(is_known)
 }
 
 fn is_setting(name: &str) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use metal_candle::training::data::{Format, Row, ValidationSize, read_rows};
+use metal_candle::training::data::{Format, Row, ValidationSize};
 use metal_candle::training::{Columns, DataSet};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,7 @@ use crate::fetch::fetch_file;
 use crate::hub::{Hub, HubError, RemoteFile};
 use crate::progress::size;
 use crate::session::Session;
+use metal_candle::counts::counted;
 
 /// Options for reading a data set.
 #[derive(Debug, Clone, Default)]
@@ -74,6 +75,7 @@ pub(crate) fn open(text: &str, options: &Options, session: &Session) -> anyhow::
     };
     if let Some(path) = local {
         options.refuse_split()?;
+        announce_format(&path, session)?;
         let set = match options.any_split {
             true => DataSet::open_any(&path, &options.columns)?,
             false => DataSet::open_with(&path, &options.columns, options.valid)?,
@@ -81,6 +83,7 @@ pub(crate) fn open(text: &str, options: &Options, session: &Session) -> anyhow::
         let full = std::fs::canonicalize(&path).unwrap_or(path);
         let name = if full.is_dir() { full.file_name() } else { full.file_stem() };
         let name = name.map_or_else(|| "data".to_owned(), |name| name.to_string_lossy().into_owned());
+        announce_unused(&set, session);
         return Ok(Named { name, set });
     }
     let id = hub_id(text).ok_or_else(|| missing(text))?;
@@ -98,6 +101,7 @@ pub(crate) fn open(text: &str, options: &Options, session: &Session) -> anyhow::
         None => set.split_off_validation(),
     }
     let name = id.repository.rsplit('/').next().unwrap_or("data").to_owned();
+    announce_unused(&set, session);
     Ok(Named { name, set })
 }
 
@@ -107,24 +111,62 @@ pub(crate) fn open_for_evaluation(
     options: &Options,
     session: &Session,
 ) -> anyhow::Result<Vec<Row>> {
-    let path = crate::model_source::expand_home(text);
-    if path.is_file() {
-        options.refuse_split()?;
-        return Ok(read_rows(&path, &options.columns)?);
-    }
+    let is_file = crate::model_source::expand_home(text).is_file();
     let options = &Options { any_split: true, ..options.clone() };
     let set = open(text, options, session)?.set;
-    // A split that was asked for by name is evaluated whole.
+    // A split that was asked for by name is evaluated whole, and so is a file without splits.
     if options.split.is_some() {
         return Ok([set.train, set.valid].concat());
+    }
+    if is_file && set.test.is_empty() && set.valid.is_empty() {
+        return Ok(set.train);
     }
     if set.test.is_empty() && set.valid.is_empty() {
         let advice = "pass a file of rows, or --split train for a data set of the hub";
         return Err(Failure::input(format!("{text}: has no test or validation rows"), advice).into());
     }
     let (rows, kind) = if set.test.is_empty() { (set.valid, "validation") } else { (set.test, "test") };
-    session.note(format!("{text}: evaluating the {} {kind} rows", rows.len()));
+    session.note(format!("{text}: evaluating {}", counted(rows.len(), &format!("{kind} row"))));
     Ok(rows)
+}
+
+/// Notes that a file is read as rows because of its content.
+fn announce_format(path: &Path, session: &Session) -> metal_candle::Result<()> {
+    if !path.is_file() || Format::of(path).is_some() {
+        return Ok(());
+    }
+    let format = match Format::detect(path)? {
+        Some(Format::Csv) => "CSV",
+        Some(Format::Parquet) => "Parquet",
+        Some(_) => "JSON",
+        None => return Ok(()),
+    };
+    session.note(format!("note: {} contains {format} and is read as rows", path.display()));
+    Ok(())
+}
+
+/// Notes the columns that are not used.
+fn announce_unused(set: &DataSet, session: &Session) {
+    let rows: Vec<&Row> = [&set.train, &set.valid, &set.test].into_iter().flatten().collect();
+    let unused = unused_columns(&rows);
+    match unused.as_slice() {
+        [] => {}
+        [one] => session.note(format!("note: the column {one} is not used")),
+        several => session.note(format!("note: the columns {} are not used", several.join(", "))),
+    }
+}
+
+/// The names of columns that are not used, with the number of rows that have them if it is not all.
+fn unused_columns(rows: &[&Row]) -> Vec<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in rows.iter().flat_map(|row| row.unused.iter()) {
+        *counts.entry(name).or_default() += 1;
+    }
+    let shown = |(name, count): (&str, usize)| match count == rows.len() {
+        true => format!("'{name}'"),
+        false => format!("'{name}' (in {})", counted(count, "row")),
+    };
+    counts.into_iter().map(shown).collect()
 }
 
 fn missing(text: &str) -> Failure {
@@ -204,7 +246,8 @@ fn fetch_files(id: &HubId, options: &Options, folder: &Path, session: &Session) 
         .collect();
     if !absent.is_empty() {
         let bytes: u64 = absent.iter().filter_map(|file| file.size).sum();
-        session.note(format!("fetching {}: {} files ({})", id.repository, absent.len(), size(bytes)));
+        let files = counted(absent.len(), "file");
+        session.note(format!("fetching {}: {files} ({})", id.repository, size(bytes)));
     }
     for file in absent {
         let path = target(file);

@@ -40,7 +40,13 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: Code, cause: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { code, cause: one_line(&cause.into()), advice: one_line(&advice.into()) }
+        let (cause, advice) = (one_line(&cause.into()), one_line(&advice.into()));
+        // Errors of the library end with their advice.
+        let cause = match cause.strip_suffix(&advice).and_then(|before| before.strip_suffix("; ")) {
+            Some(before) if !before.is_empty() => before.to_owned(),
+            _ => cause,
+        };
+        Self { code, cause, advice }
     }
 
     /// A command line that cannot be understood.
@@ -76,8 +82,18 @@ impl Failure {
             return Self::new(failure.code, cause, failure.advice.clone());
         }
         if let Some(library) = error.chain().find_map(|e| e.downcast_ref::<metal_candle::Error>()) {
+            // The rendering of a template that was stopped is an error of the template's file.
+            if interrupt.requested() && matches!(library, metal_candle::Error::File { .. }) {
+                return Self::interrupted(cause);
+            }
             let (code, advice) = of_library(library);
-            return Self::new(code, cause, advice);
+            return match (library, own_advice(&cause)) {
+                (
+                    metal_candle::Error::File { .. } | metal_candle::Error::Invalid { .. },
+                    Some((cause, own)),
+                ) => Self::new(code, cause, own),
+                _ => Self::new(code, cause, advice),
+            };
         }
         if interrupt.requested() {
             return Self::interrupted(cause);
@@ -93,6 +109,17 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// The advice at the end of a library error's message, apart from the cause.
+fn own_advice(message: &str) -> Option<(&str, &str)> {
+    const VERBS: [&str; 22] = [
+        "choose", "pass", "use", "give", "fetch", "save", "copy", "remove", "convert", "store", "correct",
+        "leave", "raise", "shorten", "check", "write", "join", "merge", "start", "set", "quote", "name",
+    ];
+    let (cause, advice) = message.rsplit_once("; ")?;
+    let first = advice.split(' ').next()?;
+    VERBS.contains(&first).then_some((cause, advice))
+}
 
 /// Code and advice for the library's error; its message already names the place and what was expected.
 fn of_library(error: &metal_candle::Error) -> (Code, String) {
@@ -116,6 +143,7 @@ fn of_library(error: &metal_candle::Error) -> (Code, String) {
         }
         Error::Diverged { advice, .. } => (Code::Run, advice.clone()),
         Error::Unsupported { advice, .. } | Error::NonFinite { advice, .. } => (Code::Run, advice.clone()),
+        Error::Stopped { .. } => (Code::Interrupted, "run the same command again".to_owned()),
         Error::Interrupted { advice, .. } => (Code::Interrupted, advice.clone()),
         Error::OutOfMemory { .. } => {
             (Code::Run, "use a smaller --batch-size or --max-length, or --grad-checkpoint".to_owned())
@@ -136,7 +164,10 @@ pub(crate) fn of_io(kind: std::io::ErrorKind) -> (Code, &'static str) {
             (Code::Input, "choose another folder, or change the permissions of this one")
         }
         ErrorKind::NotFound => (Code::Input, "check that the path exists"),
-        _ => (Code::Input, "check that the path exists and that you may use it"),
+        _ => (
+            Code::Input,
+            "check that the path exists, that you may use it, and that its disk is connected and works",
+        ),
     }
 }
 
@@ -158,14 +189,25 @@ fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// The known name nearest to `given`, if it is near enough to be what was meant.
+/// Returns the known name nearest to `given`, if it is near enough to be what was meant: a letter or two that are wrong,
+/// missing, added or swapped.
 pub(crate) fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|name| (strsim::jaro_winkler(given, name), name))
-        .filter(|(score, _)| *score > 0.7)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name)
+    let letters = |text: &str| {
+        text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>()
+    };
+    let given = letters(given);
+    let near = known.into_iter().filter_map(|name| {
+        let letters = letters(name);
+        let allowed = match given.chars().count().max(letters.chars().count()) {
+            0..=2 => 0,
+            3..=7 => 1,
+            8..=11 => 2,
+            _ => 3,
+        };
+        let distance = strsim::damerau_levenshtein(&given, &letters);
+        (distance <= allowed).then_some((distance, name))
+    });
+    near.min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
 
 #[cfg(test)]
@@ -205,11 +247,42 @@ mod tests {
         assert_eq!(failure.cause, "valid data: a.jsonl: cannot read: no such file");
     }
 
+    /// Advice that a library error ends with was printed as part of the cause, and again below it.
+    #[test]
+    fn advice_is_said_once() {
+        let advice = "use a lower learning rate".to_owned();
+        let error = metal_candle::Error::Diverged { step: 3, what: "the loss rose".into(), advice };
+        let failure = Failure::of(&error.into(), &Interrupt::default());
+        assert_eq!(failure.cause, "step 3: training made the model worse: the loss rose");
+        assert_eq!(failure.advice, "use a lower learning rate");
+    }
+
+    /// "correct the file named above" stood below causes that had said what to do.
+    #[test]
+    fn an_error_with_advice_of_its_own_has_no_other() {
+        let of = |message: &str| {
+            let error = metal_candle::Error::file("m", message);
+            let failure = Failure::of(&error.into(), &Interrupt::default());
+            (failure.cause, failure.advice)
+        };
+        let expected = ("m: holds files already".to_owned(), "choose a new or an empty folder".to_owned());
+        assert_eq!(of("holds files already; choose a new or an empty folder"), expected);
+        let general = "correct the file named above, or pass another one".to_owned();
+        assert_eq!(of("is cut; the rest is missing"), ("m: is cut; the rest is missing".to_owned(), general));
+    }
+
     #[test]
     fn nearest_finds_slips_and_nothing_far() {
         let known = ["learning-rate", "batch-size", "rank"];
         assert_eq!(nearest("learnin-rate", known), Some("learning-rate"));
         assert_eq!(nearest("batchsize", known), Some("batch-size"));
         assert_eq!(nearest("zzz", known), None);
+        let known = ["seed", "profile", "rank-pattern", "train", "temperature"];
+        for far in ["greedy", "prompt-file", "lora-task-type", "rate", "time"] {
+            assert_eq!(nearest(far, known), None, "{far}");
+        }
+        for near in ["tarin", "trian", "TRAIN", "trains"] {
+            assert_eq!(nearest(near, known), Some("train"), "{near}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use metal_candle::models::{AdapterParameters, Decoder, ModelFiles};
 use metal_candle::tensor::DType;
 use metal_candle::training::Adapter;
 
-use crate::adapter_source::{self, Chosen};
+use crate::adapter_source::{self, Chosen, content_of};
 use crate::args::ModelArgs;
 use crate::fetch;
 use crate::memory;
@@ -47,13 +47,17 @@ impl Loaded {
     ) -> anyhow::Result<(Self, Option<AdapterParameters>)> {
         // An adapter that cannot be read is told before the model is fetched and loaded.
         let adapter = args.adapter.as_deref().map(|given| Chosen::open(given, session)).transpose()?;
-        let model = adapter_source::model(args.model.as_deref(), adapter.as_ref())?;
+        let model = adapter_source::model(args.model.as_deref(), adapter.as_ref(), session)?;
         let (dtype, device) = (settings::dtype(&args.dtype)?, settings::device(&args.device, args.threads)?);
         let variables = template_vars::parse(&args.template_var)?;
-        let mut loaded = Self::open(&model, dtype, &device, session)?;
+        let of_adapter = adapter.as_ref().filter(|_| args.model.is_none());
+        let mut loaded = Self::open(&model, dtype, &device, session).map_err(|error| match of_adapter {
+            Some(chosen) => chosen.base_not_reached(error),
+            None => error,
+        })?;
         template_vars::set(&mut loaded.files, variables, session)?;
         let Some(chosen) = adapter else { return Ok((loaded, None)) };
-        chosen.announce(&model, &loaded.files);
+        chosen.announce(&model, &loaded.files, &content_of(&loaded.decoder))?;
         let placed = loaded.place(&chosen.adapter)?;
         Ok((loaded, Some(placed)))
     }

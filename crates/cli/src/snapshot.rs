@@ -16,6 +16,8 @@ use crate::progress::size;
 use crate::record::Record;
 use crate::session::Session;
 use metal_candle::atomic;
+use metal_candle::counts::counted;
+use metal_candle::models::files_of_model;
 
 /// What is fetched of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,14 @@ enum Kind {
 /// The model of a repository, fetched if it is not here.
 pub(crate) fn resolve(source: &HubSource, options: Options, session: &Session) -> Result<Model, Failure> {
     resolve_kind(Kind::Model, source, options, session)
+}
+
+/// Returns true if the model of a repository need not be fetched.
+pub(crate) fn is_here(source: &HubSource, session: &Session) -> bool {
+    let Ok(models) = cache::models() else { return false };
+    let folder = models.join("hub").join(source.id.replace('/', "--"));
+    in_our_cache(&folder, source, Options::default(), session).is_some()
+        || in_python_cache(Kind::Model, source).is_some()
 }
 
 /// The adapter of a repository, fetched if it is not here.
@@ -80,9 +90,9 @@ fn resolve_kind(
     cache::clean(&snapshot);
     let total: u64 = files.iter().filter_map(|f| f.size).sum();
     session.note(format!(
-        "fetching {} ({} files, {}) from {}",
+        "fetching {} ({}, {}) from {}",
         source.id,
-        files.len(),
+        counted(files.len(), "file"),
         size(total),
         hub.endpoint
     ));
@@ -120,15 +130,9 @@ fn in_our_cache(folder: &Path, source: &HubSource, options: Options, session: &S
     let snapshot = folder.join(named.as_deref().map_or(source.revision.as_str(), str::trim));
     let mut record = Record::read(&snapshot);
     let files: Vec<String> = match &source.file {
-        Some(file) if is_gguf(file) => vec![file.clone()],
+        Some(file) if is_gguf(file) => files_of_model(file),
         Some(wanted) => {
-            let mut found = record.names().filter(|name| is_gguf(name) && has_quantization(name, wanted));
-            let file = found.next()?.to_owned();
-            // Which of several was meant, the hub says.
-            if found.next().is_some() {
-                return None;
-            }
-            vec![file]
+            only_model(record.names().filter(|name| is_gguf(name) && has_quantization(name, wanted)))?
         }
         None => record.whole()?.into_iter().map(str::to_owned).collect(),
     };
@@ -137,12 +141,22 @@ fn in_our_cache(folder: &Path, source: &HubSource, options: Options, session: &S
     sound.then(|| model_path(&snapshot, &names))
 }
 
-/// What is loaded: a single GGUF file, or the folder.
+/// What is loaded: a GGUF file, of a split model the first one, or the folder.
 fn model_path(snapshot: &Path, files: &[&str]) -> PathBuf {
-    match files {
-        [file] if is_gguf(file) => snapshot.join(file),
+    let first = files.iter().min().map(|file| files_of_model(file));
+    match first.as_deref() {
+        Some([first, ..]) if is_gguf(first) && files.len() == files_of_model(first).len() => {
+            snapshot.join(first)
+        }
         _ => snapshot.to_owned(),
     }
+}
+
+/// The files of the one model that all these files belong to. `None` if there are several, of which the hub tells which
+/// was meant.
+fn only_model<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<Vec<String>> {
+    let files = files_of_model(names.next()?);
+    names.all(|name| files.iter().any(|file| file == name)).then_some(files)
 }
 
 /// A snapshot that Python's tools fetched, if everything needed is in it.
@@ -152,20 +166,22 @@ fn in_python_cache(kind: Kind, source: &HubSource) -> Option<PathBuf> {
     let snapshot =
         folder.join("snapshots").join(named.as_deref().map_or(source.revision.as_str(), str::trim));
     match &source.file {
-        Some(file) if is_gguf(file) => Some(snapshot.join(file)).filter(|path| path.is_file()),
+        Some(file) if is_gguf(file) => whole_gguf(&snapshot, &files_of_model(file)),
         Some(wanted) => {
             let entries = std::fs::read_dir(&snapshot).ok()?.flatten().map(|entry| entry.path());
-            let fits = |path: &PathBuf| {
-                let name =
-                    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-                is_gguf(&name) && has_quantization(&name, wanted)
-            };
-            let mut found: Vec<PathBuf> = entries.filter(fits).collect();
-            (found.len() == 1).then(|| found.remove(0))
+            let names = entries.filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
+            let fits = |name: &String| is_gguf(name) && has_quantization(name, wanted);
+            let names: Vec<String> = names.filter(fits).collect();
+            whole_gguf(&snapshot, &only_model(names.iter().map(String::as_str))?)
         }
         None if kind == Kind::Adapter => is_adapter(|name| snapshot.join(name).is_file()).then_some(snapshot),
         None => is_whole(&snapshot).then_some(snapshot),
     }
+}
+
+/// The first of these files, if all of them are there.
+fn whole_gguf(folder: &Path, files: &[String]) -> Option<PathBuf> {
+    files.iter().all(|file| folder.join(file).is_file()).then(|| folder.join(&files[0]))
 }
 
 /// Whether a folder has a configuration, a tokenizer and every weight file that its index names.
@@ -225,7 +241,7 @@ fn wanted(repository: &Repository, source: &HubSource) -> Result<Vec<RemoteFile>
                 format!("one of its GGUF files: {}", list(&ggufs)),
             ))
         } else {
-            Ok(found)
+            whole_model(&found[0], files, source)
         };
     }
     // Some repositories carry the same weights a second time as `consolidated.safetensors`.
@@ -237,8 +253,10 @@ fn wanted(repository: &Repository, source: &HubSource) -> Result<Vec<RemoteFile>
     };
     match (files.iter().any(is_weight), ggufs.as_slice()) {
         (true, _) => Ok(select(&|f| is_weight(f) || is_text(f))),
-        (false, [_]) => Ok(ggufs),
-        (false, [first, _, ..]) => Err(Failure::input(
+        (false, [first, others @ ..]) if others.iter().all(|other| is_of_model(first, other)) => {
+            whole_model(first, files, source)
+        }
+        (false, [first, ..]) => Err(Failure::input(
             format!("'{}' has {} GGUF files: {}", source.id, ggufs.len(), list(&ggufs)),
             format!("name one of them: --model {}:{}", source.id, first.name),
         )),
@@ -249,7 +267,32 @@ fn wanted(repository: &Repository, source: &HubSource) -> Result<Vec<RemoteFile>
     }
 }
 
-/// The GGUF file of a quantization.
+fn is_of_model(one: &RemoteFile, other: &RemoteFile) -> bool {
+    files_of_model(&one.name).contains(&other.name)
+}
+
+/// A GGUF file with the others of its model, if that is split.
+fn whole_model(
+    file: &RemoteFile,
+    all: &[RemoteFile],
+    source: &HubSource,
+) -> Result<Vec<RemoteFile>, Failure> {
+    let names = files_of_model(&file.name);
+    let found =
+        |name: &String| all.iter().find(|file| file.name == *name).cloned().ok_or_else(|| name.clone());
+    names.iter().map(found).collect::<Result<_, _>>().map_err(|missing| {
+        Failure::unreachable(
+            format!(
+                "'{}' has a model that is split into {} files, but not its {missing}",
+                source.id,
+                names.len()
+            ),
+            "choose another quantization or another repository",
+        )
+    })
+}
+
+/// The GGUF file of a quantization, or the files of it.
 fn of_quantization(
     ggufs: &[RemoteFile],
     wanted: &str,
@@ -271,11 +314,9 @@ fn of_quantization(
             format!("'{id}' has no GGUF file of the quantization '{wanted}'"),
             format!("one of its GGUF files: {}", list(&models)),
         )),
-        [file] => Ok(vec![(*file).clone()]),
-        [first, ..] if first.name.contains("-of-") => Err(Failure::input(
-            format!("'{id}' has '{wanted}' split into {} files, which cannot be read", fits.len()),
-            "join them with llama.cpp's `llama-gguf-split --merge`, or choose a quantization of one file",
-        )),
+        [first, others @ ..] if others.iter().all(|other| is_of_model(first, other)) => {
+            whole_model(first, ggufs, source)
+        }
         [first, ..] => Err(Failure::input(
             format!("'{id}' has {} GGUF files of '{wanted}': {}", fits.len(), list(&fits)),
             format!("name one of them: --model {id}:{}", first.name),
@@ -357,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantization_is_one_file_in_any_folder() {
+    fn a_quantization_is_one_model_in_any_folder() {
         let all = [
             "m-Q4_K_M.gguf",
             "BF16/m-BF16.gguf",
@@ -370,10 +411,15 @@ mod tests {
         assert_eq!(found("q4_k_m").unwrap(), ["m-Q4_K_M.gguf"]);
         assert_eq!(found("BF16").unwrap(), ["BF16/m-BF16.gguf"]);
         assert_eq!(found("F16").unwrap(), ["m-F16.gguf"]);
-        assert_eq!(
-            found("Q8_0").unwrap_err().cause,
-            "'a/b' has 'Q8_0' split into 2 files, which cannot be read"
-        );
+        // Files of a split model were refused.
+        let split = ["Q8/m-Q8_0-00001-of-00002.gguf", "Q8/m-Q8_0-00002-of-00002.gguf"];
+        assert_eq!(found("Q8_0").unwrap(), split);
+        let by_file = |name: &str| wanted(&repository(&all), &source(Some(name)));
+        assert_eq!(names(&by_file(split[1]).unwrap()), split);
+        assert_eq!(names(&wanted(&repository(&split), &source(None)).unwrap()), split);
+        assert_eq!(model_path(Path::new("s"), &split), Path::new("s").join(split[0]));
+        let cause = wanted_names(&all[..5], "Q8_0").unwrap_err().cause;
+        assert_eq!(cause, format!("'a/b' has a model that is split into 2 files, but not its {}", split[1]));
         assert!(found("Q2_K").unwrap_err().advice.contains("m-Q4_K_M.gguf, BF16/m-BF16.gguf"));
         assert!(
             wanted_names(&["config.json", "model.safetensors"], "Q4_0")

@@ -1,6 +1,7 @@
 //! `--template-var NAME=VALUE`: variables of the chat template.
 
 use metal_candle::models::{ModelFiles, parse_json};
+use metal_candle::training::{Record, Row};
 use serde_json::{Map, Value};
 
 use crate::failure::Failure;
@@ -24,6 +25,18 @@ pub(crate) fn set(
     }
     files.chat_template = Some(template.with_variables(variables));
     Ok(())
+}
+
+/// Refuses variables for rows of plain text, which no template renders.
+pub(crate) fn check_rows<'a>(
+    variables: &[String],
+    mut rows: impl Iterator<Item = &'a Row>,
+) -> Result<(), Failure> {
+    if variables.is_empty() || rows.any(|row| !matches!(row.record, Record::Text(_))) {
+        return Ok(());
+    }
+    let cause = "--template-var has no effect here: all rows are plain text, which is trained without the chat template";
+    Err(Failure::input(cause, "leave it out, or write rows with messages or with prompt and completion"))
 }
 
 /// Parses variables. A value that is not JSON is a text.

@@ -1,6 +1,7 @@
 //! The command line, read: what clap refuses becomes one line of cause and one of advice, like every other failure.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -9,11 +10,12 @@ use clap::{Command, CommandFactory, FromArgMatches};
 use crate::aliases;
 use crate::args::Cli;
 use crate::failure::{Code, Failure, nearest};
+use crate::output::quoted;
 use crate::settings::ranges;
 
 /// Reads the command line. `Err` is the exit code after help, version or a refusal has been printed.
 pub(crate) fn parse() -> Result<Cli, ExitCode> {
-    let words = aliases::with_two_hyphens(std::env::args_os());
+    let words = aliases::without_module(aliases::with_two_hyphens(std::env::args_os()));
     if let Some(failure) = not_utf8(&words) {
         return Err(failure.report());
     }
@@ -68,7 +70,7 @@ fn failure(error: &clap::Error, words: &[OsString]) -> Failure {
     let help = format!("`{} --help` lists what it takes", path.join(" "));
     let argument = text(ContextKind::InvalidArg).unwrap_or_default();
     match error.kind() {
-        ErrorKind::UnknownArgument => unknown(&argument, text(ContextKind::SuggestedArg), &command, &path),
+        ErrorKind::UnknownArgument => unknown(&argument, &command, &path),
         ErrorKind::InvalidSubcommand => {
             let word = text(ContextKind::InvalidSubcommand).unwrap_or_default();
             unknown_command(&word, &command)
@@ -97,13 +99,18 @@ fn failure(error: &clap::Error, words: &[OsString]) -> Failure {
         ErrorKind::ArgumentConflict => {
             let other = text(ContextKind::PriorArg).unwrap_or_default();
             let (flag, other) = (flag_name(&argument), flag_name(&other));
-            if flag == other {
-                return Failure::usage(format!("{flag} is given twice"), "give it once");
+            if flag == other || other.is_empty() {
+                return given_twice(flag, &command, words);
             }
             Failure::usage(format!("{flag} and {other} contradict each other"), "give one of them")
         }
         ErrorKind::MissingRequiredArgument => {
-            Failure::usage(format!("`{}` needs {argument}", path.join(" ")), help)
+            let example = match flag_name(&argument) {
+                "--out" => "add one, for example --out merged; ",
+                "--data" => "add one, for example --data my-folder/test.jsonl; ",
+                _ => "",
+            };
+            Failure::usage(format!("`{}` needs {argument}", path.join(" ")), format!("{example}{help}"))
         }
         _ => {
             let rendered = error.render().to_string();
@@ -126,21 +133,54 @@ fn path_of(command: &Command, words: &[OsString]) -> Vec<String> {
     path
 }
 
-fn unknown(argument: &str, suggested: Option<String>, command: &Command, path: &[String]) -> Failure {
+/// A flag that is given twice, perhaps by two of its names.
+fn given_twice(flag: &str, command: &Command, words: &[OsString]) -> Failure {
+    let mut current = command;
+    for word in words.iter().skip(1).filter_map(|word| word.to_str()) {
+        current = current.find_subcommand(word).unwrap_or(current);
+    }
+    let argument = current.get_arguments().find(|argument| argument.get_long() == flag.strip_prefix("--"));
+    let mut names: Vec<String> = Vec::new();
+    for word in words.iter().filter_map(|word| word.to_str()) {
+        let name = word.split('=').next().unwrap_or(word);
+        let is_one =
+            argument.is_some_and(|argument| match (name.strip_prefix("--"), name.strip_prefix('-')) {
+                (Some(long), _) => {
+                    argument.get_long() == Some(long)
+                        || argument.get_all_aliases().is_some_and(|aliases| aliases.contains(&long))
+                }
+                (None, Some(short)) => short.chars().next().is_some_and(|letter| {
+                    argument.get_short() == Some(letter)
+                        || argument.get_all_short_aliases().is_some_and(|aliases| aliases.contains(&letter))
+                }),
+                _ => false,
+            });
+        if is_one && !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    match names.as_slice() {
+        [one, other, ..] => Failure::usage(
+            format!("{one} and {other} are one flag, which is given twice"),
+            "give one of them",
+        ),
+        _ => Failure::usage(format!("{flag} is given twice"), "give it once"),
+    }
+}
+
+fn unknown(argument: &str, command: &Command, path: &[String]) -> Failure {
     let named = path.join(" ");
     let help = format!("`{named} --help` lists every flag");
     let Some(word) = argument.strip_prefix('-') else {
-        let advice = match path.get(1).map(String::as_str) {
-            Some("train") => format!("for a data set use --data {argument}, for a model --model {argument}"),
-            Some("generate") => format!("for a prompt use --prompt \"{argument}\""),
-            _ => help,
-        };
-        return Failure::usage(format!("`{named}` does not take '{argument}'"), advice);
+        let cause = format!("`{named}` does not take '{argument}'");
+        return Failure::usage(cause, for_word(argument, path.get(1).map(String::as_str)).unwrap_or(help));
     };
     let word = word.trim_start_matches('-');
     let cause = format!("`{named}` has no flag {argument}");
-    if let Some((tool, advice)) = aliases::foreign_flag(word) {
-        return Failure::usage(format!("{cause}, which {tool} has"), advice);
+    match aliases::foreign_flag(word) {
+        Some(("", advice)) => return Failure::usage(cause, advice),
+        Some((tool, advice)) => return Failure::usage(format!("{cause}, which {tool} has"), advice),
+        None => {}
     }
     let plain = word.replace('_', "-");
     let owner = command.get_subcommands().find(|other| {
@@ -153,10 +193,41 @@ fn unknown(argument: &str, suggested: Option<String>, command: &Command, path: &
     if let Some(owner) = owner {
         return Failure::usage(cause, format!("`metal-candle {}` has it", owner.get_name()));
     }
-    match suggested {
-        Some(near) => Failure::usage(cause, format!("did you mean {near}?")),
+    let own = path.get(1).and_then(|name| command.find_subcommand(name)).unwrap_or(command);
+    match near_flag(&plain, own) {
+        Some(near) => Failure::usage(cause, format!("did you mean --{near}?")),
         None => Failure::usage(cause, help),
     }
+}
+
+/// The flag of a command that a word is a slip of, or of one of its other names.
+fn near_flag(word: &str, command: &Command) -> Option<String> {
+    let names: Vec<(&str, &str)> = command
+        .get_arguments()
+        .filter_map(|argument| argument.get_long().map(|long| (argument, long)))
+        .flat_map(|(argument, long)| {
+            let aliases = argument.get_all_aliases().unwrap_or_default();
+            std::iter::once((long, long)).chain(aliases.into_iter().map(move |alias| (alias, long)))
+        })
+        .collect();
+    let near = nearest(word, names.iter().map(|(name, _)| *name))?;
+    names.iter().find(|(name, _)| *name == near).map(|(_, long)| (*long).to_owned())
+}
+
+/// The flag for a word that a command does not take as it is.
+fn for_word(word: &str, command: Option<&str>) -> Option<String> {
+    let shown = quoted(Path::new(word));
+    if Path::new(word).join("adapter_config.json").is_file() && command != Some("train") {
+        return Some(format!("for an adapter use --adapter {shown}"));
+    }
+    Some(match command? {
+        "train" => format!("for a data set use --data {shown}, for a model --model {shown}"),
+        "generate" => format!("for a prompt use --prompt \"{word}\""),
+        "chat" => format!("for a model use --model {shown}, for an adapter --adapter {shown}"),
+        "eval" | "data" => format!("for a data set use --data {shown}"),
+        "merge" => format!("for an adapter use --adapter {shown}, for the new folder --out {shown}"),
+        _ => return None,
+    })
 }
 
 fn unknown_command(word: &str, command: &Command) -> Failure {
@@ -219,7 +290,7 @@ mod tests {
 
     fn refused(line: &str) -> Failure {
         let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        let words = aliases::with_two_hyphens(words.into_iter());
+        let words = aliases::without_module(aliases::with_two_hyphens(words.into_iter()));
         let error = read(words.clone()).unwrap_err();
         failure(&error, &words)
     }
@@ -294,6 +365,49 @@ mod tests {
                 Code::Usage,
                 "`metal-candle train` has no flag --prompt",
                 "`metal-candle generate` has it",
+            ),
+            ("metal-candle train --data a --data b", Code::Usage, "--data is given twice", "give it once"),
+            (
+                "metal-candle train --lr 1 --learning-rate=2",
+                Code::Usage,
+                "--lr and --learning-rate are one flag, which is given twice",
+                "give one of them",
+            ),
+            (
+                "metal-candle generate -p a --prompt b",
+                Code::Usage,
+                "-p and --prompt are one flag, which is given twice",
+                "give one of them",
+            ),
+            (
+                "metal-candle generate --greedy",
+                Code::Usage,
+                "`metal-candle generate` has no flag --greedy",
+                "leave it out: --temperature 0, the default, takes the most probable token",
+            ),
+            (
+                "metal-candle generate --zzz",
+                Code::Usage,
+                "`metal-candle generate` has no flag --zzz",
+                "`metal-candle generate --help` lists every flag",
+            ),
+            (
+                "metal-candle train --epoch 2",
+                Code::Usage,
+                "`metal-candle train` has no flag --epoch",
+                "did you mean --epochs?",
+            ),
+            (
+                "metal-candle merge adapters/ok",
+                Code::Usage,
+                "`metal-candle merge` does not take 'adapters/ok'",
+                "for an adapter use --adapter adapters/ok, for the new folder --out adapters/ok",
+            ),
+            (
+                "metal-candle python -m mlx_lm server",
+                Code::Usage,
+                "there is no command 'server' as mlx-lm has it",
+                "there is no server; `metal-candle generate --json` answers one prompt for a program",
             ),
             (
                 "metal-candle serve",

@@ -138,13 +138,94 @@ fn prose_is_evaluated_whole_and_unreadable_files_are_refused() {
     place.write("a.csv", "prompt,completion\nhi,yes\nhi\n");
     for (data, words) in [
         ("a.jsonl.gz", "unpack it first"),
-        ("a.csv", "a.csv (line 3): has 1 cells"),
+        ("a.csv", "a.csv (line 3): has 1 cell, but the header has 2"),
         ("gone.jsonl", "gone.jsonl"),
     ] {
         let (code, message) = place.refused(&["eval", "--model", "model", "--data", data]);
         assert_eq!(code, 3, "{message}");
         assert!(message.contains(words), "{message}");
     }
+}
+
+/// Rows under other names were evaluated as prose.
+#[test]
+fn rows_under_any_name_are_evaluated_as_rows_and_said() {
+    let place = Workplace::new();
+    place.write("a.jsonl", "{\"prompt\": \"hi\", \"completion\": \"yes\"}\n");
+    let expected = place.evaluated("a.jsonl");
+    for name in ["rows.txt", "rows.log", "rows"] {
+        std::fs::copy(place.path("a.jsonl"), place.path(name)).unwrap();
+        assert_eq!(place.evaluated(name), expected, "{name}");
+        for command in ["eval", "data"] {
+            let output = place.run(&[command, "--model", "model", "--data", name], None);
+            let notes = String::from_utf8(output.stderr).unwrap();
+            assert!(notes.contains(&format!("note: {name} contains JSON and is read as rows")), "{notes}");
+        }
+    }
+    // The test rows of a file with splits are evaluated.
+    let splits =
+        "{\"train\": [{\"text\": \"other\"}], \"test\": [{\"prompt\": \"hi\", \"completion\": \"yes\"}]}";
+    place.write("all.json", splits);
+    assert_eq!(place.evaluated("all.json"), expected);
+    place.write("broken.txt", "{\"prompt\": \"hi\"}\n");
+    let (code, message) = place.refused(&["eval", "--model", "model", "--data", "broken.txt"]);
+    assert_eq!(code, 3, "{message}");
+    assert!(message.contains("broken.txt (line 1): has 'prompt', but 'completion' is missing"), "{message}");
+}
+
+#[test]
+fn columns_that_are_not_used_are_announced_once() {
+    let place = Workplace::new();
+    place.write(
+        "a.jsonl",
+        "{\"prompt\": \"hi\", \"completion\": \"yes\", \"id\": 1, \"source\": \"x\"}\n{\"prompt\": \"hi\", \"completion\": \"no\", \"id\": 2}\n",
+    );
+    for arguments in [
+        &["data", "--data", "a.jsonl"][..],
+        &["data", "--data", "a.jsonl", "--model", "model"],
+        &["eval", "--data", "a.jsonl", "--model", "model", "--device", "cpu"],
+        &["train", "--data", "a.jsonl", "--model", "model", "--device", "cpu", "--dry-run", "--steps", "1"],
+    ] {
+        let output = place.run(arguments, None);
+        let notes = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{notes}");
+        let expected = "note: the columns 'id', 'source' (in 1 row) are not used\n";
+        assert_eq!(notes.matches(expected).count(), 1, "{arguments:?}: {notes}");
+    }
+    place.write("b.csv", "prompt,completion,note\nhi,yes,x\n");
+    let output = place.run(&["data", "--data", "b.csv"], None);
+    assert!(String::from_utf8(output.stderr).unwrap().contains("note: the column 'note' is not used\n"));
+}
+
+#[test]
+fn data_says_what_of_the_rows_is_not_trained() {
+    let place = Workplace::new();
+    let messages = json!([
+        {"role": "Human", "content": "hi"}, {"role": "AI", "content": "yes", "reasoning": "hm"},
+        {"role": "user", "content": "and"}, {"role": "assistant", "content": ""}, {"role": "user", "content": "so"},
+    ]);
+    let row = json!({"messages": messages, "tools": [{"type": "function", "function": {"name": "f"}}]});
+    place.write("a.jsonl", row.to_string());
+    let output = place.run(&["data", "--data", "a.jsonl", "--model", "model"], None);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let remarks = [
+        "reasoning of 1 answer is not trained, because the chat template leaves it out",
+        "1 answer is empty, so only the end of the turn is trained",
+        "1 chat ends with a question without an answer, which is not trained",
+        "tools of 1 row are not in the text, because the chat template leaves them out",
+    ];
+    assert!(text.contains(&format!("; {}\n", remarks.join("; "))), "{text}");
+    for remark in remarks {
+        assert!(text.contains(&format!("({remark})\n")), "{text}");
+    }
+    let counts = &place.json(&["data", "--data", "a.jsonl", "--model", "model", "--json"])["splits"]["train"];
+    for key in ["reasoning_left_out", "empty_answers", "unanswered", "tools_left_out"] {
+        assert_eq!(counts[key], 1, "{key}");
+    }
+    place.write("b.jsonl", "{\"messages\": [{\"role\": \"narrator\", \"content\": \"a\"}]}\n");
+    let (code, message) = place.refused(&["data", "--data", "b.jsonl", "--model", "model"]);
+    assert_eq!(code, 3, "{message}");
+    assert!(message.contains("b.jsonl (line 1): message 1 has the role 'narrator'"), "{message}");
 }
 
 #[test]

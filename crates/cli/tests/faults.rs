@@ -1,14 +1,18 @@
 //! Runs that something goes wrong around: nobody reads the output, the model's file changes, the folder is deleted, the
 //! numbers explode, the memory is too small. A run is never lost, and what happened is told.
 
+#[path = "tiny_model/flags.rs"]
+mod flags;
 mod tiny_model;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use flags::replaced;
+use metal_candle::durable::fault::{DISK, Fault, LOG, PLAN, Plan};
 use metal_candle::training::{Adapter, checkpoint};
 use tiny_model::Bench;
 
@@ -16,13 +20,17 @@ use tiny_model::Bench;
 fn train<'a>(out: &'a str, steps: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let mut arguments = vec!["train", "--model", "model", "--data", "data", "--out", out, "--no-samples"];
     arguments.extend(["--steps", steps, "--batch-size", "4", "--rank", "4", "--save-every", "2"]);
-    arguments.extend_from_slice(more);
-    arguments
+    replaced(&arguments, more)
 }
 
 /// Starts a run and waits for its first checkpoint.
 fn started(bench: &Bench, arguments: &[&str], out: &str) -> Child {
-    let mut child = bench.command(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    started_as(bench.command(arguments), bench, out)
+}
+
+/// Starts a command and waits for the first checkpoint in `out`.
+fn started_as(mut command: Command, bench: &Bench, out: &str) -> Child {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
     while !checkpoint::latest(&bench.path(out)).is_ok_and(|found| found.is_some()) {
         assert!(child.try_wait().unwrap().is_none(), "the run ended before its first checkpoint");
@@ -209,6 +217,98 @@ fn an_adapter_whose_folder_cannot_be_made_again_is_saved_elsewhere() {
     assert_eq!(code, 3, "{text}");
     let folder = text.split("is saved in ").nth(1).and_then(|rest| rest.lines().next()).expect(&text);
     Adapter::load(&bench.path(folder)).unwrap();
+}
+
+/// As on a disk that is pulled out: reading and writing in the folder fail with EIO, and the folder beside it is no help.
+#[test]
+fn an_adapter_whose_disk_is_gone_is_saved_elsewhere() {
+    let bench = Bench::new();
+    std::fs::create_dir(bench.path("disk")).unwrap();
+    let log = bench.path("operations");
+    let run = |out: &str, more: [(&str, &str); 2]| {
+        let mut command = bench.command(&train(out, "6", &[]));
+        command.env(DISK, bench.path("disk")).envs(more).output().unwrap()
+    };
+    assert!(run("disk/whole", [(LOG, log.to_str().unwrap()), (PLAN, "count")]).status.success());
+    let operations = std::fs::read_to_string(&log).unwrap();
+    // The first rename of a checkpoint's folder: the run has trained two steps by then.
+    let at = 1 + operations
+        .lines()
+        .position(|line| line.contains("Rename") && line.ends_with("checkpoints/step-000002"))
+        .unwrap_or_else(|| panic!("{operations}"));
+    let plan = Plan { fault: Fault::Dead, at: at as u64 }.to_string();
+    let output = run("disk/out", [(LOG, "/dev/null"), (PLAN, &plan)]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(
+        text.contains("Input/output error") && text.contains("its disk is connected and works"),
+        "{text}"
+    );
+    let saved = text.split("the adapter of step 2 is saved in ").nth(1).and_then(|rest| rest.lines().next());
+    let folder = bench.path(saved.unwrap_or_else(|| panic!("{text}")));
+    assert!(!folder.starts_with(bench.path("disk")), "{text}");
+    Adapter::load(&folder).unwrap();
+    let left = std::fs::read_dir(bench.path("disk")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with("adapter-step-")), "{text}");
+}
+
+/// Sends a signal by its name.
+#[cfg(unix)]
+fn send(signal: &str, child: &Child) {
+    let status = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// The handler replaced the ignored action, so that a run under `nohup` ended with its terminal.
+#[cfg(unix)]
+#[test]
+fn a_run_under_nohup_goes_on_without_its_terminal_and_another_one_saves() {
+    for (trap, expected, last) in [("trap '' HUP", 0, Some("step-000120")), ("trap - HUP", 130, None)] {
+        let bench = Bench::new();
+        let tool = bench.command(&train("out", if last.is_some() { "120" } else { "1000000" }, &[]));
+        let mut shell = Command::new("/bin/sh");
+        shell
+            .args(["-c", &format!("{trap}; exec \"$@\""), "sh"])
+            .arg(tool.get_program())
+            .args(tool.get_args());
+        shell.envs(tool.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.current_dir(bench.path("")).stdin(Stdio::null());
+        let child = started_as(shell, &bench, "out");
+        send("-HUP", &child);
+        let (code, text) = ended(child);
+        assert_eq!(code, expected, "{trap}: {text}");
+        let found = checkpoint::latest(&bench.path("out")).unwrap().unwrap();
+        assert!(last.is_none_or(|last| found.ends_with(last)), "{trap}: {}", found.display());
+    }
+}
+
+/// A rendering that takes seconds was gone through to its limit of steps, and its end was an error of the file.
+#[cfg(unix)]
+#[test]
+fn a_template_whose_loops_do_not_end_obeys_the_first_signal() {
+    let bench = Bench::new();
+    let loops = "{% for a in range(100000) %}".repeat(4) + &"{% endfor %}".repeat(4);
+    std::fs::write(bench.path("model/chat_template.jinja"), loops + "{{ messages }}").unwrap();
+    std::fs::create_dir(bench.path("chats")).unwrap();
+    let chat = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    std::fs::write(bench.path("chats/train.jsonl"), format!("{chat}\n").repeat(8)).unwrap();
+    for signal in ["-TERM", "-INT"] {
+        let arguments = ["train", "--model", "model", "--data", "chats", "--out", "out", "--steps", "2"];
+        let mut child =
+            bench.command(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(child.try_wait().unwrap().is_none(), "the rendering ended before the signal");
+        send(signal, &child);
+        let start = Instant::now();
+        let (code, text) = ended(child);
+        assert_eq!(code, 130, "{signal}: {text}");
+        assert!(
+            text.contains("chat_template.jinja") && text.contains("the rendering was interrupted"),
+            "{text}"
+        );
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        assert!(!bench.path("out").exists());
+    }
 }
 
 /// The command that a full memory asks for, and the one that runs anyway.

@@ -126,6 +126,14 @@ fn without_a_model_the_adapters_own_base_is_used() {
         "{}",
         error.err
     );
+    // The repository of the default model's file, whose adapters name it.
+    bench.adapter("default", Some("HuggingFaceTB/SmolLM2-135M-Instruct"), 0.3);
+    let error = with(&["--adapter", "default"]);
+    assert!(
+        error.failed(4).contains("the adapter default needs its base model: smollm2-135m cannot be fetched"),
+        "{}",
+        error.err
+    );
     bench.adapter("nameless", None, 0.3);
     assert!(with(&["--adapter", "nameless"]).failed(3).contains("does not name its base model"));
 }
@@ -298,7 +306,7 @@ fn a_merge_says_what_it_read_back_and_replaces_nothing() {
     assert!(merge("model", &[]).failed(3).contains("holds the base model"));
     let done = merge("narrow", &["--dtype", "bf16"]);
     assert!(
-        done.out.contains("1 modules merged into narrow") && done.out.contains("read back, its logits"),
+        done.out.contains("1 module merged into narrow") && done.out.contains("read back, its logits"),
         "{}",
         done.out
     );

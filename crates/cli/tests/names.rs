@@ -46,7 +46,7 @@ const REFUSED: &[Refused] = &[
         "valid-size: 1.5 is neither a share nor a number of rows",
         "--valid-size 0.05",
     ),
-    ("train --valid-size 0.1", 3, "the data has 6 rows for validation already; leave it out", ""),
+    ("train --valid-size 0.1", 3, "the data has 6 rows for validation already", "leave it out"),
     // Flags without an effect.
     ("data --data data --train-on all", 2, "--model", ""),
     ("data --data data --max-length 9", 2, "--model", ""),
@@ -108,6 +108,37 @@ const REFUSED: &[Refused] = &[
     ("tarin", 2, "there is no command 'tarin'", "did you mean `metal-candle train`?"),
     ("eval", 2, "`metal-candle eval` needs --data", "--help"),
     ("train --rank", 2, "--rank needs a value", ""),
+    (
+        "train --data text.jsonl --template-var a=1",
+        3,
+        "--template-var has no effect here: all rows are plain text",
+        "leave it out",
+    ),
+    ("eval --data text.jsonl --template-var a=1", 3, "--template-var has no effect here: all rows", ""),
+    (
+        "data --data text.jsonl --model model --template-var a=1",
+        3,
+        "--template-var has no effect here: all rows",
+        "",
+    ),
+    // Flags that are given twice, also by two names.
+    ("train --data data --data other", 2, "--data is given twice", "give it once"),
+    ("train --lr 1e-4 --learning-rate 1e-3", 2, "--lr and --learning-rate are one flag", "give one of them"),
+    ("generate -p x --prompt y", 2, "-p and --prompt are one flag", "give one of them"),
+    ("train --steps 3 --max_steps 4", 2, "--steps and --max_steps are one flag", "give one of them"),
+    ("train --iters 3 --steps 4", 2, "contradict each other", "give one of them"),
+    (
+        "train --split train[:50%]",
+        2,
+        "--split: 'train[:50%]' is more or less than one split",
+        "name one split",
+    ),
+    // Suggestions are near, or there is none.
+    ("generate --greedy", 2, "has no flag --greedy", "--temperature 0, the default"),
+    ("generate --prompt-file x", 2, "has no flag --prompt-file", "standard input"),
+    ("generate --zebra x", 2, "has no flag --zebra", "--help"),
+    ("mlx_lm.lora --mask-prompt", 2, "which mlx-lm has", "--train-on completion"),
+    ("python -m mlx_lm.server", 2, "there is no command 'server' as mlx-lm has it", ""),
     // Flags that contradict each other.
     ("train --epochs 2 --steps 9", 2, "contradict each other", "give one of them"),
     ("train --epochs 2 --iters 9", 2, "contradict each other", "give one of them"),
@@ -155,13 +186,14 @@ const REFUSED: &[Refused] = &[
 fn what_is_refused_says_why_and_what_to_do() {
     let bench = Bench::new();
     std::fs::write(bench.path("book.txt"), "Once upon a time").unwrap();
+    std::fs::write(bench.path("text.jsonl"), "{\"text\": \"a b c\"}\n".repeat(9)).unwrap();
     let needs_model = ["train", "lora", "generate", "chat", "eval"];
     for (line, code, cause, advice) in REFUSED {
         let mut words: Vec<&str> = line.split(' ').collect();
         if needs_model.contains(&words[0]) && *line != "eval" {
             words.extend(["--model", "model"]);
         }
-        if words[0] == "train" && !line.contains("yaml") {
+        if words[0] == "train" && !line.contains("yaml") && !line.contains("--data") {
             words.extend(["--data", "data"]);
         }
         let (found, message) = bench.refused(&words);
@@ -188,7 +220,7 @@ fn flags_of_other_trainers_mean_ours() {
     );
     assert_eq!(ours["steps"].as_integer(), Some(6));
     for line in [
-        "lora --train --model model --data data --adapter-path o --iters 6 --batch-size 2 --max-seq-length 64 \
+        "mlx_lm.lora --train --model model --data data --adapter-path o --iters 6 --batch-size 2 --max-seq-length 64 \
          --learning-rate 1e-4 --num-layers 1 --steps-per-eval 3 --steps-per-report 2 --save-every 2 --grad-checkpoint",
         "finetune --model_name_or_path model --dataset_name data --output_dir o --max_steps 6 \
          --per_device_train_batch_size 2 --max_seq_length 64 --lr 1e-4 --layers_to_transform 1-1 --eval_steps 3 \

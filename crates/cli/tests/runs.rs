@@ -1,5 +1,7 @@
 //! Runs and their folders: what is refused changes nothing, and nothing is replaced or mixed without being asked for.
 
+#[path = "tiny_model/flags.rs"]
+mod flags;
 mod tiny_model;
 
 use std::collections::BTreeMap;
@@ -7,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use flags::replaced;
 use tiny_model::Bench;
 
 /// A short training run into `out`.
@@ -24,8 +27,7 @@ fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         "--save-every",
         "2",
     ]);
-    arguments.extend_from_slice(more);
-    arguments
+    replaced(&arguments, more)
 }
 
 /// Every file below a folder with its content.

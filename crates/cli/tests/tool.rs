@@ -1,10 +1,13 @@
 //! The tool as a person uses it, on a tiny model: training, resuming after a kill, evaluating, merging, bad input.
 
+#[path = "tiny_model/flags.rs"]
+mod flags;
 mod tiny_model;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use flags::replaced;
 use serde_json::Value;
 use tiny_model::Bench;
 
@@ -33,8 +36,7 @@ fn train<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         "0.1",
         "--json",
     ]);
-    arguments.extend_from_slice(more);
-    arguments
+    replaced(&arguments, more)
 }
 
 fn adapter(bench: &Bench, out: &str) -> Vec<u8> {

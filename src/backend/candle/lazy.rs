@@ -17,7 +17,7 @@ impl Graph {
                 "depends on a variable, whose gradient would end here: detach it, or make a parameter of it";
             return Err(Error::invalid("candle tensor", message));
         }
-        Ok(self.foreign(CandleTensor::new(tensor)?))
+        Ok(self.candle_tensor(CandleTensor::new(tensor)?))
     }
 }
 

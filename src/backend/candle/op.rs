@@ -13,7 +13,7 @@ use crate::Error;
 
 /// What a forward pass leaves for later.
 #[derive(Default)]
-struct Kept {
+struct Saved {
     /// Outputs for the backward pass, or further ones that a caller sees.
     tensors: OnceLock<Vec<Tensor>>,
     /// The norm of `add_rms_norm_fused`, until the operation that stands for it takes it.
@@ -28,7 +28,7 @@ struct Apply {
     extra: Vec<Tensor>,
     /// Whether outputs for the backward pass are wanted.
     hidden: bool,
-    kept: Arc<Kept>,
+    saved: Arc<Saved>,
 }
 
 /// Wraps an error of ours in one of candle's.
@@ -48,24 +48,24 @@ pub(super) fn apply(fused: Fused, arguments: &[&Tensor], extra: &[&Tensor]) -> R
         fused,
         extra: extra.iter().map(|&tensor| tensor.clone()).collect(),
         hidden: arguments.iter().any(|tensor| tensor.track_op()),
-        kept: Arc::default(),
+        saved: Arc::default(),
     };
-    let kept = Arc::clone(&apply.kept);
+    let saved = Arc::clone(&apply.saved);
     let result = apply_to(arguments, apply)?;
     let mut results = vec![result];
     match fused {
         Fused::AddRmsNorm { eps } => {
-            let norm = Norm { kept, backward: Apply { fused: Fused::RmsNorm { eps }, ..empty() } };
+            let norm = Norm { saved, backward: Apply { fused: Fused::RmsNorm { eps }, ..empty() } };
             results.push(results[0].apply_op2(extra[0], norm)?);
         }
-        _ if fused.visible() > 1 => results.extend(kept.tensors.get().into_iter().flatten().cloned()),
+        _ if fused.visible() > 1 => results.extend(saved.tensors.get().into_iter().flatten().cloned()),
         _ => {}
     }
     Ok(results)
 }
 
 fn empty() -> Apply {
-    Apply { fused: Fused::SiluMul, extra: Vec::new(), hidden: false, kept: Arc::default() }
+    Apply { fused: Fused::SiluMul, extra: Vec::new(), hidden: false, saved: Arc::default() }
 }
 
 fn apply_to(arguments: &[&Tensor], apply: Apply) -> Result<Tensor> {
@@ -109,13 +109,13 @@ impl Apply {
     fn keep(&self, rest: impl Iterator<Item = (Storage, Vec<usize>)>, x: &[usize]) {
         if matches!(self.fused, Fused::AddRmsNorm { .. }) {
             let norm = rest.last().map(|(storage, _)| (storage, Shape::from(x)));
-            *self.kept.norm.lock().unwrap_or_else(PoisonError::into_inner) = norm;
+            *self.saved.norm.lock().unwrap_or_else(PoisonError::into_inner) = norm;
             return;
         }
         let tensors: Vec<Tensor> = rest.map(|(storage, dims)| tensor(storage, dims)).collect();
         if !tensors.is_empty() {
             // A forward pass runs once.
-            let _ = self.kept.tensors.set(tensors);
+            let _ = self.saved.tensors.set(tensors);
         }
     }
 
@@ -144,7 +144,7 @@ impl Apply {
                 return Ok(gradients);
             }
             Fused::TopK { .. } => {
-                let indices = self.kept.tensors.get().and_then(|tensors| tensors.first());
+                let indices = self.saved.tensors.get().and_then(|tensors| tensors.first());
                 let indices = indices.ok_or_else(|| elsewhere(self.fused))?;
                 let zeros = arguments[0].zeros_like()?;
                 let last = arguments[0].rank() - 1;
@@ -156,7 +156,7 @@ impl Apply {
         let wanted: Vec<usize> = (0..arguments.len()).filter(|&index| arguments[index].track_op()).collect();
         let needed = wanted.iter().fold(0, |bits, index| bits | 1 << index);
         let pass = Pass::Backward { inputs: arguments.len() + self.extra.len(), needed };
-        let hidden = self.kept.tensors.get().map(Vec::as_slice).unwrap_or_default();
+        let hidden = self.saved.tensors.get().map(Vec::as_slice).unwrap_or_default();
         let saved = std::iter::once(result).chain(hidden);
         let tensors = arguments.iter().copied().chain(&self.extra).chain(saved).chain([upstream]);
         let guards: Vec<_> = tensors.map(Tensor::storage_and_layout).collect();
@@ -258,13 +258,13 @@ fn array<const N: usize>(gradients: Vec<Option<Tensor>>) -> [Option<Tensor>; N] 
 
 /// The norm of a sum: its value was computed with the sum, its gradient is that of an RMS norm.
 struct Norm {
-    kept: Arc<Kept>,
+    saved: Arc<Saved>,
     backward: Apply,
 }
 
 impl Norm {
     fn take(&self) -> Result<(Storage, Shape)> {
-        let norm = self.kept.norm.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let norm = self.saved.norm.lock().unwrap_or_else(PoisonError::into_inner).take();
         norm.ok_or_else(|| elsewhere(self.backward.fused))
     }
 }

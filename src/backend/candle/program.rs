@@ -89,7 +89,7 @@ pub(super) fn plan(device: &Device, fused: Fused, pass: Pass, specs: &[Spec]) ->
                 .map(|index| views[index].clone())
                 .collect();
             let upstream = upstream.reshape(outputs[0].shape())?;
-            graph.pullback(&outputs[0], &upstream, &wanted, &saved)?
+            graph.vjp(&outputs[0], &upstream, &wanted, &saved)?
         }
     };
     let mut plan = device.plan(&graph, &outputs, &[])?;

@@ -6,8 +6,8 @@
 
 use super::kernel::{In, Out, Tasks, chunks, run_tasks};
 use super::math::{exp_nonpositive, log};
+use super::microkernel::{MAX_NR, Matrix, MicroGemm, Panels, Prefetch, Tile, pack};
 use super::op::{Call, OpContext, Run, Tensor, real};
-use super::tile::{Ahead, Job, Matrix, Panels, Tile, WIDEST, pack};
 use super::vector::{Isa, V};
 use crate::Result;
 use crate::graph::Operand;
@@ -155,7 +155,7 @@ impl Sizes {
 
     /// Room for a row of values, in whole panels.
     pub(super) fn padded(&self) -> usize {
-        self.d.next_multiple_of(WIDEST)
+        self.d.next_multiple_of(MAX_NR)
     }
 
     fn is_few(&self) -> bool {
@@ -265,7 +265,7 @@ impl Forward {
                 pack::<I::Tile>(self.k.dtype, from, d, count, keys);
                 let from = self.v.matrix(self.v.at(tile.batch, key, tile.kv), false);
                 pack::<I::Tile>(self.v.dtype, from, count, d, values);
-                I::Tile::multiply(&Job {
+                I::Tile::multiply(&MicroGemm {
                     m: tile.rows,
                     n: count,
                     k: d,
@@ -275,7 +275,7 @@ impl Forward {
                     ldc: KEYS,
                     alpha: 1.0,
                     add: false,
-                    ahead: Ahead::NONE,
+                    prefetch: Prefetch::NONE,
                 });
                 for row in 0..tile.rows {
                     let (lo, hi) = self.mask.range(tile.batch, tile.first + row / group);
@@ -284,7 +284,7 @@ impl Forward {
                     let (max, total) = (tile.max.add(row), tile.total.add(row));
                     weigh::<I>(scores.add(row * KEYS), count, seen, max, total, Some((sums, d)));
                 }
-                I::Tile::multiply(&Job {
+                I::Tile::multiply(&MicroGemm {
                     m: tile.rows,
                     n: d,
                     k: count,
@@ -294,7 +294,7 @@ impl Forward {
                     ldc: padded,
                     alpha: 1.0,
                     add: true,
-                    ahead: Ahead::NONE,
+                    prefetch: Prefetch::NONE,
                 });
             }
         }

@@ -6,8 +6,8 @@
 use super::attention::{Heads, KEYS, Mask, Sizes, load, store};
 use super::kernel::{In, Out, Tasks, chunks, run_tasks};
 use super::math::exp;
+use super::microkernel::{Matrix, MicroGemm, Panels, Prefetch, Tile, pack};
 use super::op::{Call, OpContext};
-use super::tile::{Ahead, Job, Matrix, Panels, Tile, pack};
 use super::vector::{Isa, V};
 use crate::Result;
 use crate::graph::Operand;
@@ -197,7 +197,7 @@ impl Backward {
                 }
                 I::Tile::pack_f32(Matrix { start: plain, rows: d, columns: 1 }, rows, d, panels);
             }
-            let scores = |left: *mut f32, columns: *mut f32, c: *mut f32, alpha: f32| Job {
+            let scores = |left: *mut f32, columns: *mut f32, c: *mut f32, alpha: f32| MicroGemm {
                 m: rows,
                 n: count,
                 k: d,
@@ -207,7 +207,7 @@ impl Backward {
                 ldc: KEYS,
                 alpha,
                 add: false,
-                ahead: Ahead::NONE,
+                prefetch: Prefetch::NONE,
             };
             I::Tile::multiply(&scores(tiles.q, tiles.k_columns, tiles.p, self.scale));
             I::Tile::multiply(&scores(tiles.dout, tiles.v_columns, tiles.ds, 1.0));
@@ -235,7 +235,7 @@ impl Backward {
                 });
             }
             // dv += pᵀ·dout and dk += dsᵀ·q
-            let over_queries = |left: *mut f32, right: *mut f32, c: *mut f32| Job {
+            let over_queries = |left: *mut f32, right: *mut f32, c: *mut f32| MicroGemm {
                 m: count,
                 n: d,
                 k: rows,
@@ -245,12 +245,12 @@ impl Backward {
                 ldc: padded,
                 alpha: 1.0,
                 add: true,
-                ahead: Ahead::NONE,
+                prefetch: Prefetch::NONE,
             };
             I::Tile::multiply(&over_queries(tiles.p, tiles.dout_rows, tiles.dv));
             I::Tile::multiply(&over_queries(tiles.ds, tiles.q_rows, tiles.dk));
             // dq += ds·k
-            I::Tile::multiply(&Job {
+            I::Tile::multiply(&MicroGemm {
                 m: rows,
                 n: d,
                 k: count,
@@ -260,7 +260,7 @@ impl Backward {
                 ldc: padded,
                 alpha: 1.0,
                 add: true,
-                ahead: Ahead::NONE,
+                prefetch: Prefetch::NONE,
             });
         }
     }

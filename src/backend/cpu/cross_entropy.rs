@@ -4,10 +4,10 @@
 
 use std::ops::Range;
 
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
 use super::math::{exp, exp_nonpositive, log};
 use super::matmul::{Product, Side};
-use super::number::Real;
 use super::op::{Call, OpContext, Run, Tensor, real};
 use super::vector::{Isa, V};
 use crate::Result;
@@ -31,7 +31,7 @@ struct Rows<T> {
     n: usize,
 }
 
-impl<T: Real> Kernel for Rows<T> {
+impl<T: FloatElement> Kernel for Rows<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let n = self.n;
@@ -84,7 +84,7 @@ struct Narrowed<T> {
     n: usize,
 }
 
-impl<T: Real> Kernel for Narrowed<T> {
+impl<T: FloatElement> Kernel for Narrowed<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for row in range {

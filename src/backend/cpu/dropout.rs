@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, run};
-use super::number::Real;
 use super::op::{Call, OpContext, real};
 use super::vector::Isa;
 use crate::Result;
@@ -22,7 +22,7 @@ struct Dropped<T> {
     elements: usize,
 }
 
-impl<T: Real> Kernel for Dropped<T> {
+impl<T: FloatElement> Kernel for Dropped<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for counter in range.start * BLOCK..(range.end * BLOCK).min(self.elements.div_ceil(4)) {

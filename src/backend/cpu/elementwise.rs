@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
+use super::element::SimdElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
 use super::math::{exp, gaussian, log, normal_cdf, sigmoid, tanh};
-use super::number::Number;
 use super::op::{Call, OpContext, real};
+use super::strided::StridedIter;
 use super::vector::{Isa, V};
-use super::walk::Walk;
 use crate::Result;
 use crate::ops::{BinaryFn, Op, UnaryFn};
 use crate::tensor::{DType, Layout};
@@ -124,7 +124,7 @@ fn binary<I: Isa>(function: BinaryFn, a: V<I>, b: V<I>) -> V<I> {
 /// The dtype is looked at for every group of lanes: with one instance a dtype these functions would be three times
 /// the code for little speed.
 struct Map<'a> {
-    walk: &'a Walk<3>,
+    walk: &'a StridedIter<3>,
     function: Function,
     dtype: DType,
     a: In<u8>,
@@ -209,7 +209,7 @@ struct Filled<T> {
     elements: usize,
 }
 
-impl<T: Number> Kernel for Filled<T> {
+impl<T: SimdElement> Kernel for Filled<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for i in range.start * 1024..self.elements.min(range.end * 1024) {
@@ -262,7 +262,7 @@ pub(super) fn compile(context: &OpContext<'_>) -> Result<Call> {
     .clone();
     context.expect(&a, y.dtype)?;
     context.expect(&b, y.dtype)?;
-    let walk = Walk::new([&a.layout, &b.layout, &Layout::contiguous(&y.layout.shape)]);
+    let walk = StridedIter::new([&a.layout, &b.layout, &Layout::contiguous(&y.layout.shape)]);
     // A function with an exponential costs as much as moving several elements.
     let work =
         if matches!(function, Function::Affine(..) | Function::Binary(_)) { elements } else { 4 * elements };

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
-use super::number::Real;
 use super::op::{Call, OpContext, Run, Tensor, real};
 use super::vector::{Isa, LANES, V};
 use crate::Result;
@@ -16,7 +16,7 @@ struct Picked<T, U> {
     n: usize,
 }
 
-impl<T: Real, U: Real> Kernel for Picked<T, U> {
+impl<T: FloatElement, U: FloatElement> Kernel for Picked<T, U> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for row in range {
@@ -73,7 +73,7 @@ struct Scattered<T> {
     n: usize,
 }
 
-impl<T: Real> Kernel for Scattered<T> {
+impl<T: FloatElement> Kernel for Scattered<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for item in range {

@@ -3,24 +3,24 @@
 
 use std::ops::Range;
 
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks};
 use super::matmul::{Product, store};
-use super::number::Real;
+use super::microkernel::Tile;
 use super::op::real;
-use super::tile::Tile;
 use super::vector::{Isa, LANES, V};
 use crate::tensor::DType;
 
 /// The most rows, or the greatest inner length, for which these kernels are used.
-pub(super) const FEW: usize = 3;
-/// The most adapters that [`Dots`] adds on the way.
-pub(super) const TAILS: usize = 4;
-/// Rows of the right matrix that [`Axpys`] reads together.
+pub(super) const MAX_GEMV_ROWS: usize = 3;
+/// The most adapters that [`GemvDot`] adds on the way.
+pub(super) const MAX_EPILOGUES: usize = 4;
+/// Rows of the right matrix that [`GemvAxpy`] reads together.
 const TOGETHER: usize = 8;
 
 /// An adapter's product that is added to columns `start..start + len`: `scale·h·bᵀ`.
 #[derive(Clone, Copy)]
-pub(super) struct Tail {
+pub(super) struct Epilogue {
     pub(super) start: usize,
     pub(super) len: usize,
     pub(super) rank: usize,
@@ -35,15 +35,15 @@ pub(super) struct Tail {
 }
 
 /// Dot products of a few rows with columns that lie one after the other in memory, an item [`LANES`] columns.
-pub(super) struct Dots<B> {
+pub(super) struct GemvDot<B> {
     pub(super) product: Product,
     pub(super) a: In<f32>,
     pub(super) b: In<B>,
     pub(super) c: Out<u8>,
-    pub(super) tails: [Option<Tail>; TAILS],
+    pub(super) epilogues: [Option<Epilogue>; MAX_EPILOGUES],
 }
 
-impl<B: Real> Kernel for Dots<B> {
+impl<B: FloatElement> Kernel for GemvDot<B> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let Product { m, n, k, a: left, b: right, ldc, alpha, .. } = self.product;
@@ -72,8 +72,8 @@ impl<B: Real> Kernel for Dots<B> {
                     for sum in &mut sums {
                         *sum *= alpha;
                     }
-                    for tail in self.tails.iter().flatten() {
-                        tail.add::<I>(row, first, &mut sums[..width]);
+                    for epilogue in self.epilogues.iter().flatten() {
+                        epilogue.add::<I>(row, first, &mut sums[..width]);
                     }
                     store(self.product, self.c.0, row * ldc + first, &sums[..width]);
                 }
@@ -82,7 +82,7 @@ impl<B: Real> Kernel for Dots<B> {
     }
 }
 
-impl Tail {
+impl Epilogue {
     /// Adds its part to columns from `first` on.
     ///
     /// # Safety
@@ -131,18 +131,18 @@ impl Tail {
 /// Into how many parts the inner length is cut, at the most: as many threads can work on it.
 const PARTS: usize = 16;
 /// The least length of a part.
-const LEAST: usize = 32;
+const MIN_BLOCK_ROWS: usize = 32;
 
 /// The parts of an inner length `k`: how many, and how long. They do not depend on the number of threads, so neither
 /// do the sums.
 pub(super) fn parts(k: usize) -> (usize, usize) {
-    let len = k.div_ceil(PARTS).next_multiple_of(TOGETHER).max(LEAST);
+    let len = k.div_ceil(PARTS).next_multiple_of(TOGETHER).max(MIN_BLOCK_ROWS);
     (k.div_ceil(len).max(1), len)
 }
 
 /// A few rows times a matrix whose rows lie one after the other: its rows, each times a number, are added up. An item
 /// is a part of the inner length, with sums of its own; results are f32.
-pub(super) struct Axpys<B> {
+pub(super) struct GemvAxpy<B> {
     pub(super) product: Product,
     pub(super) a: In<f32>,
     pub(super) b: In<B>,
@@ -150,7 +150,7 @@ pub(super) struct Axpys<B> {
     pub(super) sums: Out<f32>,
 }
 
-impl<B: Real> Kernel for Axpys<B> {
+impl<B: FloatElement> Kernel for GemvAxpy<B> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let Product { m, n, k, a: left, b: right, ldc, alpha, add, .. } = self.product;
@@ -204,7 +204,7 @@ impl<B: Real> Kernel for Axpys<B> {
     }
 }
 
-/// Adds up the sums of [`Axpys`], an item [`LANES`] columns.
+/// Adds up the sums of [`GemvAxpy`], an item [`LANES`] columns.
 pub(super) struct Parts {
     pub(super) product: Product,
     pub(super) sums: In<f32>,
@@ -237,21 +237,21 @@ impl Kernel for Parts {
 
 /// A product of a small inner length with a right matrix whose rows lie one after the other: an item is a row of the
 /// result. The left matrix may lie in any steps; results are f32.
-pub(super) struct Outer<A, B> {
+pub(super) struct Ger<A, B> {
     pub(super) product: Product,
     pub(super) a: In<A>,
     pub(super) b: In<B>,
     pub(super) c: Out<f32>,
 }
 
-impl<A: Real, B: Real> Kernel for Outer<A, B> {
+impl<A: FloatElement, B: FloatElement> Kernel for Ger<A, B> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let Product { n, k, a: left, b: right, ldc, alpha, add, .. } = self.product;
         for row in range {
             // SAFETY: the row is the kernel's.
             unsafe {
-                let mut factors = [V::<I>::splat(0.0); FEW];
+                let mut factors = [V::<I>::splat(0.0); MAX_GEMV_ROWS];
                 for p in 0..k {
                     let a = self.a.at(row * left.rows + p * left.columns).read();
                     factors[p] = V::splat(alpha * a.get());

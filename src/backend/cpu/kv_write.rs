@@ -1,6 +1,6 @@
 //! Writing keys or values into their cache. See [`crate::ops::KvWrite`].
 
-use super::number::Number;
+use super::element::SimdElement;
 use super::op::{Call, OpContext, real};
 use crate::Result;
 

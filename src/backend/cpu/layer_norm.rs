@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
-use super::number::Real;
 use super::op::{Call, OpContext, real, vector_f32, vector_scratch};
-use super::parts::Parts;
+use super::row_blocks::RowBlocks;
 use super::vector::{Isa, V};
 use crate::Result;
 use crate::graph::Operand;
@@ -16,7 +16,7 @@ use crate::ops::{LayerNorm, LayerNormGrad};
 /// # Safety
 /// `x` is valid for `n` reads.
 #[inline(always)]
-unsafe fn mean<I: Isa, T: Real>(x: *const T, n: usize) -> f32 {
+unsafe fn mean<I: Isa, T: FloatElement>(x: *const T, n: usize) -> f32 {
     let mut sum = V::<I>::splat(0.0);
     chunks!(n, |i, len| {
         // SAFETY: i + len <= n.
@@ -30,7 +30,7 @@ unsafe fn mean<I: Isa, T: Real>(x: *const T, n: usize) -> f32 {
 /// # Safety
 /// `x` is valid for `n` reads.
 #[inline(always)]
-unsafe fn moments<I: Isa, T: Real>(x: *const T, n: usize, eps: f32) -> (f32, f32) {
+unsafe fn moments<I: Isa, T: FloatElement>(x: *const T, n: usize, eps: f32) -> (f32, f32) {
     // SAFETY: as the caller promises.
     let mean = unsafe { mean::<I, T>(x, n) };
     let mut squares = V::<I>::splat(0.0);
@@ -52,7 +52,7 @@ struct Normed<T> {
     eps: f32,
 }
 
-impl<T: Real> Kernel for Normed<T> {
+impl<T: FloatElement> Kernel for Normed<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let n = self.n;
@@ -97,7 +97,7 @@ pub(super) fn compile(op: &LayerNorm, context: &OpContext<'_>) -> Result<Call> {
     }))
 }
 
-/// The gradient of rows, an item a [`Parts`] of them: with the row in the first-level cache, `dx` and what the row
+/// The gradient of rows, an item a [`RowBlocks`] of them: with the row in the first-level cache, `dx` and what the row
 /// adds to `dw` and `db`.
 struct Gradient<T> {
     dy: In<T>,
@@ -109,12 +109,12 @@ struct Gradient<T> {
     /// `[parts, n]` each.
     dw: Option<Out<f32>>,
     db: Option<Out<f32>>,
-    parts: Parts,
+    parts: RowBlocks,
     n: usize,
     eps: f32,
 }
 
-impl<T: Real> Kernel for Gradient<T> {
+impl<T: FloatElement> Kernel for Gradient<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let n = self.n;
@@ -175,7 +175,7 @@ pub(super) fn grad_scratch(inputs: &[Operand]) -> usize {
 
 /// Room for the parts' sums of one gradient.
 fn sums_bytes(rows: usize, n: usize) -> usize {
-    4 * Parts::of(rows).count * n
+    4 * RowBlocks::of(rows).count * n
 }
 
 pub(super) fn compile_grad(op: &LayerNormGrad, context: &OpContext<'_>) -> Result<Call> {
@@ -183,7 +183,7 @@ pub(super) fn compile_grad(op: &LayerNormGrad, context: &OpContext<'_>) -> Resul
     context.expect(&dy, x.dtype)?;
     let (dx, dw, db) = (context.output(0), context.output(1), context.output(2));
     let (rows, n, eps, scratch) = (x.rows(), x.last(), op.eps.0, context.scratch);
-    let (parts, weight_bytes) = (Parts::of(rows), vector_scratch(&context.step.inputs[2]));
+    let (parts, weight_bytes) = (RowBlocks::of(rows), vector_scratch(&context.step.inputs[2]));
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places, and the scratch its size.
         unsafe {

@@ -2,22 +2,22 @@
 
 use std::ops::Range;
 
+use super::element::SimdElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
-use super::number::Number;
 use super::op::{Call, OpContext, Run, Tensor, real};
+use super::strided::StridedIter;
 use super::vector::{Isa, V};
-use super::walk::Walk;
 use crate::Result;
 use crate::ops::{Concat, Unslice};
 use crate::tensor::{DType, Layout};
 
 struct Copied<'a, T, U> {
-    walk: &'a Walk<2>,
+    walk: &'a StridedIter<2>,
     from: In<T>,
     to: Out<U>,
 }
 
-impl<T: Number, U: Number> Kernel for Copied<'_, T, U> {
+impl<T: SimdElement, U: SimdElement> Kernel for Copied<'_, T, U> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let [from_step, to_step] = self.walk.steps;
@@ -42,7 +42,7 @@ impl<T: Number, U: Number> Kernel for Copied<'_, T, U> {
 
 /// A copy between two tensors of one shape, prepared.
 pub(super) struct Transfer {
-    walk: Walk<2>,
+    walk: StridedIter<2>,
     from: Tensor,
     to: Tensor,
     elements: usize,
@@ -50,7 +50,7 @@ pub(super) struct Transfer {
 
 impl Transfer {
     pub(super) fn new(from: Tensor, to: Tensor) -> Self {
-        Self { walk: Walk::new([&from.layout, &to.layout]), elements: from.elements(), from, to }
+        Self { walk: StridedIter::new([&from.layout, &to.layout]), elements: from.elements(), from, to }
     }
 
     /// # Safety

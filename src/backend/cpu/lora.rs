@@ -2,7 +2,7 @@
 //!
 //! The adapters' products are thin beside the frozen one: they are added to its result in place.
 
-use super::gemv::{TAILS, Tail};
+use super::gemv::{Epilogue, MAX_EPILOGUES};
 use super::kernel::In;
 use super::matmul::{Product, Side};
 use super::op::{Address, Call, OpContext, Run, Tensor};
@@ -52,7 +52,7 @@ struct Stage {
     b: Place,
     c: Place,
     /// Adapters that are added on the way.
-    tails: Vec<Adapter>,
+    epilogues: Vec<Adapter>,
 }
 
 /// h and B of a slot.
@@ -66,36 +66,36 @@ struct Adapter {
 
 impl Stage {
     fn new(product: Product, a: Place, b: Place, c: Place) -> Self {
-        Self { product, a, b, c, tails: Vec::new() }
+        Self { product, a, b, c, epilogues: Vec::new() }
     }
 }
 
 impl Adapter {
     /// # Safety
     /// The places belong to the step that runs.
-    unsafe fn tail(&self, cx: &Run<'_>, scratch: Address) -> Tail {
+    unsafe fn epilogue(&self, cx: &Run<'_>, scratch: Address) -> Epilogue {
         let LoraSlot { start, len, rank, scale } = self.slot;
         // SAFETY: as the caller promises.
         let (h, b) = unsafe { (self.h.at(cx, scratch), self.b.at(cx, scratch)) };
         let (h, b, scale) = (In(h.cast::<f32>().cast_const()), In(b.cast_const()), scale.0);
         let (b_rows, b_dtype) = (self.side.rows, self.side.dtype);
-        Tail { start, len, rank, scale, h, h_rows: self.h_rows, b, b_rows, b_dtype }
+        Epilogue { start, len, rank, scale, h, h_rows: self.h_rows, b, b_rows, b_dtype }
     }
 }
 
 /// Products in order; those of one step share the scratch from byte `shared` on.
 fn in_order(stages: Vec<Stage>, scratch: Address, shared: usize) -> Call {
     Box::new(move |cx| {
-        for Stage { product, a, b, c, tails: adapters } in &stages {
+        for Stage { product, a, b, c, epilogues: adapters } in &stages {
             // SAFETY: the planner gave the tensors their places, and the scratch its size.
             unsafe {
                 let work = cx.at::<u8>(scratch).add(shared);
-                let mut tails = [None; TAILS];
-                for (tail, adapter) in tails.iter_mut().zip(adapters) {
-                    *tail = Some(adapter.tail(cx, scratch));
+                let mut epilogues = [None; MAX_EPILOGUES];
+                for (epilogue, adapter) in epilogues.iter_mut().zip(adapters) {
+                    *epilogue = Some(adapter.epilogue(cx, scratch));
                 }
                 let (a, b, c) = (a.at(cx, scratch), b.at(cx, scratch), c.at(cx, scratch));
-                product.run_with(cx.pool, a, b, c, work, tails);
+                product.run_with(cx.pool, a, b, c, work, epilogues);
             }
         }
         Ok(())
@@ -173,10 +173,11 @@ pub(super) fn compile(op: &Lora, context: &OpContext<'_>) -> Result<Call> {
         a: input(0),
         b: input(first - 1),
         c: Place::Tensor(y, 0),
-        tails: Vec::new(),
+        epilogues: Vec::new(),
     });
     // A few rows: the adapters are added while the frozen product is at their columns, so h comes first.
-    let at_once = op.slots.len() <= TAILS && base.as_ref().is_some_and(|base| base.product.takes_tails());
+    let at_once =
+        op.slots.len() <= MAX_EPILOGUES && base.as_ref().is_some_and(|base| base.product.takes_tails());
     let (mut downs, mut ups) = (Vec::new(), Vec::new());
     let mut start = 0;
     for (index, (slot, [_, down, up])) in op.slots.iter().zip(products).enumerate() {
@@ -186,7 +187,7 @@ pub(super) fn compile(op: &Lora, context: &OpContext<'_>) -> Result<Call> {
         match (&mut base, &y) {
             (Some(base), _) if at_once => {
                 let side = transposed(up.b);
-                base.tails.push(Adapter { slot: slot.clone(), h, h_rows, b, side });
+                base.epilogues.push(Adapter { slot: slot.clone(), h, h_rows, b, side });
             }
             (_, Some(y)) => ups.push(Stage::new(up, h, b, Place::Tensor(y.clone(), slot.start))),
             _ => {}

@@ -7,13 +7,13 @@
 
 use std::ops::Range;
 
-use super::gemv::{self, Axpys, Dots, FEW, Outer, Parts, TAILS, Tail};
+use super::element::{FloatElement, SimdElement};
+use super::gemv::{self, Epilogue, GemvAxpy, GemvDot, Ger, MAX_EPILOGUES, MAX_GEMV_ROWS, Parts};
 use super::kernel::{In, Kernel, Out, Tasks, chunks, run, run_tasks};
-use super::number::{Number, Real};
+use super::microkernel::{MAX_NR, Matrix, MicroGemm, Panels, Prefetch, Tile, pack};
 use super::op::{Call, OpContext, real};
 use super::pool::Pool;
-use super::tile::{Ahead, Job, Matrix, Panels, Tile, WIDEST, pack};
-use super::turned;
+use super::swapped_gemm;
 use super::vector::{Isa, LANES, V};
 use crate::Result;
 use crate::graph::Operand;
@@ -29,11 +29,11 @@ const COLUMNS: usize = 128;
 pub(super) const ROWS: usize = 96;
 /// Rows of the left matrix that lie further apart than this, in elements, are copied together before: each would be on
 /// a page of its own, and at powers of two they would push each other out of the caches.
-const FAR: usize = 1023;
+const MIN_COPY_STRIDE: usize = 1023;
 /// Columns of the result up to which a transposed left matrix is read where it lies.
-const THIN: usize = 16;
+const MAX_NARROW_COLUMNS: usize = 16;
 /// Columns of the result from which that pays.
-const WIDE: usize = 256;
+const MIN_WIDE_COLUMNS: usize = 256;
 
 /// The steps of a matrix, and its dtype.
 #[derive(Debug, Clone, Copy)]
@@ -47,12 +47,12 @@ pub(super) struct Side {
 
 /// How a product is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Dots,
-    Axpys,
-    Outer,
-    Turned,
-    Blocks,
+enum Strategy {
+    GemvDot,
+    GemvAxpy,
+    Ger,
+    SwapOperands,
+    Blocked,
 }
 
 /// A product `c = alpha·a·b`, or `c += alpha·a·b`, of fixed sizes and steps.
@@ -78,18 +78,18 @@ impl Product {
     }
 
     /// How it is computed.
-    fn way(&self) -> Way {
+    fn strategy(&self) -> Strategy {
         let in_order = self.batch == 1 && self.b.columns == 1 && self.c_dtype == DType::F32;
-        if self.m <= FEW && self.b.rows == 1 && self.batch == 1 {
-            Way::Dots
-        } else if self.k <= FEW && in_order {
-            Way::Outer
-        } else if self.m <= FEW && in_order {
-            Way::Axpys
-        } else if turned::fits(self) {
-            Way::Turned
+        if self.m <= MAX_GEMV_ROWS && self.b.rows == 1 && self.batch == 1 {
+            Strategy::GemvDot
+        } else if self.k <= MAX_GEMV_ROWS && in_order {
+            Strategy::Ger
+        } else if self.m <= MAX_GEMV_ROWS && in_order {
+            Strategy::GemvAxpy
+        } else if swapped_gemm::fits(self) {
+            Strategy::SwapOperands
         } else {
-            Way::Blocks
+            Strategy::Blocked
         }
     }
 
@@ -97,18 +97,18 @@ impl Product {
     fn copies_a(&self) -> bool {
         let Side { dtype, rows, columns, .. } = self.a;
         let plain = dtype == DType::F32 && (columns == 1 || self.k <= 1);
-        match self.way() {
-            Way::Outer | Way::Turned => false,
-            Way::Dots | Way::Axpys => !plain,
-            Way::Blocks if plain => rows > FAR && self.n >= WIDE,
+        match self.strategy() {
+            Strategy::Ger | Strategy::SwapOperands => false,
+            Strategy::GemvDot | Strategy::GemvAxpy => !plain,
+            Strategy::Blocked if plain => rows > MIN_COPY_STRIDE && self.n >= MIN_WIDE_COLUMNS,
             // A thin product reads columns where they lie.
-            Way::Blocks => !(dtype == DType::F32 && rows == 1 && self.n <= THIN),
+            Strategy::Blocked => !(dtype == DType::F32 && rows == 1 && self.n <= MAX_NARROW_COLUMNS),
         }
     }
 
-    /// Whether [`Tail`]s can be added on the way.
+    /// Whether [`Epilogue`]s can be added on the way.
     pub(super) fn takes_tails(&self) -> bool {
-        self.way() == Way::Dots
+        self.strategy() == Strategy::GemvDot
     }
 
     /// The part of k that is packed at a time.
@@ -122,7 +122,7 @@ impl Product {
             return (COLUMNS, self.m.max(1));
         }
         let wanted = 8 * threads;
-        let columns = self.n.div_ceil(wanted).next_multiple_of(WIDEST).min(COLUMNS);
+        let columns = self.n.div_ceil(wanted).next_multiple_of(MAX_NR).min(COLUMNS);
         let tasks = self.batch * self.n.div_ceil(columns);
         let rows = if tasks >= 2 * threads {
             self.m
@@ -135,18 +135,18 @@ impl Product {
     /// Working memory in bytes.
     pub(super) fn scratch(&self, threads: usize) -> usize {
         let left = if self.copies_a() { (self.batch * self.m * self.k).next_multiple_of(16) } else { 0 };
-        let right = match self.way() {
-            Way::Blocks => threads * self.thread_scratch(threads),
-            Way::Axpys => gemv::parts(self.k).0 * self.m * self.n,
-            Way::Turned => turned::scratch(self, threads),
-            Way::Dots | Way::Outer => 0,
+        let right = match self.strategy() {
+            Strategy::Blocked => threads * self.thread_scratch(threads),
+            Strategy::GemvAxpy => gemv::parts(self.k).0 * self.m * self.n,
+            Strategy::SwapOperands => swapped_gemm::scratch(self, threads),
+            Strategy::GemvDot | Strategy::Ger => 0,
         };
         4 * (left + right)
     }
 
     /// Elements of one thread's packed columns.
     fn panels(&self, threads: usize) -> usize {
-        let columns = self.blocks(threads).0.min(self.n.next_multiple_of(WIDEST));
+        let columns = self.blocks(threads).0.min(self.n.next_multiple_of(MAX_NR));
         self.depth() * columns
     }
 
@@ -168,13 +168,13 @@ impl Product {
     /// overlaps nothing.
     pub(super) unsafe fn run(&self, pool: &Pool, a: *const u8, b: *const u8, c: *mut u8, scratch: *mut u8) {
         // SAFETY: as the caller promises.
-        unsafe { self.run_with(pool, a, b, c, scratch, [None; TAILS]) }
+        unsafe { self.run_with(pool, a, b, c, scratch, [None; MAX_EPILOGUES]) }
     }
 
     /// [`Product::run`], with adapters added on the way if [`Product::takes_tails`].
     ///
     /// # Safety
-    /// As for [`Product::run`]; the tails are valid for its rows and columns.
+    /// As for [`Product::run`]; the epilogues are valid for its rows and columns.
     pub(super) unsafe fn run_with(
         &self,
         pool: &Pool,
@@ -182,7 +182,7 @@ impl Product {
         b: *const u8,
         c: *mut u8,
         scratch: *mut u8,
-        tails: [Option<Tail>; TAILS],
+        epilogues: [Option<Epilogue>; MAX_EPILOGUES],
     ) {
         let mut product = *self;
         let (mut a, mut scratch, mut copied) = (a, scratch.cast::<f32>(), false);
@@ -199,7 +199,11 @@ impl Product {
                         side: self.a,
                         m: self.m,
                         k: self.k,
-                        depth: if self.way() == Way::Blocks { self.depth() } else { self.k.max(1) },
+                        depth: if self.strategy() == Strategy::Blocked {
+                            self.depth()
+                        } else {
+                            self.k.max(1)
+                        },
                     };
                     run(pool, self.batch * self.m.div_ceil(8), self.batch * self.m * self.k, &kernel);
                 });
@@ -210,28 +214,35 @@ impl Product {
                 copied = true;
             }
             let groups = self.n.div_ceil(LANES);
-            match self.way() {
-                Way::Dots => real!(self.b.dtype, |B| {
+            match self.strategy() {
+                Strategy::GemvDot => real!(self.b.dtype, |B| {
                     let (a, b) = (In(a.cast::<f32>()), In(b.cast::<B>()));
-                    return run(pool, groups, self.n * self.k, &Dots { product, a, b, c: Out(c), tails });
+                    return run(
+                        pool,
+                        groups,
+                        self.n * self.k,
+                        &GemvDot { product, a, b, c: Out(c), epilogues },
+                    );
                 }),
-                Way::Axpys => real!(self.b.dtype, |B| {
+                Strategy::GemvAxpy => real!(self.b.dtype, |B| {
                     let (a, b, c) = (In(a.cast::<f32>()), In(b.cast::<B>()), Out(c.cast()));
                     let parts = gemv::parts(self.k).0;
                     let sums = if parts == 1 { c } else { Out(scratch) };
-                    run(pool, parts, self.n * self.k, &Axpys { product, a, b, sums });
+                    run(pool, parts, self.n * self.k, &GemvAxpy { product, a, b, sums });
                     if parts > 1 {
                         let sums = In(sums.0.cast_const());
                         run(pool, groups, parts * self.n, &Parts { product, sums, c });
                     }
                     return;
                 }),
-                Way::Outer => real!(self.a.dtype, |A| real!(self.b.dtype, |B| {
+                Strategy::Ger => real!(self.a.dtype, |A| real!(self.b.dtype, |B| {
                     let (a, b, c) = (In(a.cast::<A>()), In(b.cast::<B>()), Out(c.cast()));
-                    return run(pool, self.m, self.m * self.n, &Outer { product, a, b, c });
+                    return run(pool, self.m, self.m * self.n, &Ger { product, a, b, c });
                 })),
-                Way::Turned => return turned::run(pool, product, In(a), In(b.cast()), Out(c), scratch),
-                Way::Blocks => {}
+                Strategy::SwapOperands => {
+                    return swapped_gemm::run(pool, product, In(a), In(b.cast()), Out(c), scratch);
+                }
+                Strategy::Blocked => {}
             }
             let threads = pool.threads();
             let (columns, rows) = self.blocks(threads);
@@ -253,7 +264,7 @@ struct Rows<T> {
     depth: usize,
 }
 
-impl<T: Real> Kernel for Rows<T> {
+impl<T: FloatElement> Kernel for Rows<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let Self { from, to, side, m, k, depth } = *self;
@@ -328,21 +339,21 @@ struct Blocks {
 
 impl Blocks {
     /// The part of the right matrix that a task packs at `start` of k, where it lies in rows or in columns.
-    fn piece(&self, task: usize, start: usize) -> Ahead {
+    fn piece(&self, task: usize, start: usize) -> Prefetch {
         let Product { m, n, k, b: side, batch: count, .. } = self.product;
         let (across, down) = (n.div_ceil(self.columns), m.div_ceil(self.rows));
         let (batch, column) = (task / (across * down), task % across * self.columns);
         if batch >= count {
-            return Ahead::NONE;
+            return Prefetch::NONE;
         }
         let size = side.dtype.size();
         let (len, width) = (self.product.depth().min(k - start), self.columns.min(n - column));
         let from = batch * side.batch + column * side.columns + start * side.rows;
         let from = self.b.0.wrapping_add(from * size);
         match (side.rows, side.columns) {
-            (1, columns) => Ahead::new(from, width, columns * size, len * size),
-            (rows, 1) => Ahead::new(from, len, rows * size, width * size),
-            _ => Ahead::NONE,
+            (1, columns) => Prefetch::new(from, width, columns * size, len * size),
+            (rows, 1) => Prefetch::new(from, len, rows * size, width * size),
+            _ => Prefetch::NONE,
         }
     }
 }
@@ -374,7 +385,7 @@ impl Tasks for Blocks {
                 let part = Matrix { start: from, rows: right.rows, columns: right.columns };
                 pack::<I::Tile>(right.dtype, part, len, width, packed);
                 // Threads take turns, more or less.
-                let mut ahead = if start + len < k {
+                let mut prefetch = if start + len < k {
                     self.piece(task, start + len)
                 } else {
                     self.piece(task + self.threads, 0)
@@ -387,7 +398,7 @@ impl Tasks for Blocks {
                         let (rows, columns) = (left.rows, left.columns);
                         Matrix { start: a.add((row + first) * rows + start * columns), rows, columns }
                     };
-                    I::Tile::multiply(&Job {
+                    I::Tile::multiply(&MicroGemm {
                         m: count,
                         n: width,
                         k: len,
@@ -397,9 +408,9 @@ impl Tasks for Blocks {
                         ldc: step,
                         alpha,
                         add: start > 0 || (whole && add),
-                        ahead,
+                        prefetch,
                     });
-                    ahead = Ahead::NONE;
+                    prefetch = Prefetch::NONE;
                 }
                 start += depth;
             }
@@ -478,7 +489,7 @@ struct Chunked<K> {
     elements: usize,
 }
 
-impl<T: Real> Kernel for Chunked<Scaled<T>> {
+impl<T: FloatElement> Kernel for Chunked<Scaled<T>> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let (start, end) = (range.start * 1024, self.elements.min(range.end * 1024));

@@ -92,7 +92,7 @@ impl CpuBuffer {
         Ok(Self { memory: Memory::Own(block), bytes, arena: arena.clone() })
     }
 
-    pub(super) fn adopt(tensor: &HostTensor, arena: &Arena) -> Self {
+    pub(super) fn import(tensor: &HostTensor, arena: &Arena) -> Self {
         Self { bytes: tensor.bytes().len(), memory: Memory::Host(tensor.clone()), arena: arena.clone() }
     }
 

@@ -7,6 +7,7 @@ mod attention_grad;
 mod compile;
 mod cross_entropy;
 mod dropout;
+mod element;
 mod elementwise;
 mod embedding;
 mod gemv;
@@ -18,25 +19,24 @@ mod lora;
 mod math;
 mod matmul;
 mod memory;
-mod number;
+mod microkernel;
 mod op;
-mod parts;
 mod peak;
 mod pool;
 mod quant_matmul;
 mod reduce;
 mod rms_norm;
 mod rope;
+mod row_blocks;
 mod sample;
 mod silu_mul;
 mod softmax;
-mod tile;
+mod strided;
+mod swapped_gemm;
 mod top_k;
-mod turned;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod vector_x86;
-mod walk;
 
 use std::sync::Arc;
 
@@ -83,8 +83,8 @@ impl Backend for Cpu {
         Ok(Arc::new(CpuBuffer::new(bytes, &self.arena)?))
     }
 
-    fn adopt(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
-        Ok(Arc::new(CpuBuffer::adopt(tensor, &self.arena)))
+    fn import(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
+        Ok(Arc::new(CpuBuffer::import(tensor, &self.arena)))
     }
 
     fn peak(&self) -> Option<Peak> {

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use super::number::Number;
+use super::element::SimdElement;
 use super::pool::Pool;
 use crate::Result;
 use crate::backend::lowering::{self, StepContext};
@@ -111,7 +111,7 @@ pub(super) unsafe fn vector_f32(vector: &Tensor, cx: &Run<'_>, scratch: *mut f32
 /// The context in which an operation is compiled.
 pub(super) struct OpContext<'a> {
     pub(super) base: StepContext<'a, Address>,
-    /// Number of threads that run the call.
+    /// SimdElement of threads that run the call.
     pub(super) threads: usize,
 }
 

@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, run};
-use super::number::Real;
 use super::op::{Call, OpContext, real};
 use super::vector::Isa;
 use crate::Result;
@@ -27,7 +27,7 @@ struct Product<T> {
     op: QuantMatMul,
 }
 
-impl<T: Real> Product<T> {
+impl<T: FloatElement> Product<T> {
     /// Decodes block `block` of row `row` of W.
     ///
     /// # Safety
@@ -44,7 +44,7 @@ impl<T: Real> Product<T> {
 
 struct Forward<T>(Product<T>);
 
-impl<T: Real> Kernel for Forward<T> {
+impl<T: FloatElement> Kernel for Forward<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let Product { x, y, m, x_stride, ref op, .. } = self.0;
@@ -79,7 +79,7 @@ impl<T: Real> Kernel for Forward<T> {
 
 struct Gradient<T>(Product<T>);
 
-impl<T: Real> Kernel for Gradient<T> {
+impl<T: FloatElement> Kernel for Gradient<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let Product { x: dy, y: dx, m, x_stride, ref op, .. } = self.0;

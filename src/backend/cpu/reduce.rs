@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
-use super::number::Real;
 use super::op::{Call, OpContext, real};
 use super::vector::{Isa, LANES, V};
 use crate::Result;
@@ -34,7 +34,7 @@ struct Rows<T> {
     function: ReduceFn,
 }
 
-impl<T: Real> Kernel for Rows<T> {
+impl<T: FloatElement> Kernel for Rows<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let fill = neutral(self.function);
@@ -67,7 +67,7 @@ struct Columns<T> {
     function: ReduceFn,
 }
 
-impl<T: Real> Kernel for Columns<T> {
+impl<T: FloatElement> Kernel for Columns<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let groups = self.inner.div_ceil(LANES);

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
-use super::number::Real;
 use super::op::{Call, OpContext, real, vector_f32, vector_scratch};
-use super::parts::Parts;
+use super::row_blocks::RowBlocks;
 use super::vector::{Isa, V};
 use crate::Result;
 use crate::graph::Operand;
@@ -28,7 +28,7 @@ struct Normed<T> {
 /// # Safety
 /// The rows are valid for `len` reads from `i` on.
 #[inline(always)]
-unsafe fn added<I: Isa, T: Real>(x: *const T, r: Option<*const T>, i: usize, len: usize) -> V<I> {
+unsafe fn added<I: Isa, T: FloatElement>(x: *const T, r: Option<*const T>, i: usize, len: usize) -> V<I> {
     // SAFETY: as the caller promises.
     unsafe {
         let x = V::load(x.add(i), len, 0.0);
@@ -39,7 +39,7 @@ unsafe fn added<I: Isa, T: Real>(x: *const T, r: Option<*const T>, i: usize, len
     }
 }
 
-impl<T: Real> Kernel for Normed<T> {
+impl<T: FloatElement> Kernel for Normed<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let n = self.n;
@@ -105,7 +105,7 @@ pub(super) fn compile(op: &RmsNorm, context: &OpContext<'_>) -> Result<Call> {
     }))
 }
 
-/// The gradient of rows, an item a [`Parts`] of them: with the row in the first-level cache, `ds` and what the row
+/// The gradient of rows, an item a [`RowBlocks`] of them: with the row in the first-level cache, `ds` and what the row
 /// adds to `dw`.
 struct Gradient<T> {
     dy: In<T>,
@@ -117,12 +117,12 @@ struct Gradient<T> {
     ds: Option<Out<T>>,
     /// `[parts, n]`
     dw: Option<Out<f32>>,
-    parts: Parts,
+    parts: RowBlocks,
     n: usize,
     eps: f32,
 }
 
-impl<T: Real> Kernel for Gradient<T> {
+impl<T: FloatElement> Kernel for Gradient<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let n = self.n;
@@ -167,7 +167,7 @@ impl<T: Real> Kernel for Gradient<T> {
 
 pub(super) fn grad_scratch(inputs: &[Operand]) -> usize {
     let s = &inputs[1].layout.shape;
-    vector_scratch(&inputs[2]) + 4 * Parts::of(s.rows()).count * s.last()
+    vector_scratch(&inputs[2]) + 4 * RowBlocks::of(s.rows()).count * s.last()
 }
 
 pub(super) fn compile_grad(op: &RmsNormGrad, context: &OpContext<'_>) -> Result<Call> {
@@ -179,7 +179,7 @@ pub(super) fn compile_grad(op: &RmsNormGrad, context: &OpContext<'_>) -> Result<
     }
     let (ds, dw) = (context.output(0), context.output(1));
     let (rows, n, eps, scratch) = (s.rows(), s.last(), op.eps.0, context.scratch);
-    let (parts, weight_bytes) = (Parts::of(rows), vector_scratch(&context.step.inputs[2]));
+    let (parts, weight_bytes) = (RowBlocks::of(rows), vector_scratch(&context.step.inputs[2]));
     Ok(Box::new(move |cx| {
         // SAFETY: the planner gave the tensors their places, and the scratch its size.
         unsafe {

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
-use super::number::Real;
 use super::op::{Call, OpContext, real};
 use super::vector::{Isa, V};
 use crate::Result;
@@ -23,7 +23,7 @@ struct Rotated<T> {
     sign: f32,
 }
 
-impl<T: Real> Kernel for Rotated<T> {
+impl<T: FloatElement> Kernel for Rotated<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let half = self.half;

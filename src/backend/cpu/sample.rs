@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, run};
-use super::number::Real;
 use super::op::{Call, OpContext, real};
 use super::vector::Isa;
 use crate::Result;
@@ -46,7 +46,7 @@ fn last_kept(wanted: f32, sum: impl Fn(u32) -> f32) -> u32 {
     least
 }
 
-impl<T: Real> Kernel for Rows<T> {
+impl<T: FloatElement> Kernel for Rows<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for row in range {
@@ -59,7 +59,7 @@ impl<T: Real> Kernel for Rows<T> {
     }
 }
 
-impl<T: Real> Rows<T> {
+impl<T: FloatElement> Rows<T> {
     fn draw(&self, row: usize, logit: &impl Fn(usize) -> f32) -> u32 {
         let max = (0..self.n).map(logit).filter(|x| !x.is_nan()).fold(f32::NEG_INFINITY, f32::max);
         if max == f32::NEG_INFINITY {

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
 use super::math::sigmoid;
-use super::number::Real;
 use super::op::{Call, OpContext, real};
 use super::vector::{Isa, V};
 use crate::Result;
@@ -16,7 +16,7 @@ struct Gated<T> {
     n: usize,
 }
 
-impl<T: Real> Kernel for Gated<T> {
+impl<T: FloatElement> Kernel for Gated<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for row in range {
@@ -62,7 +62,7 @@ struct Gradient<T> {
     n: usize,
 }
 
-impl<T: Real> Kernel for Gradient<T> {
+impl<T: FloatElement> Kernel for Gradient<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let n = self.n;

@@ -5,9 +5,9 @@
 
 use std::ops::Range;
 
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, chunks, run};
 use super::math::{exp, exp_nonpositive, log};
-use super::number::Real;
 use super::op::{Call, OpContext, real};
 use super::pool::Pool;
 use super::vector::{Isa, LANES, V};
@@ -20,7 +20,7 @@ use crate::tensor::DType;
 /// # Safety
 /// Row r of x is `n` elements from `x + r·x_stride`, of y likewise; rows of y do not overlap. y is x, with the
 /// same stride, or lies apart.
-pub(crate) unsafe fn softmax<T: Real>(
+pub(crate) unsafe fn softmax<T: FloatElement>(
     pool: &Pool,
     x: *const T,
     x_stride: usize,
@@ -48,7 +48,7 @@ pub(crate) unsafe fn softmax<T: Real>(
 ///
 /// # Safety
 /// The pointers are valid for `rows` rows of `n` elements; dx is dy, or y, or lies apart.
-pub(crate) unsafe fn softmax_grad<T: Real>(
+pub(crate) unsafe fn softmax_grad<T: FloatElement>(
     pool: &Pool,
     dy: *const T,
     y: *const T,
@@ -67,7 +67,7 @@ pub(crate) unsafe fn softmax_grad<T: Real>(
 ///
 /// # Safety
 /// The pointers are valid for all elements; y is x or lies apart.
-pub(crate) unsafe fn softmax_axis<T: Real>(
+pub(crate) unsafe fn softmax_axis<T: FloatElement>(
     pool: &Pool,
     x: *const T,
     y: *mut T,
@@ -85,7 +85,7 @@ pub(crate) unsafe fn softmax_axis<T: Real>(
 ///
 /// # Safety
 /// The pointers are valid for all elements; dx is dy, or y, or lies apart.
-pub(crate) unsafe fn softmax_axis_grad<T: Real>(
+pub(crate) unsafe fn softmax_axis_grad<T: FloatElement>(
     pool: &Pool,
     dy: *const T,
     y: *const T,
@@ -105,7 +105,7 @@ pub(crate) unsafe fn softmax_axis_grad<T: Real>(
 /// # Safety
 /// `x` is valid for `n` reads.
 #[inline(always)]
-unsafe fn row_max<I: Isa, T: Real>(x: *const T, n: usize) -> V<I> {
+unsafe fn row_max<I: Isa, T: FloatElement>(x: *const T, n: usize) -> V<I> {
     let mut max = V::<I>::splat(f32::NEG_INFINITY);
     chunks!(n, |i, len| {
         // SAFETY: i + len <= n.
@@ -123,7 +123,7 @@ struct RowSoftmax<T> {
     n: usize,
 }
 
-impl<T: Real> Kernel for RowSoftmax<T> {
+impl<T: FloatElement> Kernel for RowSoftmax<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let Self { x, x_stride, y, y_stride, n } = *self;
@@ -165,7 +165,7 @@ struct RowLogSoftmax<T> {
     n: usize,
 }
 
-impl<T: Real> Kernel for RowLogSoftmax<T> {
+impl<T: FloatElement> Kernel for RowLogSoftmax<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let Self { x, x_stride, y, y_stride, n } = *self;
@@ -197,7 +197,7 @@ struct RowGrad<T> {
     log: bool,
 }
 
-impl<T: Real> Kernel for RowGrad<T> {
+impl<T: FloatElement> Kernel for RowGrad<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let Self { dy, y, strides, dx, n, log } = *self;
@@ -238,7 +238,7 @@ struct AxisSoftmax<T> {
     log: bool,
 }
 
-impl<T: Real> Kernel for AxisSoftmax<T> {
+impl<T: FloatElement> Kernel for AxisSoftmax<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let Self { x, y, axis, inner, log: is_log } = *self;
@@ -283,7 +283,7 @@ struct AxisGrad<T> {
     log: bool,
 }
 
-impl<T: Real> Kernel for AxisGrad<T> {
+impl<T: FloatElement> Kernel for AxisGrad<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         let Self { dy, y, dx, axis, inner, log } = *self;

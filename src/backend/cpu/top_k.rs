@@ -5,8 +5,8 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
+use super::element::FloatElement;
 use super::kernel::{In, Kernel, Out, run};
-use super::number::Real;
 use super::op::{Call, OpContext, real};
 use super::vector::Isa;
 use crate::Result;
@@ -33,7 +33,7 @@ struct Greatest<T> {
     k: usize,
 }
 
-impl<T: Real> Kernel for Greatest<T> {
+impl<T: FloatElement> Kernel for Greatest<T> {
     #[inline(always)]
     unsafe fn items<I: Isa>(&self, range: Range<usize>) {
         for row in range {

@@ -5,7 +5,7 @@
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-use super::number::Number;
+use super::element::SimdElement;
 
 /// How many numbers a [`V`] holds: four AVX registers, two of AVX-512, eight of NEON.
 pub(crate) const LANES: usize = 32;
@@ -24,7 +24,7 @@ pub(crate) unsafe trait Isa: Copy {
     /// A truth value for each lane.
     type Mask: Copy;
     /// Registers for dense products.
-    type Tile: super::tile::Tile;
+    type Tile: super::microkernel::Tile;
 
     fn splat(x: f32) -> Self::Float;
     fn splat_int(x: u32) -> Self::Int;
@@ -144,7 +144,7 @@ impl<I: Isa> V<I> {
     /// # Safety
     /// `p` is valid for `len <= LANES` reads.
     #[inline(always)]
-    pub(crate) unsafe fn load<T: Number>(p: *const T, len: usize, fill: f32) -> Self {
+    pub(crate) unsafe fn load<T: SimdElement>(p: *const T, len: usize, fill: f32) -> Self {
         if len == LANES {
             // SAFETY: as the caller promises.
             return Self(unsafe { T::load::<I>(p) });
@@ -158,7 +158,7 @@ impl<I: Isa> V<I> {
     /// # Safety
     /// `p` is valid for these reads.
     #[inline(always)]
-    pub(crate) unsafe fn gather<T: Number>(p: *const T, stride: usize, len: usize, fill: f32) -> Self {
+    pub(crate) unsafe fn gather<T: SimdElement>(p: *const T, stride: usize, len: usize, fill: f32) -> Self {
         let mut lanes = [fill; LANES];
         // SAFETY: as the caller promises.
         unsafe { gather(p, stride, len, &mut lanes) };
@@ -170,7 +170,7 @@ impl<I: Isa> V<I> {
     /// # Safety
     /// `p` is valid for `len <= LANES` writes.
     #[inline(always)]
-    pub(crate) unsafe fn store<T: Number>(self, p: *mut T, len: usize) {
+    pub(crate) unsafe fn store<T: SimdElement>(self, p: *mut T, len: usize) {
         if len == LANES {
             // SAFETY: as the caller promises.
             return unsafe { T::store::<I>(p, self.0) };
@@ -287,7 +287,12 @@ unsafe fn fold<I: Isa>(a: I::Float, f: impl Fn(f32, f32) -> f32) -> f32 {
 /// # Safety
 /// `p` is valid for these reads.
 #[inline(never)]
-pub(super) unsafe fn gather<T: Number>(p: *const T, stride: usize, len: usize, lanes: &mut [f32; LANES]) {
+pub(super) unsafe fn gather<T: SimdElement>(
+    p: *const T,
+    stride: usize,
+    len: usize,
+    lanes: &mut [f32; LANES],
+) {
     for (l, lane) in lanes.iter_mut().enumerate().take(len) {
         // SAFETY: l < len.
         *lane = unsafe { p.add(l * stride).read() }.get();
@@ -299,7 +304,7 @@ pub(super) unsafe fn gather<T: Number>(p: *const T, stride: usize, len: usize, l
 /// # Safety
 /// `p` is valid for `len` writes.
 #[inline(never)]
-pub(super) unsafe fn scatter<T: Number>(p: *mut T, lanes: &[f32; LANES], len: usize) {
+pub(super) unsafe fn scatter<T: SimdElement>(p: *mut T, lanes: &[f32; LANES], len: usize) {
     for (l, &lane) in lanes.iter().enumerate().take(len) {
         // SAFETY: l < len.
         unsafe { p.add(l).write(T::of(lane)) };
@@ -330,7 +335,7 @@ unsafe impl<const FUSED: bool> Isa for Portable<FUSED> {
     type Float = [f32; LANES];
     type Int = [u32; LANES];
     type Mask = [bool; LANES];
-    type Tile = super::tile::PortableTile<FUSED>;
+    type Tile = super::microkernel::PortableTile<FUSED>;
 
     #[cfg_attr(target_arch = "x86_64", inline(never))]
     #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
@@ -358,25 +363,25 @@ unsafe impl<const FUSED: bool> Isa for Portable<FUSED> {
     #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     unsafe fn load_f16(p: *const half::f16) -> Self::Float {
         // SAFETY: as the trait demands.
-        unsafe { p.cast::<[half::f16; LANES]>().read_unaligned() }.map(Number::get)
+        unsafe { p.cast::<[half::f16; LANES]>().read_unaligned() }.map(SimdElement::get)
     }
     #[cfg_attr(target_arch = "x86_64", inline(never))]
     #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     unsafe fn store_f16(p: *mut half::f16, a: Self::Float) {
         // SAFETY: as the trait demands.
-        unsafe { p.cast::<[half::f16; LANES]>().write_unaligned(a.map(Number::of)) }
+        unsafe { p.cast::<[half::f16; LANES]>().write_unaligned(a.map(SimdElement::of)) }
     }
     #[cfg_attr(target_arch = "x86_64", inline(never))]
     #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     unsafe fn load_bf16(p: *const half::bf16) -> Self::Float {
         // SAFETY: as the trait demands.
-        unsafe { p.cast::<[half::bf16; LANES]>().read_unaligned() }.map(Number::get)
+        unsafe { p.cast::<[half::bf16; LANES]>().read_unaligned() }.map(SimdElement::get)
     }
     #[cfg_attr(target_arch = "x86_64", inline(never))]
     #[cfg_attr(not(target_arch = "x86_64"), inline(always))]
     unsafe fn store_bf16(p: *mut half::bf16, a: Self::Float) {
         // SAFETY: as the trait demands.
-        unsafe { p.cast::<[half::bf16; LANES]>().write_unaligned(a.map(Number::of)) }
+        unsafe { p.cast::<[half::bf16; LANES]>().write_unaligned(a.map(SimdElement::of)) }
     }
     #[cfg_attr(target_arch = "x86_64", inline(never))]
     #[cfg_attr(not(target_arch = "x86_64"), inline(always))]

@@ -77,7 +77,7 @@ unsafe impl Isa for Avx2 {
     type Float = [__m256; 4];
     type Int = [__m256i; 4];
     type Mask = [__m256; 4];
-    type Tile = super::tile::Avx2Tile;
+    type Tile = super::microkernel::Avx2Tile;
 
     #[inline(always)]
     fn splat(x: f32) -> Self::Float {
@@ -271,7 +271,7 @@ unsafe impl Isa for Avx512 {
     type Float = [__m512; 2];
     type Int = [__m512i; 2];
     type Mask = [__mmask16; 2];
-    type Tile = super::tile::Avx512Tile;
+    type Tile = super::microkernel::Avx512Tile;
 
     #[inline(always)]
     fn splat(x: f32) -> Self::Float {

@@ -48,11 +48,6 @@ impl Address {
             Self::Arena(offset) | Self::Allocated(_, offset) | Self::External(_, offset) => offset,
         }
     }
-
-    /// Returns true if both addresses are in one buffer.
-    pub(in crate::backend) fn same_buffer(self, other: Self) -> bool {
-        self.start() == other.start()
-    }
 }
 
 /// A range of bytes in one buffer.

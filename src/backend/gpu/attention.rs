@@ -13,13 +13,13 @@ use crate::tensor::Layout;
 
 pub(super) const SOURCE: Source = Source::new("attention", include_str!("kernels/attention.metal"));
 
-/// The largest head that a SIMD group holds.
-pub(super) const MOST_ELEMENTS: usize = 256;
-/// Up to so many queries each gets a threadgroup of its own.
-const FEW: usize = 8;
-/// The keys of a few queries are split into parts of at least so many, which run side by side.
-const PART: usize = 1024;
-const MOST_PARTS: usize = 32;
+/// Maximum size of a head that a SIMD group holds.
+pub(super) const MAX_HEAD_SIZE: usize = 256;
+/// Up to this many queries get one threadgroup each.
+const MAX_FEW_QUERIES: usize = 8;
+/// Minimum number of keys of a part. The keys of a few queries are split into parts that run concurrently.
+const MIN_PART_KEYS: usize = 1024;
+const MAX_PARTS: usize = 32;
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
@@ -43,12 +43,12 @@ struct Sizes {
     first_block: u32,
 }
 
-/// Strides of `[batch, token, head]`.
+/// Returns the strides of `[batch, token, head]`.
 pub(super) fn strides(layout: &Layout) -> [u32; 3] {
     [0, 1, 2].map(|axis| as_u32(layout.strides[axis]))
 }
 
-/// Ranges of blocks, first and count, over which an attention step is spread so that no launch takes too long.
+/// Returns the ranges of blocks (first and count) of an attention step's dispatches, so that none of them takes too long.
 pub(super) fn block_ranges(
     cx: &OpContext<'_, '_>,
     blocks: usize,
@@ -57,12 +57,12 @@ pub(super) fn block_ranges(
     (0..blocks).step_by(share).map(move |first| (as_u32(first), share.min(blocks - first)))
 }
 
-/// Into how many parts the keys of each query are split.
+/// Returns the number of parts into which the keys of each query are split.
 fn parts(queries: usize, keys: usize) -> usize {
-    if queries <= FEW { (keys / PART).clamp(1, MOST_PARTS) } else { 1 }
+    if queries <= MAX_FEW_QUERIES { (keys / MIN_PART_KEYS).clamp(1, MAX_PARTS) } else { 1 }
 }
 
-/// Bytes for the results of parts, or for the scores of a head.
+/// Bytes of scratch for the results of parts, or for the scores of a head.
 pub(super) fn scratch(driver: &dyn Driver, op: &Attention, inputs: &[Operand]) -> usize {
     if chain::chosen(driver, op, inputs[0].dtype, &inputs[0].layout, &inputs[1].layout) {
         return 2 * chain::matrix_bytes(inputs[0].dtype, &inputs[0].layout, &inputs[1].layout);
@@ -81,9 +81,9 @@ pub(super) fn lower(op: &Attention, cx: &mut OpContext<'_, '_>) -> Result<()> {
     let [q, k, v] = [&inputs[0], &inputs[1], &inputs[2]];
     let shape = q.layout.shape.dims();
     let (batch, t, heads, d) = (shape[0], shape[1], shape[2], shape[3]);
-    if d > MOST_ELEMENTS {
+    if d > MAX_HEAD_SIZE {
         return Err(
-            cx.unsupported(q.dtype, &format!("heads of more than {MOST_ELEMENTS} elements need the cpu"))
+            cx.unsupported(q.dtype, &format!("heads of more than {MAX_HEAD_SIZE} elements need the cpu"))
         );
     }
     let Some(out) = out else { return Ok(()) };
@@ -114,7 +114,7 @@ pub(super) fn lower(op: &Attention, cx: &mut OpContext<'_, '_>) -> Result<()> {
     };
     let pos = op.cached.then(|| &inputs[3]);
     let starts = op.segmented.then(|| &inputs[inputs.len() - 1]);
-    let form = if t <= FEW { "few" } else { "rows" };
+    let form = if t <= MAX_FEW_QUERIES { "few" } else { "rows" };
     let mut launch = cx.kernel(SOURCE, &format!("attention_{form}_{}_{}", q.type_name(), k.type_name()))?;
     launch = launch.read(q).read(k).read(v);
     for optional in [pos, starts] {
@@ -123,7 +123,7 @@ pub(super) fn lower(op: &Attention, cx: &mut OpContext<'_, '_>) -> Result<()> {
             None => launch.unused(q.first()),
         };
     }
-    if t > FEW {
+    if t > MAX_FEW_QUERIES {
         let launch = launch.write(&out).write_or(lse.as_ref(), q.first());
         for (first_block, blocks) in block_ranges(cx, t.div_ceil(8)) {
             let launch = launch.clone().constants(&Sizes { first_block, ..sizes });
@@ -153,31 +153,32 @@ pub(super) fn lower(op: &Attention, cx: &mut OpContext<'_, '_>) -> Result<()> {
 /// Attention as a chain of calls of the vendor's library.
 mod chain {
     use super::super::library::Matrix;
-    use super::{Attention, Driver, FEW, Layout, OpContext, SOURCE, Tensor, as_u32, strides};
+    use super::{Attention, Driver, Layout, MAX_FEW_QUERIES, OpContext, SOURCE, Tensor, as_u32, strides};
     use crate::Result;
     use crate::backend::mps;
     use crate::backend::select::Implementation;
     use crate::tensor::DType;
 
-    /// Where buffers of the framework begin.
+    /// Alignment of the matrices of the library, in bytes.
     const ALIGNMENT: usize = 256;
 
     /// Returns true if the chain is estimated to be faster. It supports no mask but a causal one.
     pub(super) fn chosen(driver: &dyn Driver, op: &Attention, dtype: DType, q: &Layout, k: &Layout) -> bool {
         let (q, s) = (q.shape.dims(), k.shape[1]);
-        if op.cached || op.segmented || op.window.is_some() || q[1] <= FEW || dtype == DType::BF16 {
+        if op.cached || op.segmented || op.window.is_some() || q[1] <= MAX_FEW_QUERIES || dtype == DType::BF16
+        {
             return false;
         }
         let choice = driver.choices().attention(q[0] * q[2], [q[1], s, q[3]], dtype, driver.chip());
         choice == Implementation::Mps
     }
 
-    /// Bytes of a head's scores.
+    /// Returns the bytes of a head's scores.
     pub(super) fn matrix_bytes(dtype: DType, q: &Layout, k: &Layout) -> usize {
         (q.shape[1] * k.shape[1] * dtype.size()).next_multiple_of(ALIGNMENT)
     }
 
-    /// The matrix of one head.
+    /// Returns the matrix of one head.
     fn head(tensor: &Tensor, batch: usize, head: usize) -> Matrix {
         let [by_batch, by_token, by_head] = strides(&tensor.layout).map(|stride| stride as usize);
         let elements = batch * by_batch + head * by_head;
@@ -186,7 +187,7 @@ mod chain {
         Matrix::single(address, tensor.dtype, size, by_token)
     }
 
-    /// Adds the calls of all heads. False, and nothing is added, if they are refused.
+    /// Adds the calls of all heads. Returns false, and adds nothing, if the driver rejects one.
     pub(super) fn lower(
         op: &Attention,
         [q, k, v, out]: [&Tensor; 4],

@@ -2,7 +2,7 @@
 
 use bytemuck::NoUninit;
 
-use super::attention::{MOST_ELEMENTS, block_ranges, strides};
+use super::attention::{MAX_HEAD_SIZE, block_ranges, strides};
 use super::kernel::Source;
 use super::op::{OpContext, Tensor, as_u32};
 use crate::Result;
@@ -35,7 +35,7 @@ struct Sizes {
     first_block: u32,
 }
 
-/// Bytes for delta.
+/// Bytes of scratch for delta.
 pub(super) fn scratch(inputs: &[Operand]) -> usize {
     let q = &inputs[0].layout.shape;
     4 * q[0] * q[1] * q[2]
@@ -51,9 +51,9 @@ pub(super) fn lower(op: &AttentionGrad, cx: &mut OpContext<'_, '_>) -> Result<()
     cx.expect(lse, DType::F32)?;
     let shape = q.layout.shape.dims();
     let (batch, t, heads, d) = (shape[0], shape[1], shape[2], shape[3]);
-    if d > MOST_ELEMENTS {
+    if d > MAX_HEAD_SIZE {
         return Err(
-            cx.unsupported(q.dtype, &format!("heads of more than {MOST_ELEMENTS} elements need the cpu"))
+            cx.unsupported(q.dtype, &format!("heads of more than {MAX_HEAD_SIZE} elements need the cpu"))
         );
     }
     let (s, kv_heads) = (k.layout.shape[1], k.layout.shape[2]);

@@ -1,6 +1,6 @@
 //! Cross-entropy, with the output head's product or without. See [`crate::ops::CrossEntropy`].
 //!
-//! With the head, logits exist for some rows at a time: product, loss and gradient in place, product back.
+//! With the head, logits exist for some rows at a time: a product, loss and gradient in place, and the product back.
 
 use bytemuck::NoUninit;
 
@@ -15,9 +15,9 @@ use crate::tensor::{DType, Layout, Shape};
 
 pub(super) const SOURCE: Source = Source::new("cross_entropy", include_str!("kernels/cross_entropy.metal"));
 
-/// The most bytes of logits at a time, if that is more than [`LEAST_ROWS`].
+/// Maximum bytes of logits at a time, unless [`MIN_LOGIT_ROWS`] need more.
 const LOGITS: usize = 24 << 20;
-const LEAST_ROWS: usize = 24;
+const MIN_LOGIT_ROWS: usize = 24;
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit)]
@@ -28,26 +28,26 @@ struct Sizes {
 }
 
 fn chunk_rows(m: usize, classes: usize) -> usize {
-    (LOGITS / (4 * classes.max(1))).max(LEAST_ROWS).min(m)
+    (LOGITS / (4 * classes.max(1))).max(MIN_LOGIT_ROWS).min(m)
 }
 
 fn losses_bytes(m: usize) -> usize {
     (4 * m).next_multiple_of(256)
 }
 
-/// Bytes for losses that nothing reads, and for logits.
+/// Bytes of scratch for losses that nothing reads, and for logits.
 pub(super) fn scratch(op: &CrossEntropy, inputs: &[Operand]) -> usize {
     let m = inputs[0].layout.shape[0];
     let classes = if op.head { inputs[1].layout.shape[0] } else { 0 };
     losses_bytes(m) + 4 * chunk_rows(m, classes) * classes
 }
 
-/// f32 working memory as a matrix.
+/// Returns scratch memory as an f32 matrix.
 fn matrix(address: Address, rows: usize, columns: usize) -> Tensor {
     Tensor { address, dtype: DType::F32, layout: Layout::contiguous(&Shape::from([rows, columns])) }
 }
 
-/// Rows of a tensor.
+/// Returns rows of a tensor.
 fn rows_of(tensor: &Tensor, start: usize, len: usize) -> Tensor {
     Tensor { layout: tensor.layout.sliced(0, start, len), ..tensor.clone() }
 }
@@ -92,7 +92,7 @@ pub(super) fn lower(op: &CrossEntropy, cx: &mut OpContext<'_, '_>) -> Result<()>
     Ok(())
 }
 
-/// Adds the dispatch for rows of logits: targets, weights and losses of theirs, and where the gradient goes.
+/// Adds the dispatch for rows of logits, with their targets, weights and losses, and the destination of the gradient.
 fn rows_launch(
     logits: &Tensor,
     parts: &[Tensor; 3],

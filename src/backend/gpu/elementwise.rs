@@ -29,7 +29,8 @@ struct FillSizes {
     value: f32,
 }
 
-/// The function's number in the kernel: its place in `ALL`, derivatives from 100 on, functions of two from 200 on.
+/// Returns the function's number in the kernel: its position in `ALL`, plus 100 for derivatives and 200 for functions of two
+/// numbers.
 fn number(op: &Op) -> (u32, f32, f32) {
     let place = |found: Option<usize>| as_u32(found.expect("ALL has every function"));
     let unary = |f: UnaryFn| place(UnaryFn::ALL.iter().position(|&other| other == f));
@@ -49,7 +50,7 @@ fn fill(value: f32, y: &Tensor, cx: &mut OpContext<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-/// Adds the dispatch of an element-by-element function.
+/// Adds the dispatch of an elementwise function.
 pub(super) fn lower(cx: &mut OpContext<'_, '_>) -> Result<()> {
     let Some(y) = cx.output(0) else { return Ok(()) };
     if let Op::Fill(op) = &cx.step.op {

@@ -1,4 +1,4 @@
-//! Picking rows of a table. See [`crate::ops::Embedding`].
+//! Selection of rows of a table. See [`crate::ops::Embedding`].
 
 use bytemuck::NoUninit;
 

@@ -7,7 +7,7 @@ use super::lora_slots::{SLOTS, groups};
 use super::op::OpContext;
 use crate::Result;
 use crate::backend::select::Preference;
-use crate::graph::Step;
+use crate::graph::{Operand, Step};
 use crate::ops::{Epilogue, EpilogueKind, Op, total_rank};
 use crate::tensor::{DType, TensorSpec};
 
@@ -38,10 +38,14 @@ fn operands(op: &Epilogue) -> (usize, usize) {
     }
 }
 
-/// Returns true if the kernel reads the operands of a step in their layouts.
-pub(super) fn has_kernel(op: &Epilogue, step: &Step) -> bool {
+/// Returns true if the kernel computes a step and reads the operands in their layouts.
+pub(super) fn has_kernel(driver: &dyn Driver, op: &Epilogue, step: &Step) -> bool {
     let (x, w) = operands(op);
-    let (_, addends) = op.split(&step.inputs);
+    let (of_product, addends) = op.split(&step.inputs);
+    let specs: Vec<TensorSpec> = of_product.iter().map(Operand::spec).collect();
+    if !supports(driver, &op.product, &specs) {
+        return false;
+    }
     step.inputs[x].layout.row_stride().is_some()
         && step.inputs[w].layout.row_stride().is_some()
         && addends.iter().all(|addend| addend.layout.is_row_contiguous())

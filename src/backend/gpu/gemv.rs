@@ -11,10 +11,10 @@ use crate::Result;
 pub(super) const SOURCE: Source =
     Source::new("gemv", concat!(include_str!("kernels/products.metal"), include_str!("kernels/gemv.metal")));
 
-/// Sums that a launch takes: a bias each of q, k and v.
-const SUMS: usize = 3;
-/// From so many rows on the tiles of a matrix product are better filled.
-const MOST_ROWS: usize = 8;
+/// Maximum number of sums of a dispatch: a bias each of q, k and v.
+const MAX_SUMS: usize = 3;
+/// Maximum number of rows; with more rows, the tiles of a matrix product are better filled.
+const MAX_ROWS: usize = 8;
 
 #[repr(C)]
 #[derive(Clone, Copy, NoUninit, Zeroable)]
@@ -36,13 +36,13 @@ struct Sizes {
     first: [u32; SLOTS],
     scale: [f32; SLOTS],
     sums: u32,
-    sum_start: [u32; SUMS],
-    sum_len: [u32; SUMS],
-    addend_stride: [u32; SUMS],
-    sum_stride: [u32; SUMS],
+    sum_start: [u32; MAX_SUMS],
+    sum_len: [u32; MAX_SUMS],
+    addend_stride: [u32; MAX_SUMS],
+    sum_stride: [u32; MAX_SUMS],
 }
 
-/// The low-rank part.
+/// The adapters of a product.
 pub(super) struct Adapters<'a> {
     pub(super) group: &'a SlotGroup<'a>,
     /// x·Aᵀ of all slots, `[m, total]`.
@@ -63,18 +63,18 @@ struct TransposedSizes {
     y_stride: u32,
 }
 
-/// Rows that a threadgroup does: there are kernels for these numbers.
+/// Returns the number of rows that a threadgroup processes, one of those that kernels exist for.
 fn rows(m: usize) -> usize {
     match m {
         1 => 1,
         2..=4 => 4,
-        _ => MOST_ROWS,
+        _ => MAX_ROWS,
     }
 }
 
 /// Returns true if this kernel computes products of so many rows.
 pub(super) fn takes_rows(m: usize) -> bool {
-    m <= MOST_ROWS
+    m <= MAX_ROWS
 }
 
 /// Returns true if this kernel computes the product of x `[m, k]` and W, stored either way.
@@ -97,7 +97,7 @@ pub(super) enum Results {
     None,
     /// Destination of silu(gate)·up of the two halves of y.
     Gate(Tensor),
-    /// Sums of columns of y, at most [`SUMS`].
+    /// Sums of columns of y, at most [`MAX_SUMS`].
     Sums(Vec<Sum>),
 }
 
@@ -157,13 +157,13 @@ pub(super) fn push(
         sizes.addend_stride[i] = as_u32(sum.addend.layout.strides[0]);
         sizes.sum_stride[i] = as_u32(sum.to.row_stride());
     }
-    for i in 0..SUMS {
+    for i in 0..MAX_SUMS {
         launch = match sums.get(i) {
             Some(sum) => launch.read(&sum.addend),
             None => launch.unused(x.first()),
         };
     }
-    for i in 0..SUMS {
+    for i in 0..MAX_SUMS {
         launch = launch.write_or(sums.get(i).map(|sum| &sum.to), x.first());
     }
     cx.push(launch.constants(&sizes), [n.div_ceil(16), m.div_ceil(rows), 1], [128, 1, 1]);

@@ -1,4 +1,4 @@
-//! Writing new keys or values into their cache. See [`crate::ops::KvWrite`].
+//! Writes new keys or values to their cache. See [`crate::ops::KvWrite`].
 
 use bytemuck::NoUninit;
 

@@ -55,7 +55,7 @@ pub(super) fn lower(op: &LayerNorm, cx: &mut OpContext<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-/// Bytes for mean and scale of every row.
+/// Bytes of scratch for mean and scale of every row.
 pub(super) fn grad_scratch(inputs: &[Operand]) -> usize {
     8 * inputs[1].layout.shape.rows()
 }

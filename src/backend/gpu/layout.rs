@@ -1,4 +1,4 @@
-//! Copies between strides and dtypes, and what is made of them. See [`crate::ops::Copy`].
+//! Copies between strides and dtypes, and operations that consist of copies. See [`crate::ops::Copy`].
 
 use bytemuck::NoUninit;
 
@@ -40,14 +40,14 @@ fn copy(from: &Tensor, to: &Tensor, cx: &mut OpContext<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-/// Copy and cast.
+/// Adds the dispatch of a copy or a cast.
 pub(super) fn lower_copy(cx: &mut OpContext<'_, '_>) -> Result<()> {
     let Some(to) = cx.output(0) else { return Ok(()) };
     let from = cx.inputs[0].clone();
     copy(&from, &to, cx)
 }
 
-/// Adds a copy for every input.
+/// Adds one copy per input.
 pub(super) fn lower_concat(op: &Concat, cx: &mut OpContext<'_, '_>) -> Result<()> {
     let Some(output) = cx.output(0) else { return Ok(()) };
     let mut start = 0;
@@ -60,7 +60,7 @@ pub(super) fn lower_concat(op: &Concat, cx: &mut OpContext<'_, '_>) -> Result<()
     Ok(())
 }
 
-/// Adds the dispatch that sets a part and zeros the rest.
+/// Adds the dispatch that writes a part and zeros the rest.
 pub(super) fn lower_unslice(op: &Unslice, cx: &mut OpContext<'_, '_>) -> Result<()> {
     let Some(y) = cx.output(0) else { return Ok(()) };
     let x = cx.inputs[0].clone();

@@ -1,6 +1,6 @@
 //! A frozen linear layer with low-rank adapters, and its gradient. See [`crate::ops::Lora`].
 //!
-//! With few rows: h, then the product with the adapters as its last step. Otherwise h, the product, and the adapters.
+//! For few rows, h is followed by a product that also adds the adapters; otherwise by the product and the adapters.
 
 use bytemuck::NoUninit;
 
@@ -36,7 +36,7 @@ fn matrix(address: Address, rows: usize, columns: usize) -> Tensor {
     Tensor { address, dtype: DType::F32, layout: Layout::contiguous(&Shape::from([rows, columns])) }
 }
 
-/// Bytes for h, if nothing reads it later.
+/// Bytes of scratch for h, if nothing else reads it.
 pub(super) fn scratch(op: &Lora, inputs: &[Operand]) -> usize {
     4 * inputs[0].layout.shape[0] * total_rank(&op.slots)
 }
@@ -140,7 +140,7 @@ fn push_library<'t>(
     true
 }
 
-/// Bytes for t.
+/// Bytes of scratch for t.
 pub(super) fn grad_scratch(op: &LoraGrad, inputs: &[Operand]) -> usize {
     4 * inputs[0].layout.shape[0] * total_rank(&op.slots)
 }
@@ -161,8 +161,7 @@ pub(super) fn lower_grad(op: &LoraGrad, cx: &mut OpContext<'_, '_>) -> Result<()
     let separate = usize::from(op.separate);
     let dx = cx.output(0);
     let adapter_dx = if op.separate { cx.output(1) } else { dx.clone() };
-    // An output that nothing reads is computed all the same, over the other's place in working memory, only if the
-    // other is wanted; that both are wanted or neither is what training asks for.
+    // The kernel computes the gradients of both factors of every slot.
     let gradients: Option<Vec<Tensor>> = cx.outputs[1 + separate..].iter().cloned().collect();
     let t = matrix(cx.scratch, m, total);
     if let Some(dx) = &dx {

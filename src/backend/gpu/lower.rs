@@ -226,7 +226,7 @@ pub(in crate::backend) fn lower(driver: &dyn Driver, plan: &Plan) -> Result<Lowe
     let mut costs = Vec::new();
     for step in &plan.steps {
         let of_part = |op: &Op, inputs: &[Operand], _: &[TensorSpec]| scratch_of_part(driver, op, inputs);
-        let parts = if has_kernel(step) { None } else { decompose(step, &of_part) };
+        let parts = if has_kernel(driver, step) { None } else { decompose(step, &of_part) };
         for step in parts.as_deref().unwrap_or(std::slice::from_ref(step)) {
             let first = target.commands.len();
             let base = StepContext {
@@ -256,9 +256,9 @@ pub(in crate::backend) fn lower(driver: &dyn Driver, plan: &Plan) -> Result<Lowe
 }
 
 /// Returns true if one kernel computes a step. Steps without such a kernel have parts, or are of one part.
-fn has_kernel(step: &Step) -> bool {
+fn has_kernel(driver: &dyn Driver, step: &Step) -> bool {
     match &step.op {
-        Op::Epilogue(op) => epilogue::has_kernel(op, step),
+        Op::Epilogue(op) => epilogue::has_kernel(driver, op, step),
         Op::RopeKvWrite(_) => step.outputs[0].is_some(),
         _ => true,
     }

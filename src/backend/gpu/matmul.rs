@@ -18,7 +18,7 @@ use crate::tensor::layout::collapse;
 
 pub(super) const SOURCE: Source = Source::new("matmul", include_str!("kernels/matmul.metal"));
 
-/// A batch of matrices as a product sees them.
+/// A batch of matrices as operands of a product.
 #[derive(Clone)]
 pub(super) struct Matrix {
     tensor: Tensor,
@@ -32,7 +32,7 @@ pub(super) struct Matrix {
 }
 
 impl Matrix {
-    /// The last two axes of a tensor, transposed if asked for.
+    /// Returns the matrices of a tensor's last two axes, transposed if `transposed`.
     pub(super) fn new(tensor: &Tensor, transposed: bool) -> Self {
         let layout = &tensor.layout;
         let rank = layout.shape.rank();
@@ -139,7 +139,7 @@ pub(super) fn product(
 ) -> Result<()> {
     let d = Matrix::new(d, false);
     let (mut a, mut d) = (a.clone(), d);
-    // One matrix for the whole batch: its rows are those of one tall matrix, if they lie so.
+    // With one right matrix for the batch, equally spaced rows of all left matrices are those of one tall matrix.
     if b.batch == 1 && a.batch > 1 && a.step == a.rows * a.row && d.step == d.rows * d.row {
         for matrix in [&mut a, &mut d] {
             matrix.rows *= matrix.batch;
@@ -182,7 +182,7 @@ pub(super) fn product(
     Ok(())
 }
 
-/// Returns true if this is the kernel that takes any strides and types.
+/// Returns true if this is the kernel that accepts any strides and types.
 pub(super) fn is_general(kernel: &Kernel) -> bool {
     kernel.function.starts_with("matmul_")
 }
@@ -222,8 +222,8 @@ fn push_library(
     })
 }
 
-/// Tiles of a threadgroup: rows, columns, depth, and SIMD groups along rows and columns. MLX's choice (its `matmul.cpp`,
-/// as candle has it); `nt`: only the right matrix is stored transposed.
+/// Returns the tile of a threadgroup: rows, columns, depth, and SIMD groups along rows and columns, as MLX chooses them
+/// (`matmul.cpp`, also in candle). `nt`: only the right matrix is stored transposed.
 fn tiles(
     class: ChipClass,
     (m, n, k, batch): (usize, usize, usize, usize),
@@ -276,7 +276,7 @@ fn mlx_gemm(
     let (Some((a_transposed, lda)), Some((b_transposed, ldb))) = (a.leading(), b.leading()) else {
         return Ok(None);
     };
-    // The kernel with a factor reads C, whatever C's factor is.
+    // The kernel with a factor reads C even if C's factor is 0.
     let factor_alone = alpha != 1.0 && c.is_none();
     if a.tensor.dtype != dtype || b.tensor.dtype != dtype || k == 0 || factor_alone {
         return Ok(None);
@@ -284,7 +284,7 @@ fn mlx_gemm(
     let Some(source) = cx.driver().mlx_gemm() else { return Ok(None) };
     let nt = !a_transposed && b_transposed;
     let [bm, bn, bk, wm, wn] = tiles(cx.driver().chip().class, (m, n, k, batch), dtype, nt);
-    // Its form with an addend reads rows of C beyond the last of a tile that is not full.
+    // The form with an addend reads rows of C beyond the last row of a partial tile.
     if c.is_some() && !m.is_multiple_of(bm) {
         return Ok(None);
     }

@@ -1,7 +1,7 @@
 //! What all GPU backends share: the kernels, and the lowering of a plan to dispatches with arguments, grids and barriers.
 //!
-//! Nothing here depends on the system. [`lower::lower`] turns a plan into [`command::Command`]s, which are plain data; a
-//! [`driver::Driver`] compiles kernels, allocates memory, and runs the commands. `backend/metal/` contains the driver for
+//! Nothing here depends on the system. `lower::lower` turns a plan into commands, which are plain data; a
+//! `driver::Driver` compiles kernels, allocates memory, and runs the commands. `backend/metal/` contains the driver for
 //! Apple's GPUs, and [`recording`] one without a device, for tests of what is launched.
 
 #![cfg_attr(

@@ -1,7 +1,7 @@
-//! Products with weights in blocks of ggml. See [`crate::ops::QuantMatMul`].
+//! Products with weights in ggml blocks. See [`crate::ops::QuantMatMul`].
 //!
-//! Few rows go to a kernel that decodes blocks in registers. For many, and for the gradient, W is decoded into working
-//! memory in x's type, once for all rows, and multiplied by the dense product of `matmul.rs`.
+//! For few rows, a kernel decodes blocks in registers. For many rows, and for the gradient, W is decoded once into scratch
+//! memory in x's type, and multiplied by the dense product of `matmul.rs`.
 
 use bytemuck::NoUninit;
 
@@ -17,9 +17,9 @@ pub(super) const SOURCE: Source = Source::new("quant_matmul", include_str!("kern
 
 /// Columns of a threadgroup: 4 SIMD groups of 4.
 const COLUMNS: usize = 16;
-/// From so many rows on, decoding W again for every four of them takes longer than writing it down.
-const MOST_ROWS: usize = 8;
-/// Elements that a thread decodes.
+/// Maximum number of rows for which decoding W again per four rows is faster than storing it decoded.
+const MAX_DECODING_ROWS: usize = 8;
+/// Number of elements that a thread decodes.
 const RUN: usize = 16;
 
 #[repr(C)]
@@ -44,13 +44,13 @@ fn sizes(op: &QuantMatMul, x: &Tensor) -> Sizes {
     }
 }
 
-/// Bytes for W's elements, if they are wanted.
+/// Bytes of scratch for the decoded W, if it is stored.
 pub(super) fn scratch(op: &QuantMatMul, gradient: bool, inputs: &[Operand]) -> usize {
-    let decoded = gradient || inputs[0].layout.shape.rows() > MOST_ROWS;
+    let decoded = gradient || inputs[0].layout.shape.rows() > MAX_DECODING_ROWS;
     if decoded { op.n * op.k * inputs[0].dtype.size() } else { 0 }
 }
 
-/// A matrix of two axes over the rows of a tensor.
+/// Returns the rows of a tensor as a matrix.
 fn rows(tensor: &Tensor) -> Tensor {
     let layout = Layout {
         shape: Shape::from([tensor.rows(), tensor.last()]),
@@ -60,7 +60,7 @@ fn rows(tensor: &Tensor) -> Tensor {
     Tensor { layout, ..tensor.clone() }
 }
 
-/// Adds the dispatch that decodes W, and returns where it then lies.
+/// Adds the dispatch that decodes W, and returns the decoded matrix.
 fn decode(op: &QuantMatMul, dtype: DType, cx: &mut OpContext<'_, '_>) -> Result<Tensor> {
     let (x, w) = (cx.inputs[0].clone(), cx.inputs[1].clone());
     let layout = Layout::contiguous(&Shape::from([op.n, op.k]));
@@ -76,7 +76,7 @@ pub(super) fn lower(op: &QuantMatMul, cx: &mut OpContext<'_, '_>) -> Result<()> 
     let Some(y) = cx.output(0) else { return Ok(()) };
     let (x, w) = (cx.inputs[0].clone(), cx.inputs[1].clone());
     let m = x.rows();
-    if m > MOST_ROWS {
+    if m > MAX_DECODING_ROWS {
         let elements = decode(op, x.dtype, cx)?;
         let (x, elements) = (Matrix::new(&rows(&x), false), Matrix::new(&elements, true));
         return product(&x, &elements, None, &rows(&y), (1.0, 0.0), cx);

@@ -69,7 +69,7 @@ pub(super) fn lower(op: &RmsNorm, cx: &mut OpContext<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-/// Bytes for the scale of every row.
+/// Bytes of scratch for the scale of every row.
 pub(super) fn grad_scratch(inputs: &[Operand]) -> usize {
     4 * inputs[1].layout.shape.rows()
 }
@@ -100,7 +100,7 @@ pub(super) fn lower_grad(op: &RmsNormGrad, cx: &mut OpContext<'_, '_>) -> Result
         Ok(())
     };
     if let Some(dw) = &dw {
-        // ds may be written over dy, which this reads: the scales first, then the weight's gradient.
+        // ds may be written over dy, which this dispatch reads.
         rows_launch(cx, None)?;
         let launch = cx.kernel(SOURCE, &format!("rms_norm_weight_{}", s.type_name()))?;
         let launch = launch.read(&dy).read(&s).read_bytes(scratch, 4 * rows).write(dw);

@@ -1,4 +1,4 @@
-//! Drawing one element of each row. See [`crate::ops::Sample`].
+//! Samples one element of each row. See [`crate::ops::Sample`].
 
 use bytemuck::NoUninit;
 
@@ -25,7 +25,7 @@ pub(super) fn lower(op: &Sample, cx: &mut OpContext<'_, '_>) -> Result<()> {
     let Some(drawn) = cx.output(0) else { return Ok(()) };
     let [logits, settings, seed] = [0, 1, 2].map(|index| cx.inputs[index].clone());
     let n = logits.last();
-    // More than all is all.
+    // A larger k selects all elements.
     let sizes = Sizes { n: as_u32(n), top_k: as_u32(op.top_k.min(n)), stream: op.stream };
     let launch = cx.kernel(SOURCE, &format!("sample_{}", logits.type_name()))?;
     let launch = launch.read(&logits).read(&settings).read(&seed).write(&drawn).constants(&sizes);

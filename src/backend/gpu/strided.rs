@@ -1,11 +1,11 @@
-//! Strides as kernels walk them: several tensors of one shape, axis by axis.
+//! The strides of several tensors of one shape, as kernels read them.
 
 use bytemuck::NoUninit;
 
 use super::op::as_u32;
 use crate::tensor::Layout;
 
-/// As many axes as a walk has at most.
+/// Maximum number of axes.
 const AXES: usize = 6;
 
 /// The struct of the same name in `common.metal`.
@@ -18,7 +18,7 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// Whether element i lies at i.
+    /// Returns true if element i is at offset i.
     pub(super) fn is_contiguous(&self) -> bool {
         let axes = self.axes as usize;
         let mut expected = 1;
@@ -30,11 +30,11 @@ impl Walk {
     }
 }
 
-/// The walks of tensors of one shape, with the same axes: those of length 1 left out, neighbours joined where all
-/// tensors allow it. `None` if more axes remain than a walk has.
+/// Returns the strides of tensors of one shape over the same axes. Axes of length 1 are left out, and adjacent axes are joined
+/// where all tensors allow it. Returns `None` if too many axes remain.
 pub(super) fn walks<const N: usize>(layouts: [&Layout; N]) -> Option<[Walk; N]> {
     let dims = layouts[0].shape.dims();
-    // From the innermost outwards: (length, strides).
+    // From the innermost axis outward: (length, strides).
     let mut axes: Vec<(usize, [usize; N])> = Vec::new();
     for axis in (0..dims.len()).rev().filter(|&axis| dims[axis] != 1) {
         let strides = layouts.map(|layout| layout.strides[axis]);

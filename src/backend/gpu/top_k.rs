@@ -1,4 +1,4 @@
-//! The greatest elements of each row. See [`crate::ops::TopK`].
+//! The largest elements of each row. See [`crate::ops::TopK`].
 
 use bytemuck::NoUninit;
 
@@ -33,7 +33,7 @@ pub(super) fn lower(op: &TopK, cx: &mut OpContext<'_, '_>) -> Result<()> {
     greatest(op.k, values, indices, cx)
 }
 
-/// Arg-max is the index of the first of the greatest.
+/// Adds the dispatch of the index of the first largest element.
 pub(super) fn lower_arg_max(cx: &mut OpContext<'_, '_>) -> Result<()> {
     let indices = cx.output(0);
     greatest(1, None, indices, cx)

@@ -109,8 +109,8 @@ impl Backend for Metal {
         Driver::allocate(self, bytes, "weights and states")
     }
 
-    fn adopt(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
-        Ok(Arc::new(MetalBuffer::adopt(&self.gpu, tensor, &self.arena)?))
+    fn import(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
+        Ok(Arc::new(MetalBuffer::import(&self.gpu, tensor, &self.arena)?))
     }
 
     fn peak(&self) -> Option<Peak> {

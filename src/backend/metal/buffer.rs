@@ -1,4 +1,4 @@
-//! Buffers in memory that host and GPU share, and the arena that all plans share.
+//! Buffers in memory that host and GPU share, and the arena of all plans.
 
 use std::any::Any;
 use std::ffi::c_void;
@@ -17,19 +17,19 @@ use crate::backend::gpu::library::ROW_GAP;
 use crate::tensor::{Buffer, HostTensor, MappedFile};
 use crate::{Error, Result};
 
-/// Shared by host and GPU, with hazards tracked between encoders.
+/// Storage that host and GPU share, with hazards tracked between encoders.
 const SHARED: MTLResourceOptions = MTLResourceOptions(
     MTLResourceOptions::StorageModeShared.0 | MTLResourceOptions::HazardTrackingModeTracked.0,
 );
 
-/// Buffers up to this size are parts of larger ones, so that one launch reaches many of them.
+/// Buffers up to this size are cut from larger ones, so that one dispatch reaches many of them.
 const SMALL: usize = 4 << 20;
-/// The size of such a larger buffer: from the first, doubled each time, to the last.
+/// Minimum and maximum size of the larger buffers; each is twice as large as the one before.
 const SLABS: (usize, usize) = (1 << 20, 16 << 20);
-/// Parts of a buffer begin at multiples of this.
+/// Alignment of the parts of a buffer.
 const ALIGNMENT: usize = 256;
 
-/// What `vm_page_size` is on Apple's chips; memory used in place must begin and end at such a boundary.
+/// `vm_page_size` on Apple's chips. Memory that is used in place must start and end at a multiple of it.
 const PAGE: usize = 16 * 1024;
 
 pub(in crate::backend) fn new_buffer(gpu: &Gpu, bytes: usize, what: &str) -> Result<Raw> {
@@ -44,17 +44,17 @@ pub(in crate::backend) fn new_buffer(gpu: &Gpu, bytes: usize, what: &str) -> Res
     Ok(raw)
 }
 
-/// What runs share. Whoever holds its lock is the only one to run a program or to touch a buffer.
+/// State that all runs share. Only the holder of its lock may run a program or access a buffer.
 #[derive(Clone)]
 pub(super) struct Arena(Arc<Mutex<State>>);
 
 /// The arena's memory, and the number of the last run.
 pub(super) struct State {
     memory: Option<Raw>,
-    /// The buffer that small ones are cut from, and how much of it is in use. An older one lives as long as its parts.
+    /// The buffer that small ones are cut from, and its used bytes. An older one exists as long as its parts do.
     slab: Option<(Raw, usize)>,
     pub(super) runs: u64,
-    pub(super) committed: super::commands::Committed,
+    pub(super) submissions: super::commands::Submissions,
 }
 
 // SAFETY: a buffer may be used from any thread; the bytes are touched under the lock only.
@@ -67,7 +67,7 @@ impl Arena {
             memory: None,
             slab: None,
             runs,
-            committed: super::commands::Committed::default(),
+            submissions: super::commands::Submissions::default(),
         })))
     }
 
@@ -79,7 +79,7 @@ impl Arena {
     pub(super) fn reserve(&self, gpu: &Gpu, bytes: usize) -> Result<()> {
         let mut state = self.lock();
         if state.memory.as_ref().is_none_or(|memory| memory.length() < bytes + ROW_GAP) {
-            // The old one goes first, so that both never exist together.
+            // The old one is freed first, so that both never exist at the same time.
             state.memory = None;
             state.memory = Some(new_buffer(gpu, bytes + ROW_GAP, "intermediate results")?);
         }
@@ -88,7 +88,7 @@ impl Arena {
 }
 
 impl State {
-    /// Cuts a part off a larger buffer: that one, and where the part begins.
+    /// Cuts a part from a larger buffer; returns that buffer and the part's offset.
     fn cut(&mut self, gpu: &Gpu, bytes: usize, what: &str) -> Result<(Raw, usize)> {
         if self.slab.as_ref().is_none_or(|(raw, used)| used + bytes > raw.length()) {
             let size = self.slab.as_ref().map_or(SLABS.0, |(raw, _)| (2 * raw.length()).min(SLABS.1));
@@ -100,21 +100,21 @@ impl State {
         Ok((raw.clone(), start))
     }
 
-    /// The arena's buffer; there is one as soon as a plan was compiled.
+    /// Returns the arena's buffer, which exists once a plan was compiled.
     pub(super) fn memory(&self) -> Raw {
         self.memory.clone().expect("a compiled plan has reserved the arena")
     }
 }
 
-/// A buffer: memory of its own, or pages of a mapped file that are used in place and never written.
+/// A buffer: separate memory, or pages of a mapped file that are used in place and never written.
 pub(super) struct MetalBuffer {
     raw: Raw,
-    /// Where it begins in `raw`.
+    /// Offset in `raw`.
     start: usize,
     bytes: usize,
     writable: bool,
     arena: Arena,
-    /// What `raw` lies in, if not in memory of its own.
+    /// The mapped file that contains `raw`.
     _file: Option<MappedFile>,
 }
 
@@ -135,11 +135,11 @@ impl MetalBuffer {
         Ok(Self { raw, start, bytes, writable: true, arena: arena.clone(), _file: None })
     }
 
-    /// A mapped tensor in place, if Metal takes the pages that it lies in; otherwise a copy.
-    pub(super) fn adopt(gpu: &Gpu, tensor: &HostTensor, arena: &Arena) -> Result<Self> {
+    /// Returns a buffer over a mapped tensor's pages, if Metal accepts them, and a copy otherwise.
+    pub(super) fn import(gpu: &Gpu, tensor: &HostTensor, arena: &Arena) -> Result<Self> {
         let bytes = tensor.bytes();
         if let Some(file) = tensor.mapped_file() {
-            // Metal takes whole pages only. A map covers whole pages of the system, which are as large on Apple's chips.
+            // Metal accepts whole pages only. A mapping covers whole pages of the system, which are as large on Apple's chips.
             let address = bytes.as_ptr() as usize;
             let (first, end) = (address / PAGE * PAGE, (address + bytes.len()).next_multiple_of(PAGE));
             let map = file.as_ptr() as usize;
@@ -200,13 +200,13 @@ impl MetalBuffer {
         Err(Error::invalid("metal buffer", format!("bytes {offset}+{len} of {} do not exist", self.bytes)))
     }
 
-    /// The first four bytes, for whoever holds the arena's lock.
+    /// Returns the first four bytes, for the holder of the arena's lock.
     fn first_word(&self) -> u32 {
         // SAFETY: the buffer has four bytes or more, and begins at a multiple of 256.
         unsafe { self.contents().cast::<u32>().read() }
     }
 
-    /// The first byte, for whoever holds the arena's lock.
+    /// Returns a pointer to the first byte, for the holder of the arena's lock.
     fn contents(&self) -> *mut u8 {
         // SAFETY: `start` lies within the buffer.
         unsafe { self.raw.contents().as_ptr().cast::<u8>().add(self.start) }
@@ -223,7 +223,7 @@ pub(super) fn of_metal(buffer: &dyn Buffer) -> &MetalBuffer {
     buffer.as_any().downcast_ref().expect("the lowering has located every buffer on this device")
 }
 
-/// The system's page.
+/// Returns the size of the system's pages.
 fn page_size() -> usize {
     // SAFETY: a query without side effects.
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(PAGE)

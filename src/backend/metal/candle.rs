@@ -1,4 +1,4 @@
-//! Launches that candle encodes: of our kernels, on candle's buffers, into its own encoder.
+//! Dispatches of our kernels on candle's buffers, encoded into candle's encoder.
 
 use std::sync::Arc;
 
@@ -25,15 +25,15 @@ use crate::ops::Op;
 use crate::tensor::TensorSpec;
 use crate::{Error, Result};
 
-/// A GPU that belongs to candle, and what plans for it.
+/// candle's GPU, with a planner for it.
 pub(in crate::backend) struct CandleGpu {
     pub(in crate::backend) gpu: Arc<Gpu>,
     metal: Arc<Metal>,
-    /// Plans with inputs and outputs where candle has them.
+    /// Plans whose inputs and outputs are candle's buffers.
     pub(in crate::backend) planner: Device,
 }
 
-/// Asks for the same scratch as the backend itself, but plans with direct inputs and outputs.
+/// Plans as the backend does, but with in-place inputs and outputs.
 struct Planner(Arc<Metal>);
 
 impl Target for Planner {
@@ -73,7 +73,7 @@ impl Backend for Planner {
 }
 
 impl CandleGpu {
-    /// On candle's device.
+    /// Opens candle's device.
     pub(in crate::backend) fn new(device: &ProtocolObject<dyn MTLDevice>, choices: Choices) -> Result<Self> {
         let device: Retained<ProtocolObject<dyn MTLDevice>> = device.retain();
         let gpu = Arc::new(Gpu::on(device, choices)?);
@@ -143,11 +143,11 @@ enum Argument {
 }
 
 enum Place {
-    /// Memory for intermediate results.
+    /// The memory for intermediate results.
     Scratch,
     /// An input or output of the plan.
     Given(usize),
-    /// A buffer of the kernel's own.
+    /// A buffer that belongs to the dispatch.
     Own(Buffer),
 }
 
@@ -157,7 +157,7 @@ unsafe impl Send for CandleDispatch {}
 // SAFETY: as above; nothing is changed through a shared reference.
 unsafe impl Sync for CandleDispatch {}
 
-/// A dispatch whose arguments are found, for candle's encoder.
+/// A dispatch for candle's encoder with all its arguments.
 pub(in crate::backend) struct BoundDispatch<'a> {
     launch: &'a CandleDispatch,
     arguments: Vec<Found<'a>>,
@@ -171,7 +171,7 @@ enum Found<'a> {
 }
 
 impl CandleDispatch {
-    /// Finds its arguments. `given` are buffers of inputs and outputs with the byte at which each begins.
+    /// Looks up the arguments. `given` are the buffers of inputs and outputs with their byte offsets.
     ///
     /// # Errors
     /// The launch has an argument that is not among them, which is a bug of this crate.

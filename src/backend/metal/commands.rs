@@ -1,4 +1,4 @@
-//! Command buffers: opened when there is something to encode, committed early and bounded, waited for once.
+//! Command buffers: opened when there is something to encode, committed early within a budget, and waited for once.
 
 use std::hint::spin_loop;
 use std::time::{Duration, Instant};
@@ -20,31 +20,31 @@ use crate::backend::gpu::command::Load;
 use crate::error::DeviceFault;
 use crate::{Error, Result};
 
-/// How long the host looks for the end of a run before it lets the system wake it: waking takes longer than many
-/// decode steps do.
+/// How long the host polls for the end of a run before it blocks. Waking a blocked thread takes longer than many decoding
+/// steps.
 const SPIN: Duration = Duration::from_micros(100);
-/// How long the host gives a command buffer whose work is over to say so.
+/// Time limit for the status of a command buffer to change after its work has ended.
 const SETTLING: Duration = Duration::from_millis(100);
-/// After so long it looks whether a command buffer has failed: a failed one may never signal.
+/// How often to check for failed command buffers while waiting, in milliseconds (a failed one may never signal the event).
 const PATIENCE_MS: u64 = 100;
 
 /// A command buffer.
 pub(super) type RawCommands = Retained<ProtocolObject<dyn MTLCommandBuffer>>;
 type Encoder = Retained<ProtocolObject<dyn MTLComputeCommandEncoder>>;
 
-/// How much one command buffer may hold. The first of a run is small, so that the GPU begins while the host encodes.
+/// Maximum work of one command buffer. The first one of a run gets half, so that the GPU starts while the host encodes.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Bound {
-    /// Dispatches, as many as MLX allows on chips of this class.
+pub(super) struct CommandBufferBudget {
+    /// Number of dispatches, as MLX allows on chips of this class.
     pub(super) dispatches: usize,
-    /// Estimated milliseconds on the GPU; the display's watchdog stops work of several seconds.
+    /// Estimated milliseconds on the GPU; the display watchdog stops work of several seconds.
     pub(super) milliseconds: f64,
-    /// Bytes touched.
+    /// Bytes read and written.
     pub(super) bytes: u64,
 }
 
-impl Bound {
-    /// Half of it, for after a timeout.
+impl CommandBufferBudget {
+    /// Returns half of the budget, for use after a timeout.
     pub(super) fn halved(self) -> Self {
         Self {
             dispatches: (self.dispatches / 2).max(1),
@@ -54,14 +54,14 @@ impl Bound {
     }
 }
 
-/// The command buffers of a run: which, from which item on, and whether a repetition would change its result.
+/// The command buffers of a run, each with the number of its first item.
 #[derive(Default)]
-pub(super) struct Committed {
+pub(super) struct Submissions {
     buffers: Vec<(RawCommands, usize)>,
 }
 
-impl Committed {
-    /// The items of every command buffer, and when the GPU began and ended it, on its clock. All are over.
+impl Submissions {
+    /// Returns the items of every command buffer, and when the GPU started and ended it, on its own clock. All must have ended.
     pub(super) fn times(&self, items: usize) -> Vec<(std::ops::Range<usize>, f64, f64)> {
         let end = |index: usize| self.buffers.get(index + 1).map_or(items, |(_, next)| *next);
         let times = |(index, (commands, first)): (usize, &(RawCommands, usize))| {
@@ -72,16 +72,16 @@ impl Committed {
 }
 
 /// A command buffer that failed.
-pub(super) struct Failed {
-    /// The first item in it.
+pub(super) struct FailedSubmission {
+    /// The first item of the command buffer.
     pub(super) first: usize,
-    /// The first item of the next one.
+    /// The first item of the next command buffer.
     pub(super) end: usize,
     pub(super) fault: DeviceFault,
     message: String,
 }
 
-impl Failed {
+impl FailedSubmission {
     pub(super) fn into_error(self, what: String) -> Error {
         failed(what, self.fault, self.message)
     }
@@ -103,12 +103,12 @@ impl NoEncoder<'_> {
     }
 }
 
-/// A run being encoded.
+/// A run that is being encoded.
 pub(super) struct Commands<'a> {
     gpu: &'a Gpu,
     memory: Memory<'a>,
-    bound: Bound,
-    committed: &'a mut Committed,
+    budget: CommandBufferBudget,
+    submissions: &'a mut Submissions,
     open: Option<RawCommands>,
     encoder: Option<Encoder>,
     pipeline: Option<Pipeline>,
@@ -119,13 +119,18 @@ pub(super) struct Commands<'a> {
 }
 
 impl<'a> Commands<'a> {
-    pub(super) fn new(gpu: &'a Gpu, memory: Memory<'a>, bound: Bound, committed: &'a mut Committed) -> Self {
-        committed.buffers.clear();
+    pub(super) fn new(
+        gpu: &'a Gpu,
+        memory: Memory<'a>,
+        budget: CommandBufferBudget,
+        submissions: &'a mut Submissions,
+    ) -> Self {
+        submissions.buffers.clear();
         Self {
             gpu,
             memory,
-            bound,
-            committed,
+            budget,
+            submissions,
             open: None,
             encoder: None,
             pipeline: None,
@@ -147,13 +152,13 @@ impl<'a> Commands<'a> {
         Ok(commands)
     }
 
-    /// Accounts for an item, and commits what is open if it would pass the bound with it.
+    /// Accounts for an item. Commits the open command buffer first if the item would exceed its budget.
     fn admit(&mut self, load: Load) {
-        let first = self.committed.buffers.is_empty();
-        let bound = if first { self.bound.halved() } else { self.bound };
-        let full = self.dispatches >= bound.dispatches
-            || self.load.milliseconds + load.milliseconds > bound.milliseconds
-            || self.load.bytes + load.bytes > bound.bytes;
+        let first = self.submissions.buffers.is_empty();
+        let budget = if first { self.budget.halved() } else { self.budget };
+        let full = self.dispatches >= budget.dispatches
+            || self.load.milliseconds + load.milliseconds > budget.milliseconds
+            || self.load.bytes + load.bytes > budget.bytes;
         if full && self.dispatches > 0 {
             self.commit();
         }
@@ -202,19 +207,23 @@ impl<'a> Commands<'a> {
         self.pipeline = None;
     }
 
-    /// Commits what is open.
+    /// Commits the open command buffer.
     pub(super) fn commit(&mut self) {
         self.end_encoder();
         if let Some(commands) = self.open.take() {
             commands.commit();
-            self.committed.buffers.push((commands, self.first_item));
+            self.submissions.buffers.push((commands, self.first_item));
         }
         self.dispatches = 0;
         self.load = Load::default();
     }
 
-    /// Commits the rest and waits until all is over. `run` is greater than the event's value so far.
-    pub(super) fn finish(mut self, run: u64, label: &str) -> Result<std::result::Result<(), Failed>> {
+    /// Commits the open command buffer and waits for all. `run` must exceed the event's current value.
+    pub(super) fn finish(
+        mut self,
+        run: u64,
+        label: &str,
+    ) -> Result<std::result::Result<(), FailedSubmission>> {
         self.end_encoder();
         let commands = self.commands()?;
         if cfg!(debug_assertions) {
@@ -223,15 +232,15 @@ impl<'a> Commands<'a> {
         let event: &ProtocolObject<dyn MTLEvent> = ProtocolObject::from_ref(&*self.gpu.event);
         commands.encodeSignalEvent_value(event, run);
         self.commit();
-        Ok(wait(&self.gpu.event, run, &self.committed.buffers, self.item))
+        Ok(wait(&self.gpu.event, run, &self.submissions.buffers, self.item))
     }
 }
 
 impl Drop for Commands<'_> {
-    /// After an error nothing is left open, and nothing runs on while others use the arena.
+    /// Ends the encoder and waits, so that nothing runs while others use the arena after an error.
     fn drop(&mut self) {
         self.end_encoder();
-        let running = self.committed.buffers.iter().filter(|(commands, _)| !over(commands));
+        let running = self.submissions.buffers.iter().filter(|(commands, _)| !over(commands));
         running.for_each(|(commands, _)| commands.waitUntilCompleted());
     }
 }
@@ -245,7 +254,7 @@ fn wait(
     run: u64,
     buffers: &[(RawCommands, usize)],
     items: usize,
-) -> std::result::Result<(), Failed> {
+) -> std::result::Result<(), FailedSubmission> {
     let begun = Instant::now();
     let mut signalled = false;
     while !signalled && begun.elapsed() < SPIN {
@@ -259,7 +268,7 @@ fn wait(
         }
     }
     for (index, (commands, first)) in buffers.iter().enumerate() {
-        // The event is signalled by the GPU; the status follows within microseconds.
+        // The GPU signals the event; the status changes within microseconds.
         let begun = Instant::now();
         while !over(commands) && begun.elapsed() < SETTLING {
             std::thread::yield_now();
@@ -275,11 +284,11 @@ fn wait(
             };
             let end = buffers.get(index + 1).map_or(items, |(_, next)| *next);
             let fault = kind(error.as_deref());
-            // Those that come after run on the same queue; nothing of ours may go on while they do.
+            // Later command buffers run on the same queue; they must end before the host continues.
             buffers[index + 1..].iter().filter(|(commands, _)| !over(commands)).for_each(|(commands, _)| {
                 commands.waitUntilCompleted();
             });
-            return Err(Failed { first: *first, end, fault, message });
+            return Err(FailedSubmission { first: *first, end, fault, message });
         }
     }
     Ok(())

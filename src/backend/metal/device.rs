@@ -1,4 +1,4 @@
-//! The GPU: device, queue, and what it can do.
+//! The GPU: device, queue, and capabilities.
 
 use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
@@ -17,7 +17,7 @@ use crate::error::DeviceFault;
 pub(in crate::backend) struct Gpu {
     pub(in crate::backend) device: Retained<ProtocolObject<dyn MTLDevice>>,
     pub(super) queue: Retained<ProtocolObject<dyn MTLCommandQueue>>,
-    /// Its value is the number of the last run that is over.
+    /// An event whose value is the number of the last run that has ended.
     pub(super) event: Retained<ProtocolObject<dyn MTLSharedEvent>>,
     pub(super) pipelines: Pipelines,
     pub(in crate::backend) chip: Chip,
@@ -25,7 +25,7 @@ pub(in crate::backend) struct Gpu {
     /// Major version of macOS.
     #[cfg(mps)]
     pub(in crate::backend) system: usize,
-    /// Whether Metal Performance Shaders support this GPU. Without support their initializers return nil.
+    /// True if Metal Performance Shaders support this GPU. Without support their initializers return nil.
     #[cfg(mps)]
     pub(in crate::backend) mps: bool,
 }

@@ -1,20 +1,20 @@
-//! What a Mac's GPU and system say of themselves, for people who ask what runs where.
+//! Properties of a Mac's GPU and system.
 
 use crate::backend::gpu::chip::Chip;
 use crate::{Error, Result};
 
-/// A GPU, as it describes itself, and what follows for this library.
+/// Properties of a GPU, and what this library derives from them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeviceInfo {
     /// `MTLDevice.name`.
     pub name: String,
-    /// The chip that times are estimated with.
+    /// The chip that estimates of time are based on.
     pub chip: Chip,
-    /// Whether the name is in the table; if not, `chip` is the nearest of its generation and class.
+    /// True if the table of chips contains the name. If not, `chip` is the nearest one of its generation and class.
     pub chip_is_known: bool,
     /// The GPU families that the device supports, such as `Apple8` and `Metal3`.
     pub families: Vec<&'static str>,
-    /// Whether the processor and the GPU share memory, which buffers without copies need.
+    /// True if the processor and the GPU share memory, which buffers without copies need.
     pub unified_memory: bool,
     /// Bytes that a process can use without slowing down.
     pub working_set: u64,
@@ -24,7 +24,7 @@ pub struct DeviceInfo {
     pub threadgroup_memory: u64,
     /// Version of macOS: major, minor, patch.
     pub system: (usize, usize, usize),
-    /// Whether this build contains Metal Performance Shaders.
+    /// True if this build contains Metal Performance Shaders.
     pub mps: bool,
 }
 
@@ -37,7 +37,7 @@ impl DeviceInfo {
         unsupported(&self.name, apple7)
     }
 
-    /// What depends on the version of the system: what, the version that it needs, and whether it is there.
+    /// Returns the features that depend on the version of the system: name, minimum version, and availability.
     pub fn feature_availability(&self) -> [(&'static str, usize, bool); 1] {
         [("Metal kernels and Metal Performance Shaders", 15)]
             .map(|(what, major)| (what, major, self.system.0 >= major))

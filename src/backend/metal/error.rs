@@ -1,4 +1,4 @@
-//! What Metal says when work fails, as errors of the library.
+//! Converts Metal's errors.
 
 use objc2_foundation::{NSError, NSUnderlyingErrorKey};
 use objc2_metal::MTLCommandBufferError;
@@ -6,10 +6,10 @@ use objc2_metal::MTLCommandBufferError;
 use crate::Error;
 use crate::error::DeviceFault;
 
-/// The name under which errors speak of this device.
+/// Name of this device in errors.
 pub(super) const DEVICE: &str = "metal";
 
-/// The kind of a command buffer's error.
+/// Returns the kind of a command buffer's error.
 pub(super) fn kind(error: Option<&NSError>) -> DeviceFault {
     let Some(error) = error else { return DeviceFault::Unknown(0) };
     if error.domain().to_string() != "MTLCommandBufferErrorDomain" {
@@ -64,7 +64,7 @@ fn of_queue_code(code: i64) -> Option<DeviceFault> {
     }
 }
 
-/// The error of work that failed on the device.
+/// Returns the error of work that failed on the device.
 pub(in crate::backend) fn failed(
     what: impl Into<String>,
     fault: DeviceFault,

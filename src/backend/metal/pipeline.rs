@@ -1,4 +1,4 @@
-//! Kernels as pipeline states: compiled from source at run time, each library and pipeline once a device.
+//! Kernels as pipeline states, compiled from source at run time, each library and pipeline once per device.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,7 +70,7 @@ impl Pipelines {
         Self { device: objc2::Message::retain(device), made: Mutex::new(made) }
     }
 
-    /// Keeps what was compiled for the next process, if there is a place for it.
+    /// Stores compiled kernels for the next process, if there is an archive.
     pub(super) fn store(&self) {
         if let Some(archive) = &mut self.made().archive {
             archive.store();
@@ -81,7 +81,7 @@ impl Pipelines {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pipeline of a function, compiled when it is first asked for.
+    /// Returns the pipeline of a kernel, compiled at first use.
     pub(super) fn get(&self, kernel: &Kernel) -> Result<Pipeline> {
         let Kernel { source, function, constants } = kernel;
         let key = (source.name, function.clone(), constants.clone());

@@ -7,7 +7,7 @@ use objc2_metal::MTLBuffer;
 
 use super::backend::Metal;
 use super::buffer::{Arena, first_word, of_metal};
-use super::commands::{Bound, Commands, Failed};
+use super::commands::{CommandBufferBudget, Commands, FailedSubmission};
 use super::device::Gpu;
 use super::encode::EncodedDispatch;
 #[cfg(mps)]
@@ -93,7 +93,7 @@ pub(super) fn compile(metal: &Metal, plan: &Plan) -> Result<Box<dyn Executable>>
         checks,
         inputs,
         outputs,
-        bound: Mutex::new(bound(&metal.gpu)),
+        budget: Mutex::new(budget(&metal.gpu)),
         buffers: Buffers::new(
             allocations.buffers.iter().map(|buffer| of_metal(&**buffer).raw().clone()).collect(),
         ),
@@ -103,8 +103,8 @@ pub(super) fn compile(metal: &Metal, plan: &Plan) -> Result<Box<dyn Executable>>
 }
 
 /// Returns how much a command buffer may hold on a GPU.
-fn bound(gpu: &Gpu) -> Bound {
-    Bound { dispatches: gpu.chip.dispatches(), milliseconds: MILLISECONDS, bytes: BYTES }
+fn budget(gpu: &Gpu) -> CommandBufferBudget {
+    CommandBufferBudget { dispatches: gpu.chip.dispatches(), milliseconds: MILLISECONDS, bytes: BYTES }
 }
 
 /// Runs one call of Metal Performance Shaders on the device's own queue and waits for it. A call that the system discarded
@@ -124,7 +124,7 @@ pub(super) fn run_alone(
     for attempt in 0.. {
         state.runs += 1;
         let run = state.runs;
-        let mut commands = Commands::new(gpu, memory, bound(gpu), &mut state.committed);
+        let mut commands = Commands::new(gpu, memory, budget(gpu), &mut state.submissions);
         commands.without_encoder(Load::default(), |target, memory| call.encode(target, memory))?;
         let Err(failed) = commands.finish(run, "metal-candle")? else { break };
         if failed.fault != DeviceFault::Discarded || attempt >= RETRIES {
@@ -142,7 +142,7 @@ struct Replay {
     checks: Vec<IndexCheck>,
     inputs: Vec<Tensor>,
     outputs: Vec<Tensor>,
-    bound: Mutex<Bound>,
+    budget: Mutex<CommandBufferBudget>,
     /// The Metal buffer of each allocation.
     buffers: Buffers,
     _allocations: Allocations,
@@ -151,12 +151,12 @@ struct Replay {
 }
 
 impl Replay {
-    fn bound(&self) -> Bound {
-        *self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    fn budget(&self) -> CommandBufferBudget {
+        *self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The operations of a failed command buffer.
-    fn names(&self, failed: &Failed) -> String {
+    /// Returns the names of the operations of a failed command buffer.
+    fn names(&self, failed: &FailedSubmission) -> String {
         let mut names: Vec<&str> = self.items[failed.first..failed.end].iter().map(|item| item.op).collect();
         names.dedup();
         let more = names.len().saturating_sub(6);
@@ -171,8 +171,8 @@ impl Replay {
         )
     }
 
-    /// Whether the run may be done again from its inputs: nothing that adds to a state can have run.
-    fn repeatable(&self, failed: &Failed) -> bool {
+    /// Returns true if the run may be repeated from its inputs: no command updates a state in place.
+    fn repeatable(&self, failed: &FailedSubmission) -> bool {
         let passing = matches!(failed.fault, DeviceFault::Timeout | DeviceFault::Discarded);
         passing && !self.items.iter().any(|item| item.accumulates)
     }
@@ -206,23 +206,23 @@ impl Executable for Replay {
                     break;
                 }
                 state.runs += 1;
-                let (run, bound) = (state.runs, self.bound());
+                let (run, budget) = (state.runs, self.budget());
                 let profiled = profile::run();
                 let alone = profiled.as_ref().is_some_and(profile::Run::alone);
-                let limit = if alone { Bound { dispatches: 1, ..bound } } else { bound };
-                let mut commands = Commands::new(&self.gpu, memory, limit, &mut state.committed);
+                let limit = if alone { CommandBufferBudget { dispatches: 1, ..budget } } else { budget };
+                let mut commands = Commands::new(&self.gpu, memory, limit, &mut state.submissions);
                 for item in &self.items {
                     item.encode(&mut commands)?;
                 }
                 let Err(failed) = commands.finish(run, "metal-candle")? else {
                     if let Some(times) = profiled {
-                        times.finish_gpu(&self.costs, &state.committed.times(self.items.len()));
+                        times.finish_gpu(&self.costs, &state.submissions.times(self.items.len()));
                     }
                     break;
                 };
                 if failed.fault == DeviceFault::Timeout {
-                    // Also where this run cannot be done again: the next one is to end in time.
-                    *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound.halved();
+                    // Also if this run cannot be repeated: the next one must end in time.
+                    *self.budget.lock().unwrap_or_else(PoisonError::into_inner) = budget.halved();
                 }
                 if attempt >= RETRIES || !self.repeatable(&failed) {
                     let what = self.names(&failed);

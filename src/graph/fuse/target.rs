@@ -61,7 +61,7 @@ impl Rewriter<'_> {
     /// Returns true if the elements of each row of a value are adjacent in memory, whatever layout the planner chooses.
     fn has_adjacent_rows(&self, value: Value) -> bool {
         match &self.old.list[value.node].source {
-            Source::View(..) | Source::Foreign(_) => false,
+            Source::View(..) | Source::Candle(_) => false,
             Source::Operation(Op::Permute(_) | Op::Broadcast(_) | Op::Reshape(_)) => false,
             Source::Operation(Op::Slice(_)) => self.has_adjacent_rows(self.inputs(value.node)[0]),
             _ => true,

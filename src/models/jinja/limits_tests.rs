@@ -231,3 +231,12 @@ fn a_raised_flag_ends_a_rendering() {
     stop.store(false, Ordering::Relaxed);
     assert_eq!(render().as_deref(), Ok("012345678"));
 }
+
+/// The loops around a macro or a generation block that is broken counted below 0.
+#[test]
+fn broken_blocks_within_loops_are_errors() {
+    for block in ["generation", "macro f()", "call f()"] {
+        let error = render(&format!("{{% for m in [1] %}}{{% {block} %}}{{% broken %}}")).unwrap_err();
+        assert_eq!(error.message, "unknown tag {% broken %}", "{block}");
+    }
+}

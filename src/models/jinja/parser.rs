@@ -222,10 +222,7 @@ impl Parser {
             }
             "generation" => {
                 self.has_generation_blocks = true;
-                let loops = std::mem::take(&mut self.loops);
-                let body = self.body("endgeneration")?;
-                self.loops = loops;
-                StmtKind::Generation(body)
+                StmtKind::Generation(self.body_outside_loops("endgeneration")?)
             }
             "block" => {
                 let name = self.expect_name()?;
@@ -262,6 +259,15 @@ impl Parser {
         };
         body.push(Stmt { line, kind });
         Ok(())
+    }
+
+    /// Parses a body whose `break` and `continue` reach no loop around it. The number of loops is restored after an error
+    /// too, because the loops around count themselves out on the way.
+    fn body_outside_loops(&mut self, end: &str) -> Result<Vec<Stmt>> {
+        let loops = std::mem::take(&mut self.loops);
+        let body = self.body(end);
+        self.loops = loops;
+        body
     }
 
     fn for_loop(&mut self) -> Result<StmtKind> {
@@ -350,10 +356,8 @@ impl Parser {
         end: &str,
     ) -> Result<MacroNode> {
         self.may_recurse = true;
-        let loops = std::mem::take(&mut self.loops);
         let start = self.position;
-        let body = self.body(end)?;
-        self.loops = loops;
+        let body = self.body_outside_loops(end)?;
         let reads = |name: &str| {
             self.tokens[start..self.position]
                 .iter()

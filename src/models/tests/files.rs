@@ -55,6 +55,32 @@ fn a_whole_gguf_opens() {
     assert_eq!(files.tokenizer.eos_ids(), [0]);
 }
 
+/// `general.name` was stated as the base of adapters, which no tool finds again.
+#[test]
+fn the_base_of_a_gguf_file_is_the_repository_that_it_states() {
+    let base = |file_name: &str, more: &[(&'static str, &'static str)]| {
+        let mut metadata = llama_metadata();
+        metadata.extend([
+            ("tokenizer.ggml.model", Meta::Text("gpt2")),
+            ("tokenizer.ggml.tokens", Meta::Texts(["<s>", "a", "b", "ab", "c"].map(String::from).to_vec())),
+            ("tokenizer.ggml.merges", Meta::Texts(vec!["a b".into()])),
+        ]);
+        metadata.extend(more.iter().map(|&(key, text)| (key, Meta::Text(text))));
+        let (_folder, path) = file(file_name, &gguf_bytes(&metadata, &[]));
+        ModelFiles::open(&path).unwrap().base_model
+    };
+    let (title, parent) = ("general.name", "general.base_model.0.repo_url");
+    let tiny = Some("owner/Tiny-1B".to_owned());
+    assert_eq!(base("x.gguf", &[(title, "Tiny 1B 8k Mix1")]), None);
+    assert_eq!(base("x.gguf", &[("general.source.url", "https://huggingface.co/owner/Tiny-1B")]), tiny);
+    // Converters state the converted model as the base, or the model that it was trained from.
+    let states = (parent, "https://huggingface.co/owner/Tiny-1B");
+    assert_eq!(base("x.gguf", &[(title, "Tiny 1B"), states]), tiny);
+    assert_eq!(base("Tiny-1B-Q4_K_M.gguf", &[states]), tiny);
+    assert_eq!(base("Tiny-1B-Instruct-Q4_K_M.gguf", &[(title, "Tiny 1B Instruct"), states]), None);
+    assert_eq!(base("x.gguf", &[("general.repo_url", "https://huggingface.co/owner")]), None);
+}
+
 #[test]
 fn the_base_model_is_a_repository_name() {
     let (folder, path) = file("config.json", b"");

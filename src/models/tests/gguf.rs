@@ -171,3 +171,25 @@ fn other_files_are_refused_by_what_they_are() {
     let unaligned = gguf_bytes(&[("general.alignment", Meta::U32(0))], &[]);
     assert!(message(&unaligned).contains("general.alignment"));
 }
+
+/// A sparse file of 16 TiB holds an array of bytes that would need 128 TiB, all of a process's addresses, in memory. The
+/// allocation ended the process.
+#[cfg(target_os = "linux")]
+#[test]
+fn arrays_that_need_more_memory_than_there_is_are_errors_that_name_them() {
+    const COUNT: u64 = (1 << 44) - (1 << 16);
+    let mut header = b"GGUF".to_vec();
+    header.extend(3_u32.to_le_bytes());
+    header.extend([0_u64, 1, 5].iter().flat_map(|number| number.to_le_bytes()));
+    header.extend(b"bytes");
+    // An array of u8.
+    header.extend([9_u32, 0].iter().flat_map(|kind| kind.to_le_bytes()));
+    header.extend(COUNT.to_le_bytes());
+    let (_folder, path) = file("model.gguf", &header);
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(header.len() as u64 + COUNT).unwrap();
+    let gguf = Gguf::open(&path).unwrap();
+    assert_eq!(gguf.array_len("bytes"), Some(COUNT as usize));
+    let message = gguf.integers("bytes").unwrap_err().to_string();
+    let expected = format!("out of memory: {} bytes for {COUNT} elements of 'bytes' of ", 8 * COUNT);
+    assert!(message.contains(&expected) && message.contains("model.gguf"), "{message}");
+}

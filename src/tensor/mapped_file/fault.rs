@@ -29,7 +29,7 @@ struct Slot {
 unsafe impl Sync for Slot {}
 
 static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
-/// Held while a slot is taken.
+/// StorageGuard while a slot is taken.
 static TAKING: Mutex<()> = Mutex::new(());
 static INSTALLED: Once = Once::new();
 /// What SIGBUS did before; leaked, so that a handler may read it at any time.

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Row;
-use super::files::{Columns, Format, read_rows};
+use super::files::{Columns, Split, read_rows, read_splits};
+use super::{Format, Row, counted};
 use crate::{Error, Result};
 
 /// A file needs this many rows before some are taken for validation.
@@ -38,8 +38,9 @@ impl DataSet {
     /// Opens a folder or a file for training.
     ///
     /// A folder has a `train` file and, if present, `valid` (or `validation`, `val`, `dev`) and `test` files in any
-    /// readable format, also in shards such as `train-00000-of-00002.parquet`, directly or in its folder `data`. Of a
-    /// single file, some rows are used for validation as by [`DataSet::split_off_validation`].
+    /// readable format, also in shards such as `train-00000-of-00002.parquet`, directly or in its folder `data`. So has a
+    /// JSON file with a list per split. Of a single file without splits, some rows are used for validation as by
+    /// [`DataSet::split_off_validation`].
     pub fn open(path: &Path, columns: &Columns) -> Result<Self> {
         Self::open_with(path, columns, None)
     }
@@ -48,7 +49,10 @@ impl DataSet {
     pub fn open_with(path: &Path, columns: &Columns, validation: Option<ValidationSize>) -> Result<Self> {
         let (mut set, is_one_file) = Self::read(path, columns)?;
         if set.train.is_empty() {
-            return Err(no_train(path, &data_files(path)?));
+            return Err(match path.is_dir() {
+                true => no_train(path)?,
+                false => Error::file(path, "has no rows of 'train'; it is a file of rows to evaluate"),
+            });
         }
         match validation {
             Some(size) => set.split_off(size)?,
@@ -64,11 +68,10 @@ impl DataSet {
         Self::read(path, columns).map(|(set, _)| set)
     }
 
-    /// Reads a folder or a file. The flag is set for a single file, which is no split of a data set.
+    /// Reads a folder or a file. The flag is set for a single file without splits.
     fn read(path: &Path, columns: &Columns) -> Result<(Self, bool)> {
-        let one_file = |path: &Path| Ok((Self::from_files(&[path.to_owned()], &[], &[], columns)?, true));
         if !path.is_dir() {
-            return one_file(path);
+            return Self::from_file(path, columns);
         }
         let files = data_files(path)?;
         let inner = path.join("data");
@@ -80,9 +83,22 @@ impl DataSet {
             ([train, valid, test], _) if found.iter().any(|split| !split.is_empty()) => {
                 Ok((Self::from_files(train, valid, test, columns)?, false))
             }
-            (_, [only]) => one_file(only),
-            _ => Err(no_train(path, &files)),
+            (_, [only]) => Self::from_file(only, columns),
+            _ => Err(no_train(path)?),
         }
+    }
+
+    fn from_file(path: &Path, columns: &Columns) -> Result<(Self, bool)> {
+        let mut set = Self::default();
+        for (split, row) in read_splits(path, columns)? {
+            match split {
+                Split::Train => set.train.push(row),
+                Split::Valid => set.valid.push(row),
+                Split::Test => set.test.push(row),
+            }
+        }
+        let is_whole = set.valid.is_empty() && set.test.is_empty();
+        Ok((set, is_whole))
     }
 
     /// Reads the files of each split.
@@ -129,13 +145,14 @@ impl DataSet {
         };
         if count > 0 && !self.valid.is_empty() {
             return refused(format!(
-                "cannot be chosen, because the data has {} rows for validation already; leave it out, or remove them",
-                self.valid.len()
+                "cannot be chosen, because the data has {} for validation already; leave it out, or remove them",
+                counted(self.valid.len(), "row")
             ));
         }
         if count >= all {
             return refused(format!(
-                "takes {count} of the {all} rows, so that none is left to train; choose a smaller one"
+                "takes {count} of {}, so that none is left to train; choose a smaller one",
+                counted(all, "row")
             ));
         }
         self.take_for_validation(count);
@@ -159,38 +176,57 @@ impl DataSet {
 
 /// The files of train, valid and test in a folder.
 fn splits(folder: &Path, files: &[PathBuf]) -> Result<[Vec<PathBuf>; 3]> {
-    let [train, valid, test] =
-        [&["train", "training"][..], &["valid", "validation", "val", "dev"], &["test"]];
-    Ok([split_of(folder, files, train)?, split_of(folder, files, valid)?, split_of(folder, files, test)?])
+    Ok([
+        split_of(folder, files, Split::Train)?,
+        split_of(folder, files, Split::Valid)?,
+        split_of(folder, files, Split::Test)?,
+    ])
 }
 
-fn no_train(folder: &Path, files: &[PathBuf]) -> Error {
-    let names: Vec<String> =
-        files.iter().filter_map(|file| Some(file.file_name()?.to_string_lossy().into())).collect();
-    let found = if names.is_empty() { "no data files".to_owned() } else { names.join(", ") };
+/// The error for a folder without a train file. A file that would be one in another form is named with its reason.
+fn no_train(folder: &Path) -> Result<Error> {
+    let mut files = all_files(folder)?;
+    let is_train = |file: &&PathBuf| {
+        file.file_name().is_some_and(|name| name.to_string_lossy().to_lowercase().starts_with("train"))
+    };
+    if let Some(error) = files.iter().filter(is_train).find_map(|file| Format::check(file).err()) {
+        return Ok(error);
+    }
+    files.retain(|file| file.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.')));
+    let names = files.iter().filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()));
+    let mut names: Vec<String> = names.take(9).collect();
+    if names.len() > 8 {
+        names[8] = "…".to_owned();
+    }
+    let found = if names.is_empty() { "no files".to_owned() } else { names.join(", ") };
     let message = format!(
         "contains no train file: expected train.jsonl (or .ndjson, .json, .csv, .parquet), and optionally valid and test \
          files; found {found}"
     );
-    Error::file(folder, message)
+    Ok(Error::file(folder, message))
 }
 
-/// The files of rows in a folder, by name.
+/// The files of rows in a folder, by name. A file that is named after a split only needs the content of one.
 fn data_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_data = |file: &PathBuf| {
+        let is_named = Split::of(&split_name(file).0).is_some();
+        Format::of(file).is_some() || is_named && matches!(Format::detect(file), Ok(Some(_)))
+    };
+    Ok(all_files(folder)?.into_iter().filter(is_data).collect())
+}
+
+fn all_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).map_err(|source| Error::io(folder, "read", source))?;
-    let mut files: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.is_file() && Format::of(path).is_some())
-        .collect();
+    let mut files: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
     files.sort();
     Ok(files)
 }
 
 /// The files of a split: one file, or shards of one format.
-fn split_of(folder: &Path, files: &[PathBuf], names: &[&str]) -> Result<Vec<PathBuf>> {
+fn split_of(folder: &Path, files: &[PathBuf], split: Split) -> Result<Vec<PathBuf>> {
     let found: Vec<PathBuf> =
-        files.iter().filter(|file| names.contains(&split_name(file).0.as_str())).cloned().collect();
+        files.iter().filter(|file| Split::of(&split_name(file).0) == Some(split)).cloned().collect();
     let several = found.len() > 1;
     if several && !found.iter().all(|file| split_name(file).1 && Format::of(file) == Format::of(&found[0])) {
         let listed: Vec<_> =

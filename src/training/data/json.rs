@@ -2,6 +2,7 @@
 //! integers keep all of their digits.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -76,8 +77,32 @@ pub(super) fn parse_list(text: &str) -> Result<Vec<(usize, Value)>, Wrong> {
     let rest = skip_space(text, at + 1);
     match rest == text.len() {
         true => Ok(items),
-        false => Err(Wrong { line: line_at(rest), cause: "more text follows the list".into() }),
+        false => Err(Wrong {
+            line: line_at(rest),
+            cause: "more text follows the list; a file is one list, or has an object on each line".into(),
+        }),
     }
+}
+
+/// The keys of a JSON object and the byte ranges of their values; `None` for other texts.
+pub(super) fn fields(text: &str) -> Option<Vec<(String, Range<usize>)>> {
+    let value_end = |at: usize| {
+        let mut stream = serde_json::Deserializer::from_str(&text[at..]).into_iter::<IgnoredAny>();
+        stream.next()?.ok().map(|_| at + stream.byte_offset())
+    };
+    let mut fields = Vec::new();
+    let mut at = skip_space(text, 0);
+    let mut before = b'{';
+    while text.as_bytes().get(at) == Some(&before) {
+        let key = skip_space(text, at + 1);
+        let key_end = value_end(key)?;
+        let name: String = serde_json::from_str(&text[key..key_end]).ok()?;
+        let value = skip_space(text, skip_space(text, key_end) + 1);
+        let end = value_end(value)?;
+        fields.push((name, value..end));
+        (at, before) = (skip_space(text, end), b',');
+    }
+    text[at..].starts_with('}').then_some(fields)
 }
 
 fn skip_space(text: &str, from: usize) -> usize {
@@ -234,13 +259,27 @@ mod tests {
     }
 
     #[test]
+    fn values_of_an_object_have_their_places() {
+        let text = " {\"a\" : [1,\n2], \"b,}\": {\"c\": 1}}\n";
+        let found = fields(text).unwrap();
+        let values: Vec<_> = found.iter().map(|(key, range)| (key.as_str(), &text[range.clone()])).collect();
+        assert_eq!(values, [("a", "[1,\n2]"), ("b,}", "{\"c\": 1}")]);
+        for other in ["[1]", "{", "{\"a\": 1", "{\"a\": }", ""] {
+            assert_eq!(fields(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn errors_in_a_list_have_their_lines() {
         let line = |text: &str| parse_list(text).map_err(|wrong| (wrong.line, wrong.cause)).unwrap_err();
         assert_eq!(line("[1,\n2,\n]"), (3, "a comma follows the last item".into()));
         assert_eq!(line("[1\n2]"), (2, "a comma is missing between two items".into()));
         assert_eq!(line("[1,\n2\n"), (3, "the list ends without a closing ]".into()));
         assert_eq!(line("[1,"), (1, "the list ends without a closing ]".into()));
-        assert_eq!(line("[1]\n[2]"), (2, "more text follows the list".into()));
+        assert_eq!(
+            line("[1]\n[2]"),
+            (2, "more text follows the list; a file is one list, or has an object on each line".into())
+        );
         assert_eq!(line("[{},\n{\"a\":\n NaN}]").0, 3);
     }
 }

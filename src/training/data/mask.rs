@@ -9,18 +9,21 @@
 //! Where the template renders an answer differently once other messages follow (it drops earlier thoughts, or moves the
 //! list of tools), that answer becomes a sample of its own: the text that the model is given at inference.
 //!
-//! A call of a tool that the template leaves out is not trained, and counted.
+//! What the template leaves out, such as a call of a tool, is not trained, and counted. A template that writes messages in
+//! another order than they come is refused.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ops::Range;
 
 use serde_json::{Value, json};
 
-use super::{Encoder, rows};
+use super::{Encoder, RowNotes, messages as message_keys};
 use crate::{Error, Result};
 
 mod alike;
+mod blocks;
+mod checks;
 mod endings;
 mod join;
 mod turns;
@@ -29,6 +32,8 @@ use endings::Ending;
 
 /// Stands for an answer, and no template changes it.
 const ANSWER: &str = "Zq7AnswerSentinelQz";
+/// Keys of the assistant's reasoning.
+const REASONING: [&str; 3] = ["reasoning", "reasoning_content", "thinking"];
 /// Stands for the question after it.
 const QUESTION: &str = "Zq7QuestionSentinelQz";
 
@@ -65,14 +70,15 @@ pub(super) struct Masker<'a> {
     endings: RefCell<HashMap<(bool, String), Option<Ending>>>,
     /// Set where calls of tools are written, by the same.
     writes_calls: RefCell<HashMap<(bool, String), bool>>,
+    /// Set if the template writes the messages of a chat in their order.
+    in_order: OnceCell<bool>,
 }
 
 /// The texts of a chat. Without a trained answer there are none.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct MaskedChat {
     pub(super) texts: Vec<MaskedText>,
-    /// Number of answers with calls of tools that the template leaves out.
-    pub(super) calls_left_out: usize,
+    pub(super) notes: RowNotes,
 }
 
 /// A rendered chat, `None` for a model without a chat template.
@@ -86,97 +92,55 @@ impl<'a> Masker<'a> {
             special: special.map(|(text, id)| EndToken { text, id }).collect(),
             endings: RefCell::default(),
             writes_calls: RefCell::default(),
+            in_order: OnceCell::new(),
         }
     }
 
     /// The text of a chat, all of it trained.
     pub(super) fn whole(&self, messages: &[Value], tools: Option<&Value>) -> Result<Masked> {
-        let (messages, _) = without_weights(messages)?;
-        let text = self.encoder.render(&messages, tools, false)?;
+        let (messages, trained) = without_weights(messages)?;
+        let rendered = self.encoder.render(&messages, tools, false);
+        let text = rendered.map_err(|error| self.explain(error, &messages, tools))?;
         Ok(text.map(|text| {
             let span = Span { bytes: 0..text.len(), whole_first_token: true };
-            MaskedChat { texts: vec![MaskedText { spans: vec![span], text, end: None }], calls_left_out: 0 }
+            let tools_left_out = usize::from(self.leaves_out_tools(&messages, tools, &text));
+            let texts = vec![MaskedText { spans: vec![span], text, end: None }];
+            let reasoning_left_out = self.reasoning_left_out(&messages, &trained, &texts);
+            let notes = RowNotes { tools_left_out, reasoning_left_out, ..RowNotes::default() };
+            MaskedChat { texts, notes }
         }))
     }
 
     /// The texts of a chat with its answers trained.
     pub(super) fn answers(&self, messages: &[Value], tools: Option<&Value>) -> Result<Masked> {
         let (messages, mut trained) = without_weights(messages)?;
-        let Some(marked) = self.encoder.render_marked(&messages, tools)? else { return Ok(None) };
+        let rendered = self.encoder.render_marked(&messages, tools);
+        let Some(marked) = rendered.map_err(|error| self.explain(error, &messages, tools))? else {
+            return Ok(None);
+        };
+        self.check_order()?;
         let chat = Chat { messages: &messages, tools, whole: &marked.text };
-        let mut calls_left_out = 0;
+        let mut notes = RowNotes::default();
         for index in std::mem::take(&mut trained) {
-            let written = !has_calls(&messages[index]) || self.writes_calls(&chat, index);
-            calls_left_out += usize::from(!written);
-            if written || has_text(&messages[index]) {
-                self.check_text(&chat, index)?;
+            let message = &messages[index];
+            let written = !has_calls(message) || self.writes_calls(&chat, index);
+            notes.calls_left_out += usize::from(!written);
+            notes.empty_answers +=
+                usize::from(!has_calls(message) && !has_text(message) && reasoning(message).is_none());
+            if written || has_text(message) {
+                self.check_text(&chat, index, marked.generation.is_some())?;
                 trained.push(index);
             }
         }
         let texts = match marked.generation {
             _ if trained.is_empty() => Vec::new(),
-            Some(blocks) => self.by_blocks(chat.whole.to_owned(), blocks, &messages, &trained)?,
+            Some(blocks) => self.by_blocks(&chat, blocks, &trained)?,
             None => join::join(self.turns(&chat, &trained)?),
         };
-        Ok(Some(MaskedChat { texts, calls_left_out }))
-    }
-
-    /// Refuses an answer whose text the template leaves out, as those do that read content in a form of their own.
-    fn check_text(&self, chat: &Chat<'_>, index: usize) -> Result<()> {
-        let message = &chat.messages[index];
-        // An ending is known only where the sentinel is written.
-        if !has_text(message) || has_calls(message) || self.ending(chat, index).is_some() {
-            return Ok(());
-        }
-        let text = self.render(&chat.up_to(index, &[answer(ANSWER)]), chat.tools, false);
-        if text.is_none_or(|text| text.contains(ANSWER)) {
-            return Ok(());
-        }
-        let message = "has text that the chat template leaves out, so the model would learn to answer nothing; use a chat \
-                       template that writes it, or leave the row out";
-        Err(Error::invalid(format!("message {} (assistant)", index + 1), message))
-    }
-
-    /// Returns whether the template writes calls of tools at this place of a conversation.
-    fn writes_calls(&self, chat: &Chat<'_>, index: usize) -> bool {
-        let key = chat.place(index);
-        if let Some(known) = self.writes_calls.borrow().get(&key) {
-            return *known;
-        }
-        let mut silent = chat.messages[index].clone();
-        if let Some(fields) = silent.as_object_mut() {
-            fields.shift_remove("tool_calls");
-        }
-        let render = |message: Value| self.render(&chat.up_to(index, &[message]), chat.tools, false);
-        let with = render(chat.messages[index].clone());
-        let written = with.is_none() || with != render(silent);
-        self.writes_calls.borrow_mut().insert(key, written);
-        written
-    }
-
-    /// The ranges of the template's own marks.
-    fn by_blocks(
-        &self,
-        text: String,
-        mut blocks: Vec<Range<usize>>,
-        messages: &[Value],
-        trained: &[usize],
-    ) -> Result<Vec<MaskedText>> {
-        let answers: Vec<usize> = (0..messages.len()).filter(|&index| is_answer(&messages[index])).collect();
-        if trained.len() < answers.len() {
-            let untrained =
-                answers.iter().find(|index| !trained.contains(index)).map_or(0, |index| index + 1);
-            if blocks.len() != answers.len() {
-                let message = "is not to be trained, but the chat template does not mark each answer by one {% generation %} \
-                               block, so the answer cannot be told apart";
-                return Err(Error::invalid(format!("message {untrained} (assistant)"), message));
-            }
-            let kept = blocks.into_iter().zip(answers).filter(|(_, answer)| trained.contains(answer));
-            blocks = kept.map(|(block, _)| block).collect();
-        }
-        blocks.retain(|block| !block.is_empty());
-        let spans = blocks.into_iter().map(|bytes| Span { bytes, whole_first_token: false }).collect();
-        Ok(vec![MaskedText { text, spans, end: None }])
+        notes.reasoning_left_out = self.reasoning_left_out(&messages, &trained, &texts);
+        notes.tools_left_out = usize::from(self.leaves_out_tools(&messages, tools, chat.whole));
+        notes.unanswered = usize::from(messages.last().is_some_and(|last| last["role"] == "user"));
+        Ok(Some(MaskedChat { texts, notes }))
     }
 
     fn render(&self, messages: &[Value], tools: Option<&Value>, prompt: bool) -> Option<String> {
@@ -241,6 +205,12 @@ fn has_text(message: &Value) -> bool {
     message["content"].as_str().is_some_and(|text| !text.trim().is_empty())
 }
 
+/// The assistant's reasoning, in the key that transformers has for it or in one of its other names.
+fn reasoning(message: &Value) -> Option<&str> {
+    let texts = REASONING.into_iter().filter_map(|key| message[key].as_str());
+    texts.map(str::trim).find(|text| !text.is_empty())
+}
+
 fn has_calls(message: &Value) -> bool {
     message["tool_calls"].as_array().is_some_and(|calls| !calls.is_empty())
 }
@@ -251,12 +221,15 @@ fn without_weights(messages: &[Value]) -> Result<(Vec<Value>, Vec<usize>)> {
     let mut cleaned = messages.to_vec();
     for (index, message) in cleaned.iter_mut().enumerate() {
         let Some(object) = message.as_object_mut() else { continue };
-        if rows::is_trained(object)
+        if message_keys::is_trained(object)
             .map_err(|cause| Error::invalid(format!("message {}", index + 1), cause))?
         {
             trained.push(index);
         }
-        rows::WEIGHTS.into_iter().chain(["train_detail"]).for_each(|key| drop(object.shift_remove(key)));
+        message_keys::WEIGHTS
+            .into_iter()
+            .chain(["train_detail"])
+            .for_each(|key| drop(object.shift_remove(key)));
     }
     Ok((cleaned, trained))
 }

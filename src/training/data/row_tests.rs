@@ -1,7 +1,15 @@
 use serde_json::{Value, json};
 
-use super::rows::record;
 use super::*;
+
+fn record(value: Value) -> std::result::Result<Record, String> {
+    rows::record(value).map(|(record, _)| record)
+}
+
+/// The columns of a row that are not used.
+fn unused(value: Value) -> Vec<String> {
+    rows::record(value).unwrap().1
+}
 
 fn chat_of(value: Value) -> (Value, Option<Value>) {
     match record(value).unwrap() {
@@ -138,6 +146,104 @@ fn alpaca_rows_become_chats() {
 }
 
 #[test]
+fn the_columns_of_dolly_are_those_of_alpaca() {
+    let row = json!({"instruction": "add", "context": "1 2", "response": "3", "category": "math"});
+    assert_eq!(chat_of(row.clone()).0, json!([user("add\n1 2"), assistant("3")]));
+    assert_eq!(unused(row), ["category"]);
+    // What was not read was dropped in silence.
+    let both = json!({"instruction": "add", "input": "1 2", "context": "x", "output": "3", "response": "4"});
+    assert_eq!(chat_of(both.clone()).0, json!([user("add\n1 2"), assistant("3")]));
+    assert_eq!(unused(both), ["context", "response"]);
+}
+
+#[test]
+fn a_system_prompt_of_either_name_begins_the_chat() {
+    let system = json!({"role": "system", "content": "s"});
+    let pair = json!([system, user("p"), assistant("c")]);
+    for key in ["system", "system_prompt"] {
+        for (row, expected) in [
+            (json!({"prompt": "p", "completion": "c"}), &pair),
+            (json!({"instruction": "p", "output": "c"}), &pair),
+            (json!({"messages": [user("p"), assistant("c")]}), &pair),
+        ] {
+            let mut row = row;
+            row[key] = "s".into();
+            assert_eq!(chat_of(row.clone()).0, *expected);
+            assert_eq!(unused(row), [""; 0]);
+        }
+    }
+    let own =
+        |first: &str| json!({"messages": [{"role": "system", "content": first}, user("p")], "system": "s"});
+    assert_eq!(unused(own("s")), [""; 0]);
+    assert_eq!(unused(own("other")), ["system"]);
+    let error = refused(json!({"prompt": "p", "completion": "c", "system": "s", "system_prompt": "t"}));
+    assert_eq!(error, "has different texts in 'system' and 'system_prompt'; keep one of the columns");
+}
+
+#[test]
+fn columns_that_are_not_used_are_named_and_media_refused() {
+    let row = json!({"prompt": "p", "completion": "c", "text": "t", "messages": [user("a")], "id": 5, "empty": "", "tags": []});
+    assert_eq!(
+        record(row.clone()).unwrap(),
+        Record::Completion { prompt: "p".into(), completion: "c".into() }
+    );
+    assert_eq!(unused(row), ["text", "messages", "id"]);
+    assert_eq!(unused(json!({"text": "t", "system": "s", "url": "u"})), ["system", "url"]);
+    assert_eq!(unused(json!({"messages": [user("a")], "tools": "[]", "functions": [1]})), ["functions"]);
+    let error = refused(json!({"messages": [user("what is this?")], "images": ["a.png"]}));
+    assert!(error.starts_with("has 'images', and only text can be trained; leave the row out"), "{error}");
+    chat_of(json!({"messages": [user("a")], "images": []}));
+}
+
+#[test]
+fn roles_are_read_in_any_spelling_and_unknown_ones_refused() {
+    for (name, role) in [
+        ("Assistant", "assistant"),
+        ("AI", "assistant"),
+        ("bot", "assistant"),
+        ("chatbot", "assistant"),
+        ("ChatGPT", "assistant"),
+        ("GPT", "assistant"),
+        (" assistant ", "assistant"),
+        ("USER", "user"),
+        ("Human", "user"),
+        ("System", "system"),
+        ("tool_response", "tool"),
+        ("developer", "developer"),
+        ("ipython", "ipython"),
+    ] {
+        let open_ai = json!({"messages": [{"role": name, "content": "x"}]});
+        let share_gpt = json!({"conversations": [{"from": name, "value": "x"}]});
+        for row in [open_ai, share_gpt] {
+            assert_eq!(chat_of(row).0, json!([{"role": role, "content": "x"}]), "{name}");
+        }
+    }
+    let error = refused(json!({"messages": [user("a"), {"role": "narrator", "content": "b"}]}));
+    assert_eq!(error, "message 2 has the role 'narrator'; it must be system, user, assistant or tool");
+    let call =
+        json!({"messages": [{"role": "tool_call", "content": "{\"name\": \"f\", \"arguments\": {}}"}]});
+    assert_eq!(chat_of(call).0[0]["tool_calls"][0]["function"], json!({"name": "f", "arguments": {}}));
+}
+
+#[test]
+fn a_message_in_place_of_a_row_is_called_one() {
+    for message in [user("a"), json!({"from": "human", "value": "a"})] {
+        assert!(
+            refused(message)
+                .starts_with("is a message of a chat, not a row; a row has the messages of one chat")
+        );
+    }
+}
+
+#[test]
+fn a_missing_column_is_named_with_how_to_rename_another() {
+    let error = refused(json!({"prompt": "p", "response": "r"}));
+    let expected = "has 'prompt', but 'completion' is missing or null; it also has [response], which --columns \
+                    prompt=prompt,completion=response would use";
+    assert_eq!(error, expected);
+}
+
+#[test]
 fn a_prompt_of_messages_is_only_read() {
     let row = json!({"prompt": [user("a"), assistant("b"), user("c")], "completion": [assistant("d")]});
     let (messages, _) = chat_of(row);
@@ -269,6 +375,11 @@ mod files {
         );
         let error = read("a.jsonl", "{\"text\":\n\"a\"}\n").unwrap_err();
         assert!(error.contains("(line 1)") && error.contains("a row must be on one line"), "{error}");
+        let error = read("a.jsonl", "{\"text\": \"a\"},\n{\"text\": \"b\"}\n").unwrap_err();
+        assert!(
+            error.contains("(line 1)") && error.ends_with("; JSON lines have no comma at their end"),
+            "{error}"
+        );
         assert!(read("a.jsonl", "[1]").unwrap_err().contains("(line 1): is a number"));
         for empty in ["", "\n\n", "[]", "\u{feff}"] {
             assert_eq!(read("a.jsonl", empty).unwrap_err(), "DIR/a.jsonl: contains no rows");
@@ -318,6 +429,113 @@ mod files {
         let wrong = |text: &str| text.parse::<Columns>().unwrap_err().to_string();
         assert!(wrong("prompt").contains("'prompt' is not OURS=THEIRS"));
         assert!(wrong("answer=x").contains("must name one of messages, prompt"));
+        // The list of keys was that of the named columns only.
+        let dolly = "{\"instruction\": \"a\", \"response\": \"b\"}\n";
+        let error = read_as("a.jsonl", dolly.as_bytes(), "output=response").unwrap_err();
+        let expected =
+            "; with --columns only the columns that it names are read, and the row also has [instruction]";
+        assert!(error.contains("has the keys [output]") && error.ends_with(expected), "{error}");
+    }
+
+    #[test]
+    fn rows_in_files_of_other_names_are_found_by_their_content() {
+        for (name, text) in [
+            ("rows", "\n{\"text\": \"a\"}\n{\"text\": \"b\"}\n"),
+            ("rows.txt", "[{\"text\": \"a\"},\n{\"text\": \"b\"}]"),
+            ("rows.log", "\u{feff}{ \"text\": \"a\"}\n{\"text\": \"b\"}"),
+            ("rows.data", "{\n \"data\": [{\"text\": \"a\"}, {\"text\": \"b\"}]\n}"),
+        ] {
+            assert_eq!(texts(&read(name, text).unwrap()), ["a", "b"], "{name}");
+        }
+        let pairs = read("rows.txt", "id,prompt,completion\n1,a,b\n").unwrap();
+        assert_eq!(pairs[0].record, Record::Completion { prompt: "a".into(), completion: "b".into() });
+        let error = read("rows.txt", "{\"text\": \"a\"}\n{\"text\": 5}\n").unwrap_err();
+        assert_eq!(error, "DIR/rows.txt (line 2): 'text' is a number; it must be a text");
+        for prose in ["Once upon a time", "{sighs} A play.", "[1] A list, a prompt, an answer", ""] {
+            assert!(read("a.txt", prose).unwrap_err().contains("is not a file of rows"), "{prose}");
+        }
+        assert!(read_as("rows", b"\x1f\x8b\x08\0", "").unwrap_err().contains("unpack it first"));
+    }
+
+    #[test]
+    fn a_json_file_with_a_list_per_split_is_a_data_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("all.json");
+        let open = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let set = DataSet::open(&path, &Columns::default());
+            set.map_err(|error| error.to_string().replace(&*folder.path().to_string_lossy(), "DIR"))
+        };
+        let rows = |count: usize| {
+            let rows: Vec<String> = (0..count).map(|i| format!("{{\"text\": \"{i}\"}}")).collect();
+            format!("[{}]", rows.join(",\n"))
+        };
+        let set = open(&format!("{{\"train\": {},\n\"test\": {}}}", rows(30), rows(2))).unwrap();
+        assert_eq!((set.train.len(), set.valid.len(), set.test.len()), (30, 0, 2));
+        assert_eq!(places(&set.test), ["line 31", "line 32"]);
+        let set = open(&format!("{{\"train\": {}, \"validation\": {}}}", rows(3), rows(1))).unwrap();
+        assert_eq!((set.train.len(), set.valid.len(), set.test.len()), (3, 1, 0));
+        // Without other splits it is like any file of rows.
+        assert_eq!(open(&format!("{{\"train\": {}}}", rows(40))).unwrap().split_off, 2);
+        assert!(
+            open("{\"test\": [{\"text\": \"a\"}]}")
+                .unwrap_err()
+                .starts_with("DIR/all.json: has no rows of 'train'")
+        );
+        let error = open("{\"train\": [{\"text\": \"a\"}],\n \"test\": [\n{\"text\": 5}]}").unwrap_err();
+        assert_eq!(error, "DIR/all.json (line 3): 'text' is a number; it must be a text");
+    }
+
+    #[test]
+    fn rows_of_a_list_on_one_line_are_numbered() {
+        let error = read("a.json", "[{\"text\": \"a\"}, {\"text\": \"b\"}, {\"text\": 5}]").unwrap_err();
+        assert_eq!(error, "DIR/a.json (row 3): 'text' is a number; it must be a text");
+    }
+
+    #[test]
+    fn spaces_around_cells_of_csv_are_text_and_refused_in_the_header() {
+        let rows = read("a.csv", "prompt,completion\n a , b\n").unwrap();
+        assert_eq!(rows[0].record, Record::Completion { prompt: " a ".into(), completion: " b".into() });
+        // Trimming the header alone would train the space before every answer.
+        let error = read("a.csv", "prompt, completion\na, b\n").unwrap_err();
+        assert!(
+            error.starts_with(
+                "DIR/a.csv (line 1): the name of the column ' completion' begins or ends with a space"
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn quotes_that_enclose_no_cell_of_csv_are_refused_where_they_open() {
+        let file = |rows: &str| read("a.csv", &format!("prompt,completion\n{rows}"));
+        let error = file("a,b\nc,\"d\ne,f\ng,h\n").unwrap_err();
+        assert_eq!(error, "DIR/a.csv (line 3): a quote opens here and is never closed");
+        let error = file("a,\"b\nc,\"d\"\n").unwrap_err();
+        assert!(
+            error.starts_with(
+                "DIR/a.csv (line 2): a quote opens here, and more text follows the next quote, on line 3"
+            ),
+            "{error}"
+        );
+        assert!(file("a,\"say \\\"b\\\"\"\n").unwrap_err().contains("write a quote inside a cell as \"\""));
+        let error = file("a, \"b\"\n").unwrap_err();
+        assert!(
+            error.starts_with("DIR/a.csv (line 2): a cell begins with a space before its quote"),
+            "{error}"
+        );
+        // Quotes within a cell that is not enclosed are text.
+        let rows = file("6\" pipe,the \"b\"\n\"\",\"c\"\"\"\r\n").map_err(|error| error.to_string());
+        assert_eq!(
+            rows.unwrap_err(),
+            "DIR/a.csv (line 3): has 'completion', but 'prompt' is missing or null"
+        );
+        let rows = file("6\" pipe,the \"b\"\nx,\"c\"\"\"\r\n").unwrap();
+        let pair = |prompt: &str, completion: &str| Record::Completion {
+            prompt: prompt.into(),
+            completion: completion.into(),
+        };
+        assert_eq!((&rows[0].record, &rows[1].record), (&pair("6\" pipe", "the \"b\""), &pair("x", "c\"")));
     }
 
     #[test]
@@ -326,7 +544,7 @@ mod files {
             ("a.jsonl.gz", "unpack"),
             ("a.arrow", "Arrow"),
             ("a.xlsx", "spreadsheet"),
-            ("a.txt", "must end in"),
+            ("a.txt", "is not a file of rows: its name does not end in"),
         ] {
             let error = read(name, "x").unwrap_err();
             assert!(error.contains(words), "{error}");
@@ -366,6 +584,19 @@ mod files {
         assert_eq!((set.train.len(), set.valid.len(), set.test.len()), (40, 3, 2));
         write("train.csv", 1);
         assert!(open().unwrap_err().contains("several files for one split: Train.JSONL, train.csv"));
+        for name in ["train.csv", "Train.JSONL"] {
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+        }
+        write("train.txt", 5);
+        assert_eq!(open().unwrap().train.len(), 5);
+        std::fs::rename(folder.path().join("train.txt"), folder.path().join("train.jsonl.gz")).unwrap();
+        assert!(open().unwrap_err().contains("train.jsonl.gz: is compressed; unpack it first"));
+        for name in ["train.jsonl.gz", "validation.jsonl", "test.ndjson"] {
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+        }
+        std::fs::write(folder.path().join("notes.md"), "x").unwrap();
+        let error = open().unwrap_err();
+        assert!(error.ends_with("; found notes.md"), "{error}");
 
         let file = |count: usize| {
             write("one.jsonl", count);
@@ -404,7 +635,7 @@ mod files {
             assert!(set.valid.iter().all(|row| !set.train.contains(row)));
         }
         assert_eq!(texts(&split(ValidationSize::Rows(4)).unwrap().valid), ["5", "15", "25", "35"]);
-        assert!(split(ValidationSize::Rows(40)).unwrap_err().contains("takes 40 of the 40 rows"));
+        assert!(split(ValidationSize::Rows(40)).unwrap_err().contains("takes 40 of 40 rows"));
         for share in [1.0, -0.1, f64::NAN] {
             assert!(
                 split(ValidationSize::Share(share))
@@ -413,7 +644,7 @@ mod files {
             );
         }
         std::fs::write(folder.path().join("valid.jsonl"), "{\"text\": \"v\"}\n").unwrap();
-        assert!(split(ValidationSize::Rows(2)).unwrap_err().contains("has 1 rows for validation already"));
+        assert!(split(ValidationSize::Rows(2)).unwrap_err().contains("has 1 row for validation already"));
         assert_eq!(split(ValidationSize::Share(0.0)).unwrap().valid.len(), 1);
     }
 }

@@ -2,21 +2,70 @@
 
 use serde_json::{Map, Value, json};
 
+use super::messages::{kind, messages, object_text};
 use super::{Record, json as strict};
-use crate::models::big_integer;
 
 const EXPECTED: &str = "expected {\"messages\": […]}, {\"prompt\": …, \"completion\": …}, {\"text\": …}, ShareGPT's \
                         {\"conversations\": […]} or Alpaca's {\"instruction\": …, \"output\": …}; other columns are \
                         renamed as by --columns prompt=question,completion=answer";
 
-type Found<T> = Result<T, String>;
+pub(super) type Found<T> = Result<T, String>;
+
+/// A record, and the columns of its row that are not used though they have a value.
+pub(super) type Used = (Record, Vec<String>);
+
+/// Columns with the system message, the field's word first.
+const SYSTEM: [&str; 2] = ["system", "system_prompt"];
+/// Columns of what is not text.
+const MEDIA: [&str; 6] = ["images", "image", "videos", "video", "audios", "audio"];
 
 /// Makes a record of a row, or says what is wrong with it. Null columns are absent columns.
-pub(super) fn record(value: Value) -> Found<Record> {
+pub(super) fn record(value: Value) -> Found<Used> {
     let Value::Object(mut row) = value else {
         return Err(format!("is {}; {EXPECTED}", kind(&value)));
     };
     row.retain(|_, value| !value.is_null());
+    let has = |key: &str| row.contains_key(key);
+    not_trainable(&row)?;
+    if has("prompt") && has("completion") {
+        return completion(&row);
+    }
+    if let Some(key) = ["messages", "conversations", "conversation"].into_iter().find(|key| has(key)) {
+        return chat(&row, key);
+    }
+    if let Some(answer) = ["output", "response"].into_iter().find(|key| has("instruction") && has(key)) {
+        return alpaca(&row, answer);
+    }
+    if has("text") {
+        return Ok((Record::Text(text(&row, "text")?), unused(&row, &["text"])));
+    }
+    for (one, other) in [("prompt", "completion"), ("completion", "prompt"), ("instruction", "output")] {
+        if has(one) {
+            let keys: Vec<&str> = row.keys().map(String::as_str).filter(|key| *key != one).collect();
+            let advice = match keys.as_slice() {
+                [] => String::new(),
+                [first, ..] => format!(
+                    "; it also has [{}], which --columns {one}={one},{other}={first} would use",
+                    keys.join(", ")
+                ),
+            };
+            return Err(format!("has '{one}', but '{other}' is missing or null{advice}"));
+        }
+    }
+    if row.is_empty() {
+        return Err(format!("has no columns with a value; {EXPECTED}"));
+    }
+    if (has("role") && has("content")) || (has("from") && has("value")) {
+        return Err("is a message of a chat, not a row; a row has the messages of one chat: {\"messages\": [{\"role\": \"user\", \
+                    \"content\": …}, …]}"
+            .into());
+    }
+    let keys: Vec<&str> = row.keys().map(String::as_str).collect();
+    Err(format!("has the keys [{}]; {EXPECTED}", keys.join(", ")))
+}
+
+/// Refuses rows for another kind of training.
+fn not_trainable(row: &Map<String, Value>) -> Found<()> {
     let has = |key: &str| row.contains_key(key);
     if has("chosen") && has("rejected") {
         return Err("is a pair of preferred and rejected answers, which trains by DPO and is not supported; keep the \
@@ -33,28 +82,28 @@ pub(super) fn record(value: Value) -> Found<Record> {
                     all by --template-var, and leave the column out"
             .into());
     }
-    if has("prompt") && has("completion") {
-        return completion(&row);
+    match MEDIA.into_iter().find(|key| row.get(*key).is_some_and(|value| !is_empty(value))) {
+        Some(key) => Err(format!(
+            "has '{key}', and only text can be trained; leave the row out, or the column if the text is complete without it"
+        )),
+        None => Ok(()),
     }
-    if let Some(key) = ["messages", "conversations", "conversation"].into_iter().find(|key| has(key)) {
-        return chat(&row, key);
+}
+
+/// The columns with a value that are not among the used ones.
+fn unused(row: &Map<String, Value>, used: &[&str]) -> Vec<String> {
+    let left = row.iter().filter(|(key, value)| !used.contains(&key.as_str()) && !is_empty(value));
+    left.map(|(key, _)| key.clone()).collect()
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.trim().is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
     }
-    if has("instruction") && has("output") {
-        return alpaca(&row);
-    }
-    if has("text") {
-        return Ok(Record::Text(text(&row, "text")?));
-    }
-    for (one, other) in [("prompt", "completion"), ("completion", "prompt"), ("instruction", "output")] {
-        if has(one) {
-            return Err(format!("has '{one}', but '{other}' is missing or null"));
-        }
-    }
-    if row.is_empty() {
-        return Err(format!("has no columns with a value; {EXPECTED}"));
-    }
-    let keys: Vec<&str> = row.keys().map(String::as_str).collect();
-    Err(format!("has the keys [{}]; {EXPECTED}", keys.join(", ")))
 }
 
 fn text(row: &Map<String, Value>, key: &str) -> Found<String> {
@@ -66,30 +115,31 @@ fn text(row: &Map<String, Value>, key: &str) -> Found<String> {
 }
 
 /// Prompt and completion: two texts, or two lists of messages of which the second is trained.
-fn completion(row: &Map<String, Value>) -> Found<Record> {
+fn completion(row: &Map<String, Value>) -> Found<Used> {
+    let unused = unused(row, &[&["prompt", "completion", tools_key(row)], &SYSTEM[..]].concat());
+    let mut all = system(row)?;
     if row["prompt"].is_array() && row["completion"].is_array() {
         let mut prompt = messages(&row["prompt"], "prompt")?;
         for message in &mut prompt {
             message["weight"] = 0.into();
         }
-        let mut all = system(row)?;
         all.extend(prompt);
         all.extend(messages(&row["completion"], "completion")?);
-        return Ok(Record::Chat { messages: all, tools: tools(row)? });
+        return Ok((Record::Chat { messages: all, tools: tools(row)? }, unused));
     }
     let (prompt, completion) = (text(row, "prompt")?, text(row, "completion")?);
-    let mut messages = system(row)?;
-    if messages.is_empty() && !row.contains_key("tools") {
-        return Ok(Record::Completion { prompt, completion });
+    let tools = tools(row)?;
+    if all.is_empty() && tools.is_none() {
+        return Ok((Record::Completion { prompt, completion }, unused));
     }
-    messages.push(json!({"role": "user", "content": prompt}));
-    messages.push(json!({"role": "assistant", "content": completion}));
-    Ok(Record::Chat { messages, tools: tools(row)? })
+    all.push(json!({"role": "user", "content": prompt}));
+    all.push(json!({"role": "assistant", "content": completion}));
+    Ok((Record::Chat { messages: all, tools }, unused))
 }
 
-/// Alpaca: an instruction, an optional input below it, the answer; earlier turns in `history`.
-fn alpaca(row: &Map<String, Value>) -> Found<Record> {
-    let mut messages = system(row)?;
+/// Alpaca and Dolly: an instruction, an optional input or context below it, the answer; earlier turns in `history`.
+fn alpaca(row: &Map<String, Value>, answer: &str) -> Found<Used> {
+    let mut all = system(row)?;
     if let Some(history) = row.get("history") {
         let wrong = || "'history' must be a list of [question, answer]".to_owned();
         for pair in history.as_array().ok_or_else(wrong)? {
@@ -98,39 +148,51 @@ fn alpaca(row: &Map<String, Value>) -> Found<Record> {
             else {
                 return Err(wrong());
             };
-            messages.push(json!({"role": "user", "content": question}));
-            messages.push(json!({"role": "assistant", "content": answer}));
+            all.push(json!({"role": "user", "content": question}));
+            all.push(json!({"role": "assistant", "content": answer}));
         }
     }
     let mut question = text(row, "instruction")?;
-    if row.contains_key("input") {
-        let input = text(row, "input")?;
-        if !input.trim().is_empty() {
-            question = if question.is_empty() { input } else { format!("{question}\n{input}") };
-        }
+    let input =
+        ["input", "context"].into_iter().find(|key| row.get(*key).is_some_and(|value| !is_empty(value)));
+    if let Some(input) = input {
+        let input = text(row, input)?;
+        question = if question.is_empty() { input } else { format!("{question}\n{input}") };
     }
-    messages.push(json!({"role": "user", "content": question}));
-    messages.push(json!({"role": "assistant", "content": text(row, "output")?}));
-    Ok(Record::Chat { messages, tools: tools(row)? })
+    all.push(json!({"role": "user", "content": question}));
+    all.push(json!({"role": "assistant", "content": text(row, answer)?}));
+    let used = ["instruction", answer, input.unwrap_or("input"), "history", tools_key(row)];
+    Ok((Record::Chat { messages: all, tools: tools(row)? }, unused(row, &[&used, &SYSTEM[..]].concat())))
 }
 
 /// The system message of a row with such a column.
 fn system(row: &Map<String, Value>) -> Found<Vec<Value>> {
-    if !row.contains_key("system") {
-        return Ok(Vec::new());
+    let given = |key: &&str| row.get(*key).is_some_and(|value| !is_empty(value));
+    let mut keys = SYSTEM.into_iter().filter(given);
+    let Some(key) = keys.next() else { return Ok(Vec::new()) };
+    if let Some(other) = keys.find(|other| row[*other] != row[key]) {
+        return Err(format!("has different texts in '{key}' and '{other}'; keep one of the columns"));
     }
-    let system = text(row, "system")?;
-    Ok(if system.is_empty() { Vec::new() } else { vec![json!({"role": "system", "content": system})] })
+    Ok(vec![json!({"role": "system", "content": text(row, key)?})])
 }
 
-fn chat(row: &Map<String, Value>, key: &str) -> Found<Record> {
+fn chat(row: &Map<String, Value>, key: &str) -> Found<Used> {
     let mut all = messages(&row[key], key)?;
+    let mut used = vec![key, tools_key(row)];
+    let mut first = system(row)?;
+    if all[0]["role"] != "system" || first.first() == all.first() {
+        used.extend(SYSTEM);
+    }
     if all[0]["role"] != "system" {
-        let mut first = system(row)?;
         first.append(&mut all);
         all = first;
     }
-    Ok(Record::Chat { messages: all, tools: tools(row)? })
+    Ok((Record::Chat { messages: all, tools: tools(row)? }, unused(row, &used)))
+}
+
+/// The column with the descriptions of tools.
+fn tools_key(row: &Map<String, Value>) -> &'static str {
+    if row.contains_key("tools") { "tools" } else { "functions" }
 }
 
 /// The descriptions of tools: a list, its JSON text, or OpenAI's older `functions`. An empty list is none.
@@ -164,235 +226,5 @@ fn tools(row: &Map<String, Value>) -> Found<Option<Value>> {
             .map(|list| Some(list.into())),
         Value::Object(tool) => Ok(Some(json!([tool]))),
         other => Err(format!("'{key}' is {}; it must be a list", kind(&other))),
-    }
-}
-
-/// The messages of a list or of its JSON text.
-fn messages(value: &Value, key: &str) -> Found<Vec<Value>> {
-    let parsed;
-    let value = match value {
-        Value::String(text) => {
-            parsed = strict::parse(text)
-                .map_err(|wrong| format!("'{key}' is a text that is not JSON: {}", wrong.cause))?;
-            &parsed
-        }
-        other => other,
-    };
-    let Some(list) = value.as_array().filter(|list| !list.is_empty()) else {
-        return Err(format!("'{key}' must be a list of at least one message"));
-    };
-    let one = |(index, message): (usize, &Value)| {
-        message_of(message).map_err(|cause| format!("message {} {cause}", index + 1))
-    };
-    list.iter().enumerate().map(one).collect()
-}
-
-/// One message in OpenAI's form. Null keys are absent, except that a call of tools may have null content.
-fn message_of(value: &Value) -> Found<Value> {
-    let Some(object) = value.as_object() else { return Err(format!("is {}", kind(value))) };
-    let mut message: Map<String, Value> = object.clone();
-    let null_content = message.get("content").is_some_and(Value::is_null);
-    message.retain(|_, value| !value.is_null());
-    if !message.contains_key("role") && message.contains_key("from") {
-        share_gpt(&mut message)?;
-    }
-    match message.get("role") {
-        Some(Value::String(role)) => {
-            // ShareGPT's names beside OpenAI's keys.
-            let ours = match role.as_str() {
-                "human" => Some("user"),
-                "gpt" | "chatgpt" | "bing" | "bard" | "bot" | "model" => Some("assistant"),
-                _ => None,
-            };
-            if let Some(ours) = ours {
-                message.insert("role".into(), ours.into());
-            }
-        }
-        Some(other) => return Err(format!("has a 'role' that is {}", kind(other))),
-        None => return Err("has no 'role'".into()),
-    }
-    if let Some(call) = message.remove("function_call") {
-        message.entry("tool_calls").or_insert_with(|| json!([{"type": "function", "function": call}]));
-    }
-    if message["role"] == "function" {
-        message.insert("role".into(), "tool".into());
-    }
-    if let Some(calls) = message.remove("tool_calls") {
-        let calls = tool_calls(calls)?;
-        if !calls.is_empty() {
-            message.insert("tool_calls".into(), calls.into());
-        }
-    }
-    let is_call = message.contains_key("tool_calls");
-    match message.get("content") {
-        Some(Value::String(_)) => {}
-        Some(Value::Array(parts)) => {
-            let joined = join(parts)?;
-            message.insert("content".into(), joined.into());
-        }
-        Some(other) => return Err(format!("has a 'content' that is {}; it must be a text", kind(other))),
-        None if is_call => {
-            if null_content {
-                message.insert("content".into(), Value::Null);
-            }
-        }
-        None if null_content => {
-            return Err("has null as its 'content', which only a message with 'tool_calls' may have".into());
-        }
-        None => return Err("has no 'content'".into()),
-    }
-    is_trained(&message)?;
-    Ok(Value::Object(message))
-}
-
-/// Keys that select trained messages: OpenAI's, axolotl's and ms-swift's.
-pub(super) const WEIGHTS: [&str; 3] = ["weight", "train", "loss"];
-
-/// Returns whether a message is trained: one of the assistant's, unless a key says otherwise.
-pub(super) fn is_trained(message: &Map<String, Value>) -> Found<bool> {
-    if message
-        .get("train_detail")
-        .is_some_and(|detail| !matches!(detail, Value::Null) && *detail != json!([]))
-    {
-        return Err("has 'train_detail', which trains parts of an answer and is not supported; leave the key out, or write \
-                    the trained part as prompt and completion"
-            .into());
-    }
-    let mut trained = message.get("role").is_some_and(|role| role == "assistant");
-    for key in WEIGHTS {
-        let chosen = match message.get(key) {
-            None | Some(Value::Null) => continue,
-            Some(Value::Bool(chosen)) => *chosen,
-            Some(Value::Number(number)) if number.as_f64() == Some(1.0) => true,
-            Some(Value::Number(number)) if number.as_f64() == Some(0.0) => false,
-            Some(other) => {
-                return Err(format!(
-                    "has '{key}': {other}; write 1 for an answer that is trained, 0 for one that is only read"
-                ));
-            }
-        };
-        if chosen && message.get("role").is_none_or(|role| role != "assistant") {
-            return Err(format!(
-                "has '{key}': {}, but only the assistant's messages are trained; leave the key out, or train all of the \
-                 text by --train-on all",
-                message[key]
-            ));
-        }
-        trained &= chosen;
-    }
-    Ok(trained)
-}
-
-/// Turns `from` and `value` into `role` and `content`.
-fn share_gpt(message: &mut Map<String, Value>) -> Found<()> {
-    let from = match message.remove("from") {
-        Some(Value::String(from)) => from,
-        _ => return Err("has a 'from' that is not a text".into()),
-    };
-    let Some(value) = message.remove("value") else { return Err("has no 'value', or null".into()) };
-    let role = match from.as_str() {
-        "human" | "user" => "user",
-        "gpt" | "chatgpt" | "bing" | "bard" | "assistant" | "model" | "bot" => "assistant",
-        "system" => "system",
-        "observation" | "tool" | "function_response" | "tool_response" => "tool",
-        "function_call" | "tool_call" => {
-            let calls = match &value {
-                Value::String(text) => strict::parse(text)
-                    .map_err(|wrong| format!("is a function call that is not JSON: {}", wrong.cause))?,
-                other => other.clone(),
-            };
-            let calls = if calls.is_array() { calls } else { json!([calls]) };
-            message.insert("role".into(), "assistant".into());
-            message.insert("tool_calls".into(), calls);
-            return Ok(());
-        }
-        other => {
-            return Err(format!(
-                "is from '{other}'; it must be system, human, gpt, function_call or observation"
-            ));
-        }
-    };
-    message.insert("role".into(), role.into());
-    message.insert("content".into(), value);
-    Ok(())
-}
-
-/// The text of content in parts.
-fn join(parts: &[Value]) -> Found<String> {
-    let mut joined = String::new();
-    for part in parts {
-        let type_of = part["type"].as_str().unwrap_or("text");
-        match (part, &part["text"]) {
-            (Value::String(text), _) => joined.push_str(text),
-            (_, Value::String(text)) if matches!(type_of, "text" | "input_text" | "output_text") => {
-                joined.push_str(text);
-            }
-            _ => return Err(format!("has a content part of type '{type_of}'; only text can be trained")),
-        }
-    }
-    Ok(joined)
-}
-
-/// Calls of tools in OpenAI's form, their arguments as objects.
-fn tool_calls(calls: Value) -> Found<Vec<Value>> {
-    let calls = match calls {
-        Value::String(text) => strict::parse(&text)
-            .map_err(|wrong| format!("has 'tool_calls' as a text that is not JSON: {}", wrong.cause))?,
-        other => other,
-    };
-    let Value::Array(calls) = calls else {
-        return Err(format!("has 'tool_calls' that are {}; they must be a list", kind(&calls)));
-    };
-    calls.into_iter().map(tool_call).collect()
-}
-
-fn tool_call(call: Value) -> Found<Value> {
-    let Value::Object(mut call) = call else {
-        return Err(format!("has a tool call that is {}; it must be an object", kind(&call)));
-    };
-    call.retain(|_, value| !value.is_null());
-    // ShareGPT and some tools leave out the outer object.
-    if !call.contains_key("function") {
-        let function: Map<String, Value> = ["name", "arguments", "parameters"]
-            .into_iter()
-            .filter_map(|key| Some((key.to_owned(), call.remove(key)?)))
-            .collect();
-        call.entry("type").or_insert_with(|| "function".into());
-        call.insert("function".into(), function.into());
-    }
-    let Some(function) = call["function"].as_object_mut() else {
-        return Err("has a tool call whose 'function' is not an object".into());
-    };
-    function.retain(|_, value| !value.is_null());
-    if !function.get("name").is_some_and(Value::is_string) {
-        return Err("has a tool call without the function's name".into());
-    }
-    if let Some(Value::String(text)) = function.get("arguments") {
-        let decoded = object_text(text)
-            .map_err(|cause| format!("has tool-call arguments that look like JSON but are not: {cause}"))?;
-        if let Some(arguments) = decoded {
-            function.insert("arguments".into(), arguments);
-        }
-    }
-    Ok(Value::Object(call))
-}
-
-/// The object or list in a JSON text; `None` for a text that does not look like one.
-fn object_text(text: &str) -> Found<Option<Value>> {
-    match text.trim_start().starts_with(['{', '[']) {
-        true => strict::parse(text).map(Some).map_err(|wrong| wrong.cause),
-        false => Ok(None),
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) if big_integer(value).is_some() => "a number",
-        Value::Object(_) => "an object",
     }
 }

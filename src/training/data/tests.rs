@@ -87,7 +87,7 @@ fn trained(example: &Example) -> String {
 }
 
 fn row(record: Record) -> Row {
-    Row { record, path: Arc::from(Path::new("x.jsonl")), place: Place::Line(1) }
+    Row { record, path: Arc::from(Path::new("x.jsonl")), place: Place::Line(1), unused: Arc::from([]) }
 }
 
 fn chat(messages: Value, tools: Option<Value>) -> Row {
@@ -173,14 +173,14 @@ fn calls_of_tools_that_the_template_leaves_out_are_not_trained_and_counted() {
     for (content, expected) in [("", "five<|im_end|>"), ("a moment", "a moment<|im_end|>·five<|im_end|>")] {
         let found = encoded(CHATML, &row(content));
         assert_eq!(found.samples.iter().map(trained).collect::<Vec<_>>(), [expected]);
-        assert_eq!(found.calls_left_out, 1);
+        assert_eq!(found.notes.calls_left_out, 1);
     }
-    assert_eq!(encoded(CALLS, &row("")).calls_left_out, 0);
+    assert_eq!(encoded(CALLS, &row("")).notes.calls_left_out, 0);
     let marked = "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}\
                   {% generation %}{{ m.content }}<|end|>{% endgeneration %}{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}";
     let found = encoded(marked, &row(""));
     assert_eq!(
-        (found.samples.iter().map(trained).collect::<Vec<_>>(), found.calls_left_out),
+        (found.samples.iter().map(trained).collect::<Vec<_>>(), found.notes.calls_left_out),
         (vec!["five<|end|>".into()], 1)
     );
     // Nothing is left to train.
@@ -225,7 +225,7 @@ fn an_end_token_that_is_written_only_between_turns_is_trained_after_the_last_one
                    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
     let found = encoded(between, &turns(&FOUR));
     assert_eq!(found.samples.iter().map(trained).collect::<Vec<_>>(), ["yo<|im_end|>·so<|im_end|>"]);
-    assert_eq!(found.ends_added, 1);
+    assert_eq!(found.notes.ends_added, 1);
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_template_without_end_tokens_gets_the_models_own_and_says_so() {
         let found = encoded(template, &turns(&FOUR));
         let trained: Vec<String> = found.samples.iter().map(trained).collect();
         assert_eq!(trained, ["yo</s>", "so</s>"], "{template}");
-        assert_eq!(found.ends_added, 2);
+        assert_eq!(found.notes.ends_added, 2);
     }
 }
 
@@ -379,8 +379,7 @@ fn long_rows_are_cut_and_left_out_for_the_right_reason() {
     assert_eq!(trained(&made.examples[0]), "bcd");
     let error = examples(&rows[1..2], &encoder, TrainOn::Completion, 5).unwrap_err().to_string();
     assert!(
-        error.contains("none of the 1 rows has a token to train")
-            && error.contains("raise the maximum length")
+        error.contains("its only row has no token to train") && error.contains("raise the maximum length")
     );
     let silent = chat(json!([{"role": "system", "content": "s"}]), None);
     let error = examples(&[silent], &Bytes::new(CHATML), TrainOn::Completion, 5).unwrap_err().to_string();
@@ -402,6 +401,7 @@ fn special_tokens_inside_an_answer_do_not_move_its_mask() {
 }
 
 mod long;
+mod notes;
 
 /// Joins each word with the space before it, as BPE does; `prefix` puts a space before every text, as SentencePiece does.
 struct Words {

@@ -10,6 +10,18 @@ pub(super) fn read(path: &Path) -> Result<String> {
     decode(path, &bytes)
 }
 
+/// Decodes the first bytes of a file, of which characters may be damaged.
+pub(super) fn decode_start(bytes: &[u8]) -> String {
+    let units = |unit: fn([u8; 2]) -> u16| -> Vec<u16> {
+        bytes[2..].as_chunks::<2>().0.iter().map(|&pair| unit(pair)).collect()
+    };
+    match bytes {
+        [0xff, 0xfe, ..] => String::from_utf16_lossy(&units(u16::from_le_bytes)),
+        [0xfe, 0xff, ..] => String::from_utf16_lossy(&units(u16::from_be_bytes)),
+        _ => String::from_utf8_lossy(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).into_owned(),
+    }
+}
+
 /// Decodes a file's bytes. Errors name the line with the first byte that is not text.
 fn decode(path: &Path, bytes: &[u8]) -> Result<String> {
     match bytes {

@@ -3,17 +3,17 @@
 use std::io::IsTerminal;
 
 use metal_candle::models::{ModelFiles, write_json};
-use metal_candle::training::data::{EncodedRow, Example, Examples, RowEncoder};
+use metal_candle::training::data::{EncodedRow, Example, Examples, RowEncoder, RowNotes};
 use metal_candle::training::{Encoder, Record, Row, TrainOn, data};
 use serde_json::{Value, json};
 
-use super::train::thousands;
 use crate::args::DataArgs;
 use crate::data_source::{self, Options};
 use crate::fetch;
 use crate::session::{Session, print_line};
 use crate::settings::train_on;
 use crate::template_vars;
+use metal_candle::counts::{counted, thousands};
 
 /// Characters of a row that are shown without `--json`; what is between its two ends is left out.
 const SHOWN: usize = 4000;
@@ -23,6 +23,7 @@ pub(crate) fn run(args: &DataArgs, session: &Session) -> anyhow::Result<()> {
     let options = Options::new(args.split.as_deref(), args.columns.as_deref())?;
     let options = Options { any_split: true, ..options };
     let set = data_source::open(&args.data, &options, session)?.set;
+    template_vars::check_rows(&args.template_var, [&set.train, &set.valid, &set.test].into_iter().flatten())?;
     let splits = [("train", &set.train), ("valid", &set.valid), ("test", &set.test)];
     let files = match &args.model {
         Some(model) => {
@@ -54,13 +55,13 @@ pub(crate) fn run(args: &DataArgs, session: &Session) -> anyhow::Result<()> {
 /// One line about a split: its rows and tokens, and what became of the rest.
 pub(crate) fn summary(name: &str, made: &Examples, length: usize) -> String {
     let mut text = format!(
-        "{name}: {}, {} tokens, {} trained",
+        "{name}: {}, {}, {} trained",
         counted(made.rows, "row"),
-        thousands(made.tokens()),
+        counted(made.tokens(), "token"),
         thousands(made.trained_tokens())
     );
     if made.truncated > 0 {
-        text += &format!("; {} cut to {length} tokens", counted(made.truncated, "sequence"));
+        text += &format!("; {} cut to {}", counted(made.truncated, "sequence"), counted(length, "token"));
     }
     for (reason, (count, place)) in &made.left_out {
         text += &format!("; {} left out: {reason} (first: {place})", counted(*count, "row"));
@@ -71,23 +72,91 @@ pub(crate) fn summary(name: &str, made: &Examples, length: usize) -> String {
             counted(made.split_rows, "row")
         );
     }
-    if made.ends_added > 0 {
-        text += &format!(
-            "; {} ended by an added end token, because the chat template writes none there",
-            counted(made.ends_added, "answer")
-        );
-    }
-    if made.calls_left_out > 0 {
-        text += &format!(
-            "; tool calls of {} are not trained, because the chat template leaves them out",
-            counted(made.calls_left_out, "answer")
-        );
+    for remark in remarks(&made.notes) {
+        text += "; ";
+        text += &remark;
     }
     text
 }
 
-fn counted(count: usize, what: &str) -> String {
-    format!("{} {what}{}", thousands(count), if count == 1 { "" } else { "s" })
+/// What is remarkable about rows, each as a sentence without its period.
+fn remarks(notes: &RowNotes) -> Vec<String> {
+    let RowNotes {
+        ends_added,
+        calls_left_out,
+        reasoning_left_out,
+        empty_answers,
+        unanswered,
+        tools_left_out,
+    } = *notes;
+    let verb = |count: usize, what: &str, one: &str, several: &str| {
+        format!("{} {}", counted(count, what), if count == 1 { one } else { several })
+    };
+    let all = [
+        (
+            ends_added,
+            format!(
+                "{} ended by an added end token, because the chat template writes none there",
+                counted(ends_added, "answer")
+            ),
+        ),
+        (
+            calls_left_out,
+            format!(
+                "tool calls of {} are not trained, because the chat template leaves them out",
+                counted(calls_left_out, "answer")
+            ),
+        ),
+        (
+            reasoning_left_out,
+            format!(
+                "reasoning of {} is not trained, because the chat template leaves it out",
+                counted(reasoning_left_out, "answer")
+            ),
+        ),
+        (
+            empty_answers,
+            format!(
+                "{} empty, so only the end of the turn is trained",
+                verb(empty_answers, "answer", "is", "are")
+            ),
+        ),
+        (
+            unanswered,
+            format!(
+                "{} with a question without an answer, which is not trained",
+                verb(unanswered, "chat", "ends", "end")
+            ),
+        ),
+        (
+            tools_left_out,
+            format!(
+                "tools of {} are not in the text, because the chat template leaves them out",
+                counted(tools_left_out, "row")
+            ),
+        ),
+    ];
+    all.into_iter().filter(|(count, _)| *count > 0).map(|(_, remark)| remark).collect()
+}
+
+/// The same as JSON, with the keys of [`RowNotes`].
+fn notes_json(notes: &RowNotes) -> [(&'static str, usize); 6] {
+    let RowNotes {
+        ends_added,
+        calls_left_out,
+        reasoning_left_out,
+        empty_answers,
+        unanswered,
+        tools_left_out,
+    } = *notes;
+    [
+        ("ends_added", ends_added),
+        ("calls_left_out", calls_left_out),
+        ("reasoning_left_out", reasoning_left_out),
+        ("empty_answers", empty_answers),
+        ("unanswered", unanswered),
+        ("tools_left_out", tools_left_out),
+    ]
 }
 
 fn as_json(
@@ -111,15 +180,17 @@ fn as_json(
                 parts.iter().map(|part| json!({"text": part.text, "trained": part.trained})).collect();
             Ok(json!({"tokens": example.tokens, "trained": example.supervised, "parts": parts}))
         };
-        first.push(json!({
+        let mut shown = json!({
             "file": row.path.display().to_string(),
             "place": row.place.to_string(),
             "samples": encoded.samples.iter().map(sample).collect::<anyhow::Result<Vec<_>>>()?,
             "truncated": encoded.truncated,
-            "ends_added": encoded.ends_added,
-            "calls_left_out": encoded.calls_left_out,
             "left_out": encoded.left_out.map(|reason| reason.to_string()),
-        }));
+        });
+        for (key, count) in notes_json(&encoded.notes) {
+            shown[key] = count.into();
+        }
+        first.push(shown);
     }
     print_line(&json!({"splits": counts, "max_length": length, "rows": first}).to_string())
 }
@@ -127,25 +198,29 @@ fn as_json(
 /// Counts of a split; one of which nothing is trained is counted, too.
 fn count_split(encoder: &RowEncoder<'_>, rows: &[Row]) -> anyhow::Result<Value> {
     let mut left_out = Vec::new();
-    let [mut sequences, mut tokens, mut trained, mut truncated, mut ends_added, mut calls_left_out] = [0; 6];
+    let [mut sequences, mut tokens, mut trained, mut truncated] = [0; 4];
+    let mut notes = RowNotes::default();
     for row in rows {
         let encoded = encoder.encode(row)?;
         sequences += encoded.samples.len();
         tokens += encoded.samples.iter().map(|example| example.tokens.len()).sum::<usize>();
         trained += encoded.samples.iter().map(Example::trained).sum::<usize>();
         truncated += encoded.truncated;
-        ends_added += encoded.ends_added;
-        calls_left_out += encoded.calls_left_out;
+        notes += encoded.notes;
         if let Some(reason) = encoded.left_out {
             left_out.push(
                 json!({"file": row.path.display().to_string(), "place": row.place.to_string(), "reason": reason.to_string()}),
             );
         }
     }
-    Ok(json!({
+    let mut counts = json!({
         "rows": rows.len(), "sequences": sequences, "tokens": tokens, "trained_tokens": trained, "truncated": truncated,
-        "ends_added": ends_added, "calls_left_out": calls_left_out, "left_out": left_out,
-    }))
+        "left_out": left_out,
+    });
+    for (key, count) in notes_json(&notes) {
+        counts[key] = count.into();
+    }
+    Ok(counts)
 }
 
 /// The rows as they were read, for a look at a data set before there is a model.
@@ -239,11 +314,8 @@ fn shown_row(files: &ModelFiles, row: &Row, encoded: &EncodedRow, style: Style) 
     if encoded.truncated > 0 {
         text += "(cut to the maximum length)\n";
     }
-    if encoded.ends_added > 0 {
-        text += "(the chat template writes no end token here; one was added)\n";
-    }
-    if encoded.calls_left_out > 0 {
-        text += "(the chat template leaves out tool calls; they are not trained)\n";
+    for remark in remarks(&encoded.notes) {
+        text += &format!("({remark})\n");
     }
     Ok(text)
 }
@@ -320,14 +392,23 @@ mod tests {
         made.truncated = 1;
         made.left_out.insert(data::LeftOut::NoAnswer, (2, "line 7".to_owned()));
         made.split_rows = 3;
-        made.ends_added = 1;
-        made.calls_left_out = 2;
+        made.notes = RowNotes {
+            ends_added: 1,
+            calls_left_out: 2,
+            reasoning_left_out: 1,
+            empty_answers: 2,
+            unanswered: 1,
+            tools_left_out: 3,
+        };
         assert_eq!(
             summary("a.jsonl", &made, 512),
             "a.jsonl: 1 234 rows, 6 tokens, 3 trained; 1 sequence cut to 512 tokens; 2 rows left out: no assistant answer to \
              train (first: line 7); 3 rows became several sequences, because the chat template changes earlier answers when \
              others follow; 1 answer ended by an added end token, because the chat template writes none there; tool calls of 2 \
-             answers are not trained, because the chat template leaves them out"
+             answers are not trained, because the chat template leaves them out; reasoning of 1 answer is not trained, because \
+             the chat template leaves it out; 2 answers are empty, so only the end of the turn is trained; 1 chat ends with a \
+             question without an answer, which is not trained; tools of 3 rows are not in the text, because the chat template \
+             leaves them out"
         );
     }
 

@@ -1,7 +1,6 @@
 //! `metal-candle eval`.
 
 use std::cell::RefCell;
-use std::path::Path;
 
 use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::data::{Format, examples, read_text};
@@ -16,14 +15,16 @@ use crate::failure::Failure;
 use crate::model::Loaded;
 use crate::session::{Session, print_line};
 use crate::settings::train_on;
+use crate::template_vars;
+use metal_candle::counts::counted;
 
 pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
     let train_on = train_on(args.train_on.as_deref().unwrap_or("completion"))?;
     // Broken data is reported before the model is fetched and loaded.
     let options = Options::new(args.split.as_deref(), args.columns.as_deref())?;
-    let path = Path::new(&args.data);
-    let text = match path.is_file() && Format::of(path).is_none() {
-        true => Some(read_text(path)?),
+    let path = crate::model_source::expand_home(&args.data);
+    let text = match path.is_file() && Format::detect(&path)?.is_none() {
+        true => Some(read_text(&path)?),
         false => None,
     };
     if text.is_some() {
@@ -43,6 +44,9 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
         Some(_) => Vec::new(),
         None => data_source::open_for_evaluation(&args.data, &options, session)?,
     };
+    if !rows.is_empty() {
+        template_vars::check_rows(&args.model.template_var, rows.iter())?;
+    }
     let (loaded, adapter) = Loaded::from_args(&args.model, session)?;
     let length = args.max_length.min(loaded.files.config.context);
     let examples: Vec<Example> = match text {
@@ -64,7 +68,7 @@ pub(crate) fn run(args: &EvalArgs, session: &Session) -> anyhow::Result<()> {
     drop(meter);
     if let Some(path) = &args.logits {
         write_logits(&loaded.decoder, adapter.as_ref(), &examples, &options, path)?;
-        session.note(format!("logits of {} positions: {}", result.tokens, path.display()));
+        session.note(format!("logits of {}: {}", counted(result.tokens, "position"), path.display()));
     }
     let exact = args
         .exact

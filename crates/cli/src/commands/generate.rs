@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::model::Loaded;
 use crate::profiling::Profiling;
 use crate::session::{Session, print, print_line};
+use metal_candle::counts::counted;
 
 pub(crate) fn run(args: &GenerateArgs, session: &Session) -> anyhow::Result<()> {
     let options = options(&args.sampling)?;
@@ -133,10 +134,10 @@ fn summary(generation: &Generation, prompt_tokens: usize) -> Value {
 pub(crate) fn rates(generation: &Generation) -> String {
     let rate = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
     format!(
-        "[prompt {} tokens, {:.0} tokens/s; answer {} tokens, {:.1} tokens/s]",
-        generation.prompt_tokens,
+        "[prompt {}, {:.0} tokens/s; answer {}, {:.1} tokens/s]",
+        counted(generation.prompt_tokens, "token"),
         rate(generation.prompt_tokens, generation.prefill_seconds),
-        generation.tokens.len(),
+        counted(generation.tokens.len(), "token"),
         rate(generation.tokens.len().saturating_sub(1), generation.decode_seconds)
     )
 }

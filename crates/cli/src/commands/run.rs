@@ -1,15 +1,19 @@
 //! `metal-candle run`: `generate` with a prompt, `chat` without one.
 
 use std::io::IsTerminal;
+use std::path::Path;
 
 use super::{chat, generate};
 use crate::args::{ChatArgs, GenerateArgs, RunArgs};
 use crate::failure::Failure;
+use crate::model_source;
+use crate::output::{quoted, quoted_text};
 use crate::session::Session;
 
 pub(crate) fn run(args: &RunArgs, session: &Session) -> anyhow::Result<()> {
     let mut generate = args.generate.clone();
     if let Some(name) = &args.name {
+        check_name(name, args)?;
         generate.model.model = Some(name.clone());
     }
     if !args.words.is_empty() {
@@ -19,6 +23,33 @@ pub(crate) fn run(args: &RunArgs, session: &Session) -> anyhow::Result<()> {
         return chat::run(&for_chat(generate)?, session);
     }
     generate::run(&generate, session)
+}
+
+/// Refuses a prompt or an adapter in the place of the model.
+fn check_name(name: &str, args: &RunArgs) -> Result<(), Failure> {
+    let is_adapter = Path::new(name).join("adapter_config.json").is_file();
+    let prompt = match args.words.join(" ") {
+        words if is_adapter && words.is_empty() => String::new(),
+        words if is_adapter => format!(" --prompt {}", quoted_text(&words)),
+        _ => format!(" --prompt {}", quoted_text(name)),
+    };
+    if is_adapter {
+        let advice =
+            format!("pass it by its flag: metal-candle run --adapter {}{prompt}", quoted(Path::new(name)));
+        return Err(Failure::usage(format!("{name}: is an adapter, not a model"), advice));
+    }
+    let Err(refused) = model_source::parse(name) else { return Ok(()) };
+    let is_prompt = args.words.is_empty()
+        && (name.contains(char::is_whitespace) || args.generate.model.adapter.is_some());
+    if !is_prompt {
+        return Err(refused);
+    }
+    let cause = format!("'{name}' is not a model, which `metal-candle run` takes first, as ollama does");
+    let advice = match &args.generate.model.adapter {
+        Some(adapter) => format!("for a prompt: metal-candle run --adapter {}{prompt}", quoted(adapter)),
+        None => format!("for a prompt: metal-candle run {} {}", model_source::DEFAULT, quoted_text(name)),
+    };
+    Err(Failure::usage(cause, advice))
 }
 
 /// The flags of `generate` as flags of `chat`. Those that `chat` does not have are refused.

@@ -7,15 +7,16 @@ use metal_candle::models::AdapterParameters;
 use metal_candle::training::batches::BatchOptions;
 use metal_candle::training::data::{RowEncoder, examples};
 use metal_candle::training::{
-    DataSet, Estimate, Event, Example, LoraModule, Record, Row, RunFolder, Summary, TrainOn, TrainOptions,
-    Trainer, metrics,
+    DataSet, EndedRun, Estimate, Event, Example, LoraModule, Record, Row, RunFolder, Summary, TrainOn,
+    TrainOptions, Trainer, metrics,
 };
 use serde_json::json;
 
 use super::data::summary;
 use super::generate::tokens;
-use crate::adapter_source::Chosen;
+use crate::adapter_source::{Chosen, content_of};
 use crate::args::TrainArgs;
+use crate::base_name;
 use crate::builtin;
 use crate::config_file;
 use crate::data_source;
@@ -23,6 +24,7 @@ use crate::exact::ExactAnswers;
 use crate::failure::{Code, Failure, of_io};
 use crate::memory;
 use crate::model::Loaded;
+use crate::model_source::expand_home;
 use crate::output::{self, Mode, quoted};
 use crate::plot::{self, Curves};
 use crate::profiling::Profiling;
@@ -30,6 +32,7 @@ use crate::progress::{self, size};
 use crate::session::{Session, print_line};
 use crate::settings::{self, TrainFlags};
 use crate::template_vars;
+use metal_candle::counts::{counted, thousands};
 
 /// New tokens of the answers before and after.
 const SAMPLE_TOKENS: usize = 64;
@@ -55,6 +58,8 @@ struct Request {
     data: Data,
     /// The adapter that training starts from.
     start: Option<Chosen>,
+    /// The model is the base that the adapter names.
+    is_base_of_adapter: bool,
     out: PathBuf,
     mode: Mode,
 }
@@ -66,10 +71,17 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let threads = request.flags.threads.unwrap_or(0);
     let device = settings::device(request.flags.device.as_deref().unwrap_or("auto"), threads)?;
     let folder = if args.dry_run { None } else { Some(output::claim(&request.out, request.mode)?) };
+    if request.mode == Mode::Resume {
+        output::passed_over(&request.out)?.iter().for_each(|text| session.note(text));
+    }
 
     let model = request.flags.model.clone().unwrap_or_default();
     let variables = template_vars::parse(request.flags.template_var.as_deref().unwrap_or_default())?;
-    let mut loaded = Loaded::open(&model, dtype, &device, session)?;
+    let of_adapter = request.start.as_ref().filter(|_| request.is_base_of_adapter);
+    let mut loaded = Loaded::open(&model, dtype, &device, session).map_err(|error| match of_adapter {
+        Some(chosen) => chosen.base_not_reached(error),
+        None => error,
+    })?;
     template_vars::set(&mut loaded.files, variables, session)?;
     request.flags = request.flags.with_layers(loaded.files.config.layers)?;
     let (train, valid) = request.encode(&loaded, &options, session)?;
@@ -82,7 +94,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     }
     let options = options;
     let Request { flags, data, start, out, .. } = &request;
-    let base = loaded.files.base_model.clone().or_else(|| Some(model.clone()));
+    let base = base_name::stated(&model, &loaded.files);
     if start.is_none() && !args.no_memory_check {
         let modules = flags.lora()?.resolve(&loaded.decoder.linear_modules())?;
         let parameters = |m: &LoraModule| m.rank.saturating_mul(m.in_features + m.out_features);
@@ -90,24 +102,32 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     }
     let mut trainer = match start {
         Some(chosen) => {
-            chosen.announce(&model, &loaded.files);
+            chosen.announce(&model, &loaded.files, &content_of(&loaded.decoder))?;
             chosen.adapter.check_copies(&loaded.files.weights)?;
-            Trainer::from_adapter(&loaded.decoder, &chosen.adapter, options.clone(), &train, &valid, out)?
+            let adapter = chosen.on_base(base, &model, &loaded.files);
+            Trainer::from_adapter(&loaded.decoder, &adapter, options.clone(), &train, &valid, out)?
         }
-        None => Trainer::new(&loaded.decoder, flags.lora()?, base, options.clone(), &train, &valid, out)?,
+        None => {
+            let lora = flags.lora()?;
+            Trainer::new(&loaded.decoder, lora, Some(base), options.clone(), &train, &valid, out)?
+        }
     };
-    let held_out = if args.no_samples { Vec::new() } else { request.held_out(&loaded, &options)? };
+    let ended = match args.dry_run {
+        true => None,
+        false => trainer.ended().map_err(|error| refused_resume(error, out))?,
+    };
+    let held_out =
+        if args.no_samples || ended.is_some() { Vec::new() } else { request.held_out(&loaded, &options)? };
     let estimate = trainer.estimate_beside(&held_out)?;
     session.note(description(&loaded, &request, &estimate, (train.len(), valid.len()), options.steps));
     let Some(folder) = folder else {
         return dry_run(args, flags, &estimate, train.len(), options.steps);
     };
-    trainer.verify().map_err(|error| refused_resume(error, out))?;
     if !args.no_memory_check {
         memory::check_run(&mut trainer, &options, &estimate, &held_out)?;
     }
 
-    let samples = !args.no_samples && !args.json && !session.progress.is_quiet();
+    let samples = ended.is_none() && !args.no_samples && !args.json && !session.progress.is_quiet();
     let prompts: &[String] = if samples { &data.prompts } else { &[] };
     let exact_before = exact(&loaded, None, &held_out, &options, session)?;
     let before = answers(&loaded, None, prompts)?;
@@ -121,6 +141,17 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     let reports = curve(out, &format!("{} on {}", loaded.files.name, data.name), session);
     if summary.interrupted {
         return Err(interrupted(&summary, out).into());
+    }
+    if let Some(ended) = ended {
+        let further = further(flags, out, ended);
+        return match args.json {
+            true => {
+                let mut result = result(&summary, out, &reports, None);
+                result["ended"] = true.into();
+                print_line(&result.to_string())
+            }
+            false => print_line(&closing_of_ended(&summary, out, ended, &further)),
+        };
     }
     let trained = loaded.adapter(out)?;
     let exact_after = match exact(&loaded, Some(&trained), &held_out, &options, session) {
@@ -142,10 +173,20 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<()> {
     print_line(&closing(&summary, out, &reports))
 }
 
+/// The file of settings: the one that is named, also by the folder of a run, or that of the run to resume.
+fn config_path(args: &TrainArgs) -> Option<PathBuf> {
+    let settings_in = |folder: &Path| Some(folder.join("run.toml")).filter(|path| path.is_file());
+    match args.config.as_deref().or(args.config_file.as_deref()) {
+        Some(named) => Some(settings_in(named).unwrap_or_else(|| named.to_owned())),
+        None if args.resume => settings_in(&expand_home(&args.flags.out.as_deref()?.to_string_lossy())),
+        None => None,
+    }
+}
+
 fn exact_line((before, after): &(ExactAnswers, ExactAnswers)) -> String {
     format!(
-        "\nexact answers on {} held-out rows: {} before, {} after ({:.0} %)",
-        after.examples,
+        "\nexact answers on {}: {} before, {} after ({:.0} %)",
+        counted(after.examples, "held-out row"),
         before.exact,
         after.exact,
         after.percent()
@@ -154,16 +195,19 @@ fn exact_line((before, after): &(ExactAnswers, ExactAnswers)) -> String {
 
 impl Request {
     fn of(args: &TrainArgs, session: &Session) -> anyhow::Result<Self> {
-        let config =
-            args.config.as_deref().or(args.config_file.as_deref()).map(config_file::read).transpose()?;
-        let config = config.unwrap_or_default();
+        let path = config_path(args);
+        let mut config = path.as_deref().map(config_file::read).transpose()?.unwrap_or_default();
+        if let Some(path) = &path {
+            config.settle_paths(path, args.flags.out.is_none());
+        }
         for note in &config.notes {
             session.note(format!("note: {note}"));
         }
         let given = args.flags.clone().over(config.flags);
         let start = given.adapter.as_deref().map(|given| Chosen::open(given, session)).transpose()?;
+        let is_base_of_adapter = given.model.is_none();
         let flags = match &start {
-            Some(chosen) => chosen.settle(given)?,
+            Some(chosen) => chosen.settle(given, session)?,
             None => given,
         };
         let flags = flags.with_built_in_defaults().with_defaults();
@@ -171,9 +215,12 @@ impl Request {
         let source = data_source::Options::new(flags.split.as_deref(), flags.columns.as_deref())?;
         let source = data_source::Options { valid: flags.validation()?, ..source };
         let data = Data::open(flags.data.as_deref().unwrap_or(builtin::DEFAULT), &source, session)?;
+        let rows = data.set.train.iter().chain(&data.set.valid);
+        template_vars::check_rows(flags.template_var.as_deref().unwrap_or_default(), rows)?;
         flags.lora()?.validate()?;
         settings::train_on(flags.train_on.as_deref().unwrap_or("completion"))?;
-        let out = flags.out.clone().unwrap_or_else(|| Path::new("adapters").join(&data.name));
+        let out = flags.out.as_deref().map(|out| expand_home(&out.to_string_lossy()));
+        let out = out.unwrap_or_else(|| Path::new("adapters").join(&data.name));
         if flags.iters.is_some() && flags.accumulation.is_some_and(|count| count > 1) {
             session.note("note: iters counts batches; a step is made of 'accumulation' of them");
         }
@@ -192,7 +239,7 @@ impl Request {
             )
             .into());
         }
-        Ok(Self { flags, by_epochs, data, start, out, mode })
+        Ok(Self { flags, by_epochs, data, start, is_base_of_adapter, out, mode })
     }
 
     /// The examples for training and validation.
@@ -217,7 +264,8 @@ impl Request {
         match (set.valid.len(), set.split_off) {
             (0, _) => session.note("no rows for validation: the last adapter is kept, not the best one"),
             (_, 0) => {}
-            (_, taken) => session.note(format!("valid: {taken} rows taken from train, as the data has none")),
+            (_, taken) => session
+                .note(format!("valid: {} taken from train, as the data has none", counted(taken, "row"))),
         }
         Ok((train, valid))
     }
@@ -241,9 +289,9 @@ fn begin(mut folder: RunFolder, request: &Request, trainer: &mut Trainer<'_>) ->
     Ok(())
 }
 
-/// Writes `run.toml`.
+/// Writes `run.toml`, with absolute paths, so that it means the same from every folder.
 fn write_settings(request: &Request) -> anyhow::Result<()> {
-    let text = toml::to_string(&request.flags)?;
+    let text = toml::to_string(&request.flags.clone().with_absolute_paths())?;
     Ok(metal_candle::atomic::write(&request.out.join("run.toml"), text.as_bytes())?)
 }
 
@@ -305,8 +353,11 @@ fn refused_resume(error: metal_candle::Error, out: &Path) -> anyhow::Error {
         metal_candle::Error::OtherRun { .. } => Failure::input(
             error.to_string(),
             format!(
-                "metal-candle train --config {} --resume goes on with the settings of that run; --overwrite replaces it",
-                quoted(&out.join("run.toml"))
+                "metal-candle train --config {} --resume goes on with the settings of that run; with others, its adapter is \
+                 trained further by: metal-candle train --config {} --adapter {} --out NEW; --overwrite replaces the run",
+                quoted(&out.join("run.toml")),
+                quoted(&out.join("run.toml")),
+                quoted(out)
             ),
         )
         .into(),
@@ -330,10 +381,12 @@ fn description(
     steps: usize,
 ) -> String {
     format!(
-        "{} on {}: {train} examples, {valid} for validation, {steps} steps\n{} of {} parameters are trained ({:.2} %); \
+        "{} on {}: {}, {valid} for validation, {}\n{} of {} parameters are trained ({:.2} %); \
          memory about {} (weights {}, adapter and optimizer {}, activations {}, program and copies {})",
         loaded.files.name,
         request.data.name,
+        counted(train, "example"),
+        counted(steps, "step"),
         thousands(estimate.trainable),
         thousands(estimate.total),
         100.0 * estimate.trainable as f64 / estimate.total as f64,
@@ -537,39 +590,48 @@ fn closing(summary: &Summary, out: &Path, reports: &[metrics::Report]) -> String
         summary.tokens_per_second,
         100.0 * summary.padding,
         out.display(),
-        out.display()
+        quoted(out)
     );
     text
+}
+
+/// The command that trains the adapter of a run that has ended further.
+fn further(flags: &TrainFlags, out: &Path, ended: EndedRun) -> String {
+    let config = quoted(&out.join("run.toml"));
+    // Only a constant rate does not depend on the number of steps.
+    if flags.schedule.as_deref() == Some("constant") && !ended.stopped_early {
+        return format!("metal-candle train --config {config} --steps {} --resume", 2 * ended.step);
+    }
+    let mut next = out.as_os_str().to_owned();
+    next.push("-2");
+    let (adapter, next) = (quoted(out), quoted(Path::new(&next)));
+    format!("metal-candle train --config {config} --adapter {adapter} --out {next}")
+}
+
+fn closing_of_ended(summary: &Summary, out: &Path, ended: EndedRun, further: &str) -> String {
+    let steps = counted(ended.step, "step");
+    let what = match ended.stopped_early {
+        true => format!("it stopped early after {steps}"),
+        false if ended.step == 1 => "its one step is done".to_owned(),
+        false => format!("all of its {steps} are done"),
+    };
+    let best = summary.best.map(|(loss, step)| format!("; best validation loss {loss:.3} at step {step}"));
+    format!(
+        "\nthe run in {} has ended: {what}{}\ntry it: metal-candle generate --adapter {} --prompt \"…\"\nto train \
+         further: {further}",
+        out.display(),
+        best.unwrap_or_default(),
+        quoted(out)
+    )
 }
 
 fn indented(text: &str) -> String {
     text.trim().replace('\n', "\n          ")
 }
 
-/// Formats a number with a space between groups of three digits.
-pub(crate) fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!(
-            ["7", "1234", "134515008"].map(|n| thousands(n.parse().unwrap())),
-            ["7", "1 234", "134 515 008"]
-        );
-    }
 
     #[test]
     fn prompts_come_from_pairs_and_two_turn_chats() {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::keys::plain;
+use super::keys::{one_file, plain};
 use super::{Found, Refusal};
 
 /// Returns whether a key is read here. `adapter` is axolotl's where it names a kind of adapter, not a folder.
@@ -108,7 +108,12 @@ fn of_data_set(name: &str, value: &Value, found: &mut Found) -> Result<(), Refus
     let columns = |ours: &str| ("columns", Value::from(format!("{ours}={text}")));
     match (name, text.as_str()) {
         ("path", _) | ("name", _) | ("split", "train") | ("train_on_eos" | "train_on_eot", "turn") => {}
-        ("type", "completion") => {}
+        ("type", "completion") => {
+            found.note = Some(
+                "type is not used: rows with text are trained whole, as axolotl's completion, and others by their columns"
+                    .to_owned(),
+            );
+        }
         ("type", _) if value.is_string() => {
             found.note = Some(
                 "type is not used: rows are recognized by their columns and written by the model's chat template"
@@ -116,6 +121,7 @@ fn of_data_set(name: &str, value: &Value, found: &mut Found) -> Result<(), Refus
             );
         }
         ("ds_type", _) => {}
+        ("data_files", _) if is_loader(found) => found.settings[0].1 = one_file(value)?,
         ("split", _) => found.settings.push(("split", value.clone())),
         ("field_messages", "messages" | "conversations" | "conversation") => {}
         ("field_messages", _) => found.settings.push(columns("messages")),
@@ -141,6 +147,12 @@ fn of_data_set(name: &str, value: &Value, found: &mut Found) -> Result<(), Refus
         }
     }
     Ok(())
+}
+
+/// Returns true if the path of a data set is the name of a format, as in `path: json` with `data_files: rows.jsonl`.
+fn is_loader(found: &Found) -> bool {
+    let path = found.settings.first().and_then(|(_, path)| path.as_str());
+    matches!(path, Some("json" | "csv" | "parquet" | "text"))
 }
 
 /// Returns whether a mapping says what rows of messages have anyway: OpenAI's names, or ShareGPT's.

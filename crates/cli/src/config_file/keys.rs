@@ -21,6 +21,8 @@ pub(crate) enum Key {
     Column(&'static str),
     /// The split to train on.
     Split,
+    /// The file of rows: its path, or a list of this one.
+    File,
     /// Variables of the chat template: an object of them, or the value of the one with the key's name.
     Variables,
 }
@@ -69,8 +71,27 @@ impl Key {
             Self::Column(ours) => Ok(Found::setting("columns", format!("{ours}={text}"))),
             Self::Split if text == "train" => Ok(Found::nothing()),
             Self::Split => Ok(Found::setting("split", text)),
+            Self::File => one_file(value).map(|file| Found::setting("data", file)),
             Self::Variables => Ok(Found::setting("template-var", variables(name, value))),
         }
+    }
+}
+
+/// The one file of rows that a value names.
+pub(crate) fn one_file(value: &Value) -> Result<Value, Refusal> {
+    let files = match value {
+        Value::Array(files) => files.iter().collect(),
+        Value::Object(splits) => splits.values().collect(),
+        other => vec![other],
+    };
+    match files.as_slice() {
+        [Value::String(file)] => Ok(Value::from(file.clone())),
+        [inner @ Value::Array(_)] => one_file(inner),
+        _ => Err((
+            format!("names {} files, of which one is read", files.len()),
+            "put train.jsonl, valid.jsonl and test.jsonl into one folder, and name it with `data: FOLDER`"
+                .to_owned(),
+        )),
     }
 }
 
@@ -109,7 +130,7 @@ const ONE_FILE: &str = "put the rows to be used into one file, and leave the key
 
 /// All keys, by what becomes of them.
 static KEYS: &[(&[&str], Key)] = &[
-    (&["task-type"], Key::Only(&["CAUSAL_LM"], "only language models are trained")),
+    (&["task-type", "lora-task-type"], Key::Only(&["CAUSAL_LM"], "only language models are trained")),
     (&["peft-type", "finetuning-type"], Key::Only(&["LORA"], LORA)),
     (&["stage"], Key::Only(&["sft"], "only supervised fine-tuning is implemented")),
     (&["do-train"], Key::Only(&["true"], "for evaluation use `metal-candle eval`")),
@@ -185,6 +206,7 @@ static KEYS: &[(&[&str], Key)] = &[
     (&["save-strategy"], Key::Strategy("save-every")),
     (&["dataset-text-field"], Key::Column("text")),
     (&["dataset-train-split"], Key::Split),
+    (&["data-files", "train-file", "train-files"], Key::File),
     (&["dataset-config"], Key::Only(&["default"], "name it with `data: org/name/CONFIGURATION`")),
     (&["dataset-test-split"], Key::Unused("validation uses the data's validation rows")),
     (&["chat-template-kwargs", "enable-thinking"], Key::Variables),

@@ -257,7 +257,7 @@ fn data_sets_of_axolotl_name_columns_splits_and_sizes() {
             "    name: main\n    split: train_sft\n    type: completion\n    field: body\n    train_on_eos: turn\n",
         ),
         expected(Some("text=body"), Some("train_sft"), "org/set/main"),
-        &[],
+        &["datasets"],
     );
     expect_all(
         &text(
@@ -354,6 +354,65 @@ fn common_keys_of_transformers_trl_and_llama_factory_are_used_or_reported() {
     }
 }
 
+/// A table was taken for the adapter `rank=8`, since llama.cpp's `--lora` names one.
+#[test]
+fn groups_of_settings_are_read_as_their_settings() {
+    let text = "steps = 5\n[lora]\nrank = 8\nlora_alpha = 16\ntarget_modules = [\"q_proj\"]\n[training]\nlr = 1e-4\n\
+                [training.schedule]\nwarmup_steps = 3\n[rank_pattern]\nk_proj = 2\n";
+    let flags = read_as("toml", text).unwrap().flags;
+    let expected = TrainFlags {
+        steps: Some(5),
+        rank: Some(8),
+        alpha: Some(16.0),
+        targets: Some("q_proj".into()),
+        learning_rate: Some(1e-4),
+        warmup: Some(3),
+        rank_pattern: Some("k_proj=2".into()),
+        ..TrainFlags::default()
+    };
+    assert_eq!(flags, expected);
+    assert_eq!(yaml_of("lora:\n  r: 4\n").flags.rank, Some(4));
+    for (text, cause, advice) in [
+        ("[lora]\nrank = 8\nrnak = 9\n", "(line 3): 'rnak': is not a setting", "did you mean 'rank'?"),
+        ("rank = 4\n[lora]\nr = 8\n", "(line 1): 'rank': says 4 about rank, but 'r' says 8", "keep one"),
+        ("[rank_patern]\nq_proj = 8\n", "(line 1): 'rank_patern': is not a setting", "'rank-pattern'"),
+        ("rank = 4\nrank = 5\n", "(line 2): 'rank' is given twice", "keep one of them"),
+        ("[lora]\nrank = 4\n[lora]\nrank = 5\n", "(line 3): 'lora' is given twice", "keep one of them"),
+    ] {
+        let failure = read_as("toml", text).expect_err(text);
+        assert!(failure.cause.contains(cause) && failure.advice.contains(advice), "{text}\n{failure:?}");
+    }
+}
+
+#[test]
+fn files_of_rows_and_homes_are_named_in_every_form() {
+    let data = |text: &str| yaml_of(text).flags.data;
+    for text in [
+        "data_files: a.jsonl",
+        "data_files: [a.jsonl]",
+        "data_files: {train: [a.jsonl]}",
+        "datasets: [{path: json, data_files: a.jsonl}]",
+        "datasets:\n  - path: json\n    data_files:\n      - a.jsonl\n    ds_type: json\n",
+    ] {
+        assert_eq!(data(text).as_deref(), Some("a.jsonl"), "{text}");
+    }
+    let refused = |text: &str| read_as("yaml", text).unwrap_err();
+    assert!(refused("data_files: [a.jsonl, b.jsonl]").cause.contains("names 2 files, of which one is read"));
+    assert!(refused("datasets: [{path: a/b, data_files: a.jsonl}]").cause.contains("'data_files: a.jsonl'"));
+    let part = refused("split: train[:50%]");
+    assert!(
+        part.cause.contains("(line 1): 'split': 'train[:50%]' is more or less than one split"),
+        "{part:?}"
+    );
+    // A shell would have expanded them.
+    let home = dirs::home_dir().unwrap();
+    let flags = yaml_of("model: ~/m\ndata: ~/d\nout: ~/o\nadapter: ~/a\n").flags;
+    let inside = |name: &str| home.join(name).display().to_string();
+    assert_eq!((flags.model, flags.data), (Some(inside("m")), Some(inside("d"))));
+    assert_eq!((flags.out, flags.adapter), (Some(home.join("o")), Some(home.join("a"))));
+    assert_eq!(yaml_of("lora_task_type: CAUSAL_LM\n").flags, TrainFlags::default());
+}
+
 #[test]
 fn keys_of_peft_and_transformers_mean_ours_in_toml_too() {
     let text = "r = 4\nlora_alpha = 8\ntarget_modules = [\"q_proj\", \"v_proj\"]\nuse_rslora = true\nmax_steps = 7\n\
@@ -427,7 +486,7 @@ fn what_cannot_be_done_is_refused_by_name_and_line() {
         ("rnak: 4", "'rnak': is not a setting", "did you mean 'rank'?"),
         ("n_gpu_layers: 4", "is not a setting here, though llama.cpp has it", "--device"),
         ("- a\n- b", "has no keys at its top level", "key: value"),
-        ("rank: 4\nrank: 5", "(line 2): is not valid YAML", "key: value"),
+        ("rank: 4\nrank: 5", "(line 2): 'rank' is given twice", "keep one of them"),
     ] {
         let failure = read_as("yaml", text).expect_err(text);
         assert!(failure.cause.contains(cause) && failure.advice.contains(advice), "{text}\n{failure:?}");

@@ -54,6 +54,17 @@ pub(crate) fn train_on(text: &str) -> Word {
     }
 }
 
+/// Returns the name of a split of a data set. A part of one, as `train[:50%]`, is refused.
+pub(crate) fn split(text: &str) -> Word {
+    if text.contains(['[', '+', '%']) {
+        return Err(format!(
+            "'{text}' is more or less than one split, which is not supported; name one split, such as train, or put the \
+             rows that you want into a file"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 fn unknown(text: &str, known: &[&str]) -> String {
     let cause = format!("'{text}' is unknown");
     match nearest(&text.to_ascii_lowercase(), known.iter().copied()) {
@@ -86,6 +97,12 @@ mod tests {
         assert_eq!(dtype("u32").unwrap_err(), "'u32' is unknown; did you mean 'f32'?");
         assert_eq!(schedule("constant_with_warmup").unwrap(), "constant");
         assert_eq!(schedule("cosin").unwrap_err(), "'cosin' is unknown; did you mean 'cosine'?");
+        assert_eq!(split("validation").unwrap(), "validation");
+        for part in ["train[:50%]", "train+test", "train[10:]"] {
+            assert!(
+                split(part).unwrap_err().starts_with(&format!("'{part}' is more or less than one split"))
+            );
+        }
         assert_eq!(train_on("answers").unwrap_err(), "'answers' is unknown; use completion or all");
     }
 }

@@ -37,7 +37,36 @@ fn add(folder: &Path, prefix: &str, files: &mut Tree) {
             continue;
         }
         let bytes = std::fs::read(entry.path()).unwrap_or_default();
-        files.insert(name.clone(), if name == "metrics.jsonl" { without_speed(&bytes) } else { bytes });
+        let bytes = match name.rsplit('/').next().unwrap_or_default() {
+            "metrics.jsonl" if prefix.is_empty() => without_speed(&bytes),
+            "run.toml" | "adapter_config.json" => without_places(&bytes),
+            "manifest.json" => without_checksum_of_places(&bytes),
+            _ => bytes,
+        };
+        files.insert(name, bytes);
+    }
+}
+
+/// A text whose absolute paths, which depend on the test's folder, are their last parts.
+fn without_places(bytes: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(bytes);
+    let last = |text: &str| match text.strip_prefix('/') {
+        Some(path) => path.rsplit('/').next().unwrap_or(path).to_owned(),
+        None => text.to_owned(),
+    };
+    text.split('"').map(last).collect::<Vec<_>>().join("\"").into_bytes()
+}
+
+/// A manifest without the entry of the file that has a path in it, which is compared itself.
+fn without_checksum_of_places(bytes: &[u8]) -> Vec<u8> {
+    match serde_json::from_slice::<Value>(bytes) {
+        Ok(mut manifest) => {
+            if let Some(files) = manifest.as_object_mut() {
+                files.remove("adapter_config.json");
+            }
+            manifest.to_string().into_bytes()
+        }
+        Err(_) => bytes.to_vec(),
     }
 }
 
@@ -54,13 +83,29 @@ fn without_speed(bytes: &[u8]) -> Vec<u8> {
     String::from_utf8_lossy(bytes).lines().map(line).collect::<String>().into_bytes()
 }
 
+/// The first line in which two texts differ, for messages.
+fn first_difference(expected: &[u8], found: &[u8]) -> String {
+    let [mut expected, mut found] =
+        [expected, found].map(|bytes| bytes.split(|byte| *byte == b'\n').map(String::from_utf8_lossy));
+    let line = (1..).find_map(|line| match (expected.next(), found.next()) {
+        (None, None) => Some(String::new()),
+        (expected, found) if expected == found => None,
+        (expected, found) => Some(format!(" (line {line} is {found:?}, expected {expected:?})")),
+    });
+    line.unwrap_or_default()
+}
+
 /// The names of files that differ, are missing, or should not be there.
 pub(crate) fn differences(expected: &Tree, found: &Tree) -> Vec<String> {
     let mut names: Vec<String> = expected
         .iter()
         .filter_map(|(name, bytes)| match found.get(name) {
             None => Some(format!("{name} is missing")),
-            Some(other) => (other != bytes).then(|| format!("{name} differs")),
+            Some(other) if other == bytes => None,
+            Some(other) if name.ends_with(".jsonl") => {
+                Some(format!("{name} differs{}", first_difference(bytes, other)))
+            }
+            Some(_) => Some(format!("{name} differs")),
         })
         .collect();
     names.extend(
@@ -86,6 +131,15 @@ mod tests {
     }
 
     #[test]
+    fn places_do_not_count_but_names_do() {
+        assert_eq!(without_places(b"model = \"/tmp/a/model\"\nrank = 2"), b"model = \"model\"\nrank = 2");
+        assert_eq!(without_places(b"{\"base\": \"org/name\"}"), b"{\"base\": \"org/name\"}");
+        let one = without_checksum_of_places(b"{\"adapter_config.json\": 1, \"a\": 2}");
+        assert_eq!(one, without_checksum_of_places(b"{\"adapter_config.json\": 3, \"a\": 2}"));
+        assert_ne!(one, without_checksum_of_places(b"{\"adapter_config.json\": 1, \"a\": 3}"));
+    }
+
+    #[test]
     fn every_difference_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
@@ -100,7 +154,12 @@ mod tests {
         write("metrics.jsonl", "{\"step\":2}\n");
         assert_eq!(
             differences(&before, &tree(folder.path())),
-            ["a differs", "b is missing", "metrics.jsonl differs", "c is left over"]
+            [
+                "a differs",
+                "b is missing",
+                "metrics.jsonl differs (line 1 is Some(\"{\\\"step\\\":2}\"), expected Some(\"{\\\"step\\\":1}\"))",
+                "c is left over"
+            ]
         );
     }
 }

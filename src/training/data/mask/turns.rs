@@ -1,7 +1,7 @@
 //! The place of each answer in the text of its conversation.
 
 use super::endings::{End, Ending};
-use super::{ANSWER, Chat, EndToken, Masker, Span, answer, common_prefix};
+use super::{ANSWER, Chat, EndToken, Masker, REASONING, Span, answer, common_prefix};
 use crate::{Error, Result};
 
 /// An answer in the text of its conversation up to and including it.
@@ -105,7 +105,7 @@ impl Masker<'_> {
         chat.messages[index]["content"].as_str()?;
         let messages = if text == chat.whole { chat.messages } else { &chat.messages[..=index] };
         let mut changed = messages.to_vec();
-        for key in ["content", "reasoning", "reasoning_content", "thinking"] {
+        for key in REASONING.into_iter().chain(["content"]) {
             if changed[index][key].is_string() {
                 changed[index][key] = ANSWER.into();
             }

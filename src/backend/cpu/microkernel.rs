@@ -5,15 +5,15 @@
 //! left one is read where it is, one number at a time. The loop is the one of Goto and van de Geijn (Anatomy of
 //! High-Performance Matrix Multiplication, 2008), with registers of whatever instruction set there is.
 
-use super::number::Number;
+use super::element::SimdElement;
 use crate::tensor::DType;
 
 /// The most columns of a tile on any machine; panels that hold tensors of any ISA are padded to this.
-pub(crate) const WIDEST: usize = 32;
+pub(crate) const MAX_NR: usize = 32;
 /// Bytes of a cache line.
 const LINE: usize = 64;
-/// How many rows ahead packing asks for.
-const AHEAD: usize = 8;
+/// How many rows prefetch packing asks for.
+const PREFETCH_DISTANCE: usize = 8;
 
 /// Registers for one row of a tile.
 ///
@@ -39,7 +39,7 @@ pub(crate) unsafe trait Tile: Copy {
     fn prefetch(_p: *const u8) {}
 
     /// [`product`] compiled for this instruction set, once.
-    unsafe fn multiply(job: &Job);
+    unsafe fn multiply(job: &MicroGemm);
     /// [`panels`] compiled for this instruction set, once a dtype.
     unsafe fn pack_f32(b: Matrix<*const f32>, k: usize, n: usize, to: *mut f32);
     /// As [`Tile::pack_f32`].
@@ -50,7 +50,7 @@ pub(crate) unsafe trait Tile: Copy {
 
 /// A product of small matrices, all f32: `c = alpha·a·b`, or `c += alpha·a·b` if `add`; c has row stride `ldc`.
 #[derive(Clone, Copy)]
-pub(crate) struct Job {
+pub(crate) struct MicroGemm {
     pub(crate) m: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
@@ -60,13 +60,13 @@ pub(crate) struct Job {
     pub(crate) ldc: usize,
     pub(crate) alpha: f32,
     pub(crate) add: bool,
-    pub(crate) ahead: Ahead,
+    pub(crate) prefetch: Prefetch,
 }
 
 /// What the product after this one will read: cache lines that are asked for on the way, a few with every tile. They
 /// are pieces of rows, too short for the processor to see what comes.
 #[derive(Clone, Copy)]
-pub(crate) struct Ahead {
+pub(crate) struct Prefetch {
     start: *const u8,
     /// Bytes from one row to the next.
     step: usize,
@@ -75,7 +75,7 @@ pub(crate) struct Ahead {
     rows: usize,
 }
 
-impl Ahead {
+impl Prefetch {
     /// Nothing.
     pub(crate) const NONE: Self = Self { start: std::ptr::null(), step: 0, lines: 0, rows: 0 };
 
@@ -128,10 +128,10 @@ pub(crate) struct Panels {
 /// # Safety
 /// a is valid for `m` x `k`, b for `k` x `n` rounded up to [`Tile::NR`], c for `m` x `n`; nothing else uses c.
 #[inline(always)]
-unsafe fn product<S: Tile>(job: &Job) {
-    let Job { m, n, k, a, b, mut ahead, .. } = *job;
+unsafe fn product<S: Tile>(job: &MicroGemm) {
+    let MicroGemm { m, n, k, a, b, mut prefetch, .. } = *job;
     let tiles = n.div_ceil(S::NR) * m.div_ceil(S::MR);
-    let (mut line, share) = (0, (ahead.rows * ahead.lines).div_ceil(tiles.max(1)));
+    let (mut line, share) = (0, (prefetch.rows * prefetch.lines).div_ceil(tiles.max(1)));
     for column in (0..n).step_by(S::NR) {
         let width = S::NR.min(n - column);
         // SAFETY: the panel and these columns of c exist.
@@ -139,7 +139,7 @@ unsafe fn product<S: Tile>(job: &Job) {
             let panel = b.start.add(column / S::NR * b.panel);
             let mut row = 0;
             while row < m {
-                ahead.advance::<S>(&mut line, share);
+                prefetch.advance::<S>(&mut line, share);
                 let left = a.start.add(row * a.rows);
                 let c = job.c.add(row * job.ldc + column);
                 let count = S::MR.min(m - row);
@@ -175,7 +175,7 @@ unsafe fn rows<S: Tile, const R: usize>(
     ldb: usize,
     c: *mut f32,
     width: usize,
-    job: &Job,
+    job: &MicroGemm,
 ) {
     if R > S::MR {
         return;
@@ -207,7 +207,7 @@ unsafe fn rows<S: Tile, const R: usize>(
             }
             return;
         }
-        let mut lanes = [[0.0; WIDEST]; R];
+        let mut lanes = [[0.0; MAX_NR]; R];
         for i in 0..R {
             S::store(lanes[i].as_mut_ptr(), sums[i]);
         }
@@ -220,7 +220,7 @@ unsafe fn rows<S: Tile, const R: usize>(
 /// # Safety
 /// c is valid for them.
 #[inline(never)]
-unsafe fn narrow(lanes: &[[f32; WIDEST]], c: *mut f32, width: usize, job: &Job) {
+unsafe fn narrow(lanes: &[[f32; MAX_NR]], c: *mut f32, width: usize, job: &MicroGemm) {
     for (i, lanes) in lanes.iter().enumerate() {
         for (j, lane) in lanes.iter().enumerate().take(width) {
             // SAFETY: as the caller promises.
@@ -258,7 +258,7 @@ pub(crate) unsafe fn pack<S: Tile>(dtype: DType, b: Matrix<*const u8>, k: usize,
 /// # Safety
 /// `b` is valid for `k` x `n`, `to` for `k` times `n` rounded up to NR.
 #[inline(always)]
-unsafe fn panels<S: Tile, T: Number>(b: Matrix<*const T>, k: usize, n: usize, to: *mut f32) {
+unsafe fn panels<S: Tile, T: SimdElement>(b: Matrix<*const T>, k: usize, n: usize, to: *mut f32) {
     if b.columns == 1 && b.rows != 1 {
         // SAFETY: as the caller promises.
         return unsafe { pack_rows::<S, T>(b, k, n, to) };
@@ -286,15 +286,15 @@ unsafe fn panels<S: Tile, T: Number>(b: Matrix<*const T>, k: usize, n: usize, to
 /// # Safety
 /// See [`panels`].
 #[inline(always)]
-unsafe fn pack_rows<S: Tile, T: Number>(b: Matrix<*const T>, k: usize, n: usize, to: *mut f32) {
+unsafe fn pack_rows<S: Tile, T: SimdElement>(b: Matrix<*const T>, k: usize, n: usize, to: *mut f32) {
     let (whole, rest) = (n / S::NR, n % S::NR);
     let line = LINE / size_of::<T>();
     for p in 0..k {
         // SAFETY: the row lies within the matrix, its places within the panels.
         unsafe {
             let row = b.start.add(p * b.rows);
-            for ahead in (0..n).step_by(line) {
-                S::prefetch(row.wrapping_add(AHEAD * b.rows + ahead).cast());
+            for prefetch in (0..n).step_by(line) {
+                S::prefetch(row.wrapping_add(PREFETCH_DISTANCE * b.rows + prefetch).cast());
             }
             let to = to.add(p * S::NR);
             for index in 0..whole {
@@ -320,7 +320,7 @@ unsafe fn pack_rows<S: Tile, T: Number>(b: Matrix<*const T>, k: usize, n: usize,
 /// # Safety
 /// See [`panels`].
 #[inline(always)]
-unsafe fn pack_any<S: Tile, T: Number>(
+unsafe fn pack_any<S: Tile, T: SimdElement>(
     from: Matrix<*const T>,
     first: usize,
     k: usize,
@@ -343,7 +343,12 @@ unsafe fn pack_any<S: Tile, T: Number>(
 /// # Safety
 /// See [`panels`].
 #[inline(always)]
-unsafe fn pack_transposed<S: Tile, T: Number>(from: Matrix<*const T>, k: usize, width: usize, to: *mut f32) {
+unsafe fn pack_transposed<S: Tile, T: SimdElement>(
+    from: Matrix<*const T>,
+    k: usize,
+    width: usize,
+    to: *mut f32,
+) {
     let (whole_k, whole_width) = (k / 8 * 8, width / 8 * 8);
     // SAFETY: the blocks lie within the panel and the matrix.
     unsafe {
@@ -414,7 +419,7 @@ unsafe impl<const FUSED: bool> Tile for PortableTile<FUSED> {
             }
         }
     }
-    unsafe fn multiply(job: &Job) {
+    unsafe fn multiply(job: &MicroGemm) {
         // SAFETY: as the trait demands.
         unsafe { product::<Self>(job) }
     }
@@ -441,7 +446,7 @@ mod x86 {
 
     use half::{bf16, f16};
 
-    use super::{Job, Matrix, Tile, panels, product};
+    use super::{Matrix, MicroGemm, Tile, panels, product};
 
     /// AVX2 with FMA.
     #[derive(Clone, Copy)]
@@ -527,9 +532,9 @@ mod x86 {
                     unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
                 }
 
-                unsafe fn multiply(job: &Job) {
+                unsafe fn multiply(job: &MicroGemm) {
                     #[target_feature(enable = $features)]
-                    unsafe fn compiled(job: &Job) {
+                    unsafe fn compiled(job: &MicroGemm) {
                         // SAFETY: as the trait demands.
                         unsafe { product::<$name>(job) }
                     }

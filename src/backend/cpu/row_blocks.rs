@@ -7,22 +7,22 @@ use super::pool::Pool;
 use super::vector::{Isa, LANES, V};
 
 /// The most parts: as many threads can work on them.
-const MOST: usize = 16;
+const MAX_BLOCKS: usize = 16;
 /// The least rows of a part.
-const LEAST: usize = 4;
+const MIN_ROWS: usize = 4;
 
 /// Rows cut into parts of equal length, the last one shorter.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Parts {
+pub(super) struct RowBlocks {
     rows: usize,
     len: usize,
     pub(super) count: usize,
 }
 
-impl Parts {
+impl RowBlocks {
     /// The parts of so many rows.
     pub(super) fn of(rows: usize) -> Self {
-        let len = rows.div_ceil(MOST).max(LEAST);
+        let len = rows.div_ceil(MAX_BLOCKS).max(MIN_ROWS);
         Self { rows, len, count: rows.div_ceil(len) }
     }
 
@@ -75,10 +75,10 @@ mod tests {
     #[test]
     fn parts_cover_every_row_once() {
         for rows in [0, 1, 3, 4, 5, 63, 64, 65, 512, 1000] {
-            let parts = Parts::of(rows);
+            let parts = RowBlocks::of(rows);
             let all: Vec<usize> = (0..parts.count).flat_map(|part| parts.rows(part)).collect();
             assert!(all.into_iter().eq(0..rows), "{rows} rows");
-            assert!(parts.count <= MOST && (0..parts.count).all(|part| !parts.rows(part).is_empty()));
+            assert!(parts.count <= MAX_BLOCKS && (0..parts.count).all(|part| !parts.rows(part).is_empty()));
         }
     }
 }

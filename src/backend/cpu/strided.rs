@@ -7,7 +7,7 @@ const PIECE: usize = 4096;
 
 /// How to walk N tensors of one shape.
 #[derive(Debug, Clone)]
-pub(super) struct Walk<const N: usize> {
+pub(super) struct StridedIter<const N: usize> {
     /// Lengths and steps of the outer axes, the outermost first.
     outer: Vec<(usize, [usize; N])>,
     inner: usize,
@@ -17,12 +17,12 @@ pub(super) struct Walk<const N: usize> {
 }
 
 /// A part of a run: where it begins in each tensor (in elements from the tensor's first), and how long it is.
-pub(super) struct Piece<const N: usize> {
+pub(super) struct Run<const N: usize> {
     pub(super) starts: [usize; N],
     pub(super) len: usize,
 }
 
-impl<const N: usize> Walk<N> {
+impl<const N: usize> StridedIter<N> {
     /// The layouts have one shape. Neighbouring axes that all tensors walk evenly are joined.
     pub(super) fn new(layouts: [&Layout; N]) -> Self {
         let mut axes: Vec<(usize, [usize; N])> = Vec::new();
@@ -50,7 +50,7 @@ impl<const N: usize> Walk<N> {
 
     /// A piece.
     #[inline(always)]
-    pub(super) fn piece(&self, item: usize) -> Piece<N> {
+    pub(super) fn piece(&self, item: usize) -> Run<N> {
         let (mut row, first) = (item / self.pieces, item % self.pieces * PIECE);
         let mut starts = [0; N];
         for i in 0..N {
@@ -63,7 +63,7 @@ impl<const N: usize> Walk<N> {
                 starts[i] += position * steps[i];
             }
         }
-        Piece { starts, len: PIECE.min(self.inner - first) }
+        Run { starts, len: PIECE.min(self.inner - first) }
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
         let shape = Shape::from([3, 2, 5000]);
         let contiguous = Layout::contiguous(&shape);
         let permuted = Layout::contiguous(&Shape::from([2, 3, 5000])).permuted(&[1, 0, 2]);
-        let walk = Walk::new([&contiguous, &permuted]);
+        let walk = StridedIter::new([&contiguous, &permuted]);
         let mut seen = vec![false; shape.elements()];
         for item in 0..walk.items() {
             let piece = walk.piece(item);
@@ -89,9 +89,9 @@ mod tests {
             }
         }
         assert!(seen.into_iter().all(|s| s));
-        let flat = Walk::new([&contiguous]);
+        let flat = StridedIter::new([&contiguous]);
         assert_eq!((flat.inner, flat.outer.len()), (30_000, 0));
         let empty = Layout::contiguous(&Shape::from([4, 0]));
-        assert_eq!(Walk::new([&empty]).items(), 0);
+        assert_eq!(StridedIter::new([&empty]).items(), 0);
     }
 }

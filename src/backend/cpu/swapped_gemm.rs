@@ -6,8 +6,8 @@
 
 use super::kernel::{In, Out, Tasks, run_tasks};
 use super::matmul::{Product, ROWS, store};
+use super::microkernel::{MAX_NR, Matrix, MicroGemm, Panels, Prefetch, Tile, pack};
 use super::pool::Pool;
-use super::tile::{Ahead, Job, Matrix, Panels, Tile, WIDEST, pack};
 use super::vector::Isa;
 use crate::tensor::DType;
 
@@ -24,7 +24,7 @@ fn block(product: &Product, threads: usize) -> usize {
 
 /// Rows of x in whole panels, on any machine.
 fn padded(product: &Product) -> usize {
-    product.m.next_multiple_of(WIDEST)
+    product.m.next_multiple_of(MAX_NR)
 }
 
 /// Elements of one thread's results.
@@ -55,15 +55,15 @@ pub(super) unsafe fn run(
     unsafe {
         let packed = Out(scratch);
         let own = Out(scratch.add(padded(&product) * product.k));
-        let tasks = product.k.div_ceil(product.depth()) * product.m.div_ceil(WIDEST);
+        let tasks = product.k.div_ceil(product.depth()) * product.m.div_ceil(MAX_NR);
         run_tasks(pool, tasks, product.m * product.k, &Packed { product, a, packed });
-        let kernel = Turned { product, packed: In(scratch.cast_const()), b, c, rows, own, threads };
+        let kernel = Swapped { product, packed: In(scratch.cast_const()), b, c, rows, own, threads };
         let work = product.m * product.n * product.k;
         run_tasks(pool, product.n.div_ceil(rows), work, &kernel);
     }
 }
 
-/// Packs xᵀ: for each part of k, panels of the rows of x. A task is [`WIDEST`] rows of a part.
+/// Packs xᵀ: for each part of k, panels of the rows of x. A task is [`MAX_NR`] rows of a part.
 struct Packed {
     product: Product,
     a: In<u8>,
@@ -74,21 +74,21 @@ impl Tasks for Packed {
     #[inline(always)]
     unsafe fn task<I: Isa>(&self, task: usize, _thread: usize) {
         let Product { m, k, a, .. } = self.product;
-        let (groups, depth) = (m.div_ceil(WIDEST), self.product.depth());
-        let (start, row) = (task / groups * depth, task % groups * WIDEST);
+        let (groups, depth) = (m.div_ceil(MAX_NR), self.product.depth());
+        let (start, row) = (task / groups * depth, task % groups * MAX_NR);
         let len = depth.min(k - start);
         // SAFETY: the rows and their panels are the task's.
         unsafe {
             let from = self.a.at((row * a.rows + start * a.columns) * a.dtype.size());
             let from = Matrix { start: from, rows: a.columns, columns: a.rows };
             let to = self.packed.at(padded(&self.product) * start + row * len);
-            pack::<I::Tile>(a.dtype, from, len, WIDEST.min(m - row), to);
+            pack::<I::Tile>(a.dtype, from, len, MAX_NR.min(m - row), to);
         }
     }
 }
 
 /// Blocks of rows of W times all of x.
-struct Turned {
+struct Swapped {
     product: Product,
     packed: In<f32>,
     b: In<f32>,
@@ -98,18 +98,18 @@ struct Turned {
     threads: usize,
 }
 
-impl Turned {
+impl Swapped {
     /// The part of W that a task reads at `start` of k.
-    fn piece(&self, task: usize, start: usize) -> Ahead {
+    fn piece(&self, task: usize, start: usize) -> Prefetch {
         let Product { n, k, b: side, .. } = self.product;
         let first = n.min(task * self.rows);
         let len = self.product.depth().min(k - start);
         let from = self.b.0.wrapping_add(first * side.columns + start);
-        Ahead::new(from.cast(), self.rows.min(n - first), 4 * side.columns, 4 * len)
+        Prefetch::new(from.cast(), self.rows.min(n - first), 4 * side.columns, 4 * len)
     }
 }
 
-impl Tasks for Turned {
+impl Tasks for Swapped {
     #[inline(always)]
     unsafe fn task<I: Isa>(&self, task: usize, thread: usize) {
         let Product { m, n, k, b: side, ldc, alpha, .. } = self.product;
@@ -127,13 +127,13 @@ impl Tasks for Turned {
                     self.piece(task, 0).fetch::<I::Tile>();
                 }
                 // Threads take turns, more or less.
-                let ahead = if start + len < k {
+                let prefetch = if start + len < k {
                     self.piece(task, start + len)
                 } else {
                     self.piece(task + self.threads, 0)
                 };
                 let start_of_panels = self.packed.at(padded(&self.product) * start);
-                I::Tile::multiply(&Job {
+                I::Tile::multiply(&MicroGemm {
                     m: count,
                     n: width,
                     k: len,
@@ -143,7 +143,7 @@ impl Tasks for Turned {
                     ldc: width,
                     alpha,
                     add: start > 0,
-                    ahead,
+                    prefetch,
                 });
             }
             for row in (0..m).step_by(8) {

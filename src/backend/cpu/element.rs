@@ -1,10 +1,10 @@
-//! Element types as kernels see them: loaded to f32, stored with rounding to nearest even.
+//! SimdElement types as kernels see them: loaded to f32, stored with rounding to nearest even.
 
 use super::vector::{Isa, LANES, gather, scatter};
 use crate::tensor::Element;
 
 /// An element type with which kernels compute, in f32.
-pub(crate) trait Number: Element {
+pub(crate) trait SimdElement: Element {
     /// The value in f32, to nearest.
     fn get(self) -> f32;
     /// The nearest value to `x`, ties to even (u32: truncated and clamped, NaN to 0).
@@ -48,13 +48,13 @@ pub(crate) trait Number: Element {
 }
 
 /// An element type for real numbers: f32, f16 or bf16.
-pub(crate) trait Real: Number {}
+pub(crate) trait FloatElement: SimdElement {}
 
-impl Real for f32 {}
-impl Real for half::f16 {}
-impl Real for half::bf16 {}
+impl FloatElement for f32 {}
+impl FloatElement for half::f16 {}
+impl FloatElement for half::bf16 {}
 
-impl Number for f32 {
+impl SimdElement for f32 {
     #[inline(always)]
     unsafe fn load_first<I: Isa>(p: *const Self, len: usize, fill: f32) -> I::Float {
         // SAFETY: as the caller promises.
@@ -85,7 +85,7 @@ impl Number for f32 {
     }
 }
 
-impl Number for u32 {
+impl SimdElement for u32 {
     #[inline(always)]
     unsafe fn load<I: Isa>(p: *const Self) -> I::Float {
         // SAFETY: as the caller promises.
@@ -115,7 +115,7 @@ impl Number for u32 {
 // The conversions of the `half` crate ask the processor for its features at every call, which keeps loops from
 // being vectorised. These are free of branches.
 
-impl Number for half::bf16 {
+impl SimdElement for half::bf16 {
     #[inline(always)]
     unsafe fn load<I: Isa>(p: *const Self) -> I::Float {
         // SAFETY: as the caller promises.
@@ -139,7 +139,7 @@ impl Number for half::bf16 {
     }
 }
 
-impl Number for half::f16 {
+impl SimdElement for half::f16 {
     #[inline(always)]
     unsafe fn load<I: Isa>(p: *const Self) -> I::Float {
         // SAFETY: as the caller promises.
@@ -185,7 +185,7 @@ mod tests {
     fn every_f16_converts_as_in_half() {
         for bits in 0..=u16::MAX {
             let value = f16::from_bits(bits);
-            let ours = Number::get(value);
+            let ours = SimdElement::get(value);
             assert!(ours == value.to_f32() || (ours.is_nan() && value.is_nan()), "{bits:#x}");
         }
     }
@@ -194,9 +194,9 @@ mod tests {
     fn rounding_to_16_bits_is_as_in_half() {
         let patterns = (0..=u32::MAX).step_by(997).chain((0..1u32 << 16).map(|i| i << 16 | 0x8000));
         for x in patterns.map(f32::from_bits) {
-            let (a, b) = (<f16 as Number>::of(x), f16::from_f32(x));
+            let (a, b) = (<f16 as SimdElement>::of(x), f16::from_f32(x));
             assert!(a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()), "f16 of {x:e}");
-            let (a, b) = (<bf16 as Number>::of(x), bf16::from_f32(x));
+            let (a, b) = (<bf16 as SimdElement>::of(x), bf16::from_f32(x));
             assert!(a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()), "bf16 of {x:e}");
         }
     }
