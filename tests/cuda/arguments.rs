@@ -43,8 +43,11 @@ fn dispatches(case: &Case) -> Option<Vec<recording::RecordedDispatch>> {
         }
     }
     let outputs = graph.record(case.op.clone(), &inputs.iter().collect::<Vec<_>>()).unwrap();
-    let (outputs, updates) = if updates.is_empty() { (outputs, Vec::new()) } else { (Vec::new(), outputs) };
-    recording::dispatches(&device, &graph, &outputs, &updates).ok()
+    let is_update = |port: usize| updates.iter().any(|&(_, output)| output == port);
+    let (in_place, computed): (Vec<usize>, Vec<usize>) =
+        (0..outputs.len()).partition(|&port| is_update(port));
+    let select = |ports: &[usize]| ports.iter().map(|&port| outputs[port].clone()).collect::<Vec<_>>();
+    recording::dispatches(&device, &graph, &select(&computed), &select(&in_place)).ok()
 }
 
 #[test]

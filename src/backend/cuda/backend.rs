@@ -97,7 +97,7 @@ impl Backend for Cuda {
         Driver::allocate(self, bytes, "weights and states")
     }
 
-    fn adopt(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
+    fn import(&self, tensor: &HostTensor) -> Result<Arc<dyn Buffer>> {
         let buffer = CudaBuffer::new(&self.gpu, tensor.bytes().len(), "weights", &self.arena)?;
         buffer.write(0, tensor.bytes())?;
         tensor.release_pages();

@@ -1,7 +1,6 @@
 //! The GPU: its context, its stream, and its properties.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::{result, sys};
 
@@ -16,16 +15,22 @@ use crate::{Error, Result};
 /// Oldest architecture that the kernels support, which is the first with bfloat16 (Ampere).
 const OLDEST: u32 = 80;
 
+/// Held while modules are loaded and unloaded and while graphs are recorded, made and destroyed: work of one device must not
+/// meet another one's changes of the context that they share.
+static CHANGES: Mutex<()> = Mutex::new(());
+
+/// Returns the guard of changes of a context.
+pub(super) fn changes() -> MutexGuard<'static, ()> {
+    CHANGES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A GPU with one stream.
 pub(super) struct Gpu {
-    device: sys::CUdevice,
     context: sys::CUcontext,
     pub(super) stream: sys::CUstream,
     pub(super) modules: Modules,
     pub(super) chip: Chip,
     pub(super) choices: Choices,
-    /// True once a call has reported that the context is unusable.
-    lost: AtomicBool,
 }
 
 // SAFETY: contexts and streams may be used from any thread; work is submitted under the arena's lock.
@@ -119,17 +124,16 @@ impl Gpu {
             return Err(failed(what(), DeviceFault::Unavailable, message));
         }
         let modules = Modules::new(architecture, choices.kernels.clone())?;
-        // SAFETY: the device was returned by the driver; the context is released when the GPU is dropped.
+        // The primary context is that of the process, and lives as long: other libraries may use it too.
+        // SAFETY: the device was returned by the driver.
         let context = unsafe { result::primary_ctx::retain(device) };
         let context = context.map_err(|error| of_driver(format!("the context of {name}"), error))?;
         let mut gpu = Self {
-            device,
             context,
             stream: std::ptr::null_mut(),
             modules,
             chip: Chip::of_nvidia(&name),
             choices: Choices { preference: Preference::Metal, ..choices.on(&name) },
-            lost: AtomicBool::new(false),
         };
         gpu.activate()?;
         let kind = result::stream::StreamKind::NonBlocking;
@@ -152,23 +156,13 @@ impl Gpu {
         }
     }
 
-    /// Converts the result of a call, and records a fault after which the context is unusable.
+    /// Converts the result of a call.
     pub(super) fn checked<T>(
         &self,
         what: &str,
         result: std::result::Result<T, cudarc::driver::DriverError>,
     ) -> Result<T> {
-        result.map_err(|error| {
-            let error = of_driver(what, error);
-            if let Error::Device {
-                fault: DeviceFault::PageFault | DeviceFault::Internal | DeviceFault::Timeout,
-                ..
-            } = &error
-            {
-                self.lost.store(true, Ordering::Relaxed);
-            }
-            error
-        })
+        result.map_err(|error| of_driver(what, error))
     }
 
     /// Returns the error for memory that the GPU does not have, with what is free of it.
@@ -186,19 +180,14 @@ impl Drop for Gpu {
         if self.activate().is_err() {
             return;
         }
+        let _changes = changes();
         self.modules.unload();
-        // SAFETY: no buffer or program refers to the GPU any more, so nothing uses the stream and the context.
-        let released = unsafe {
-            if !self.stream.is_null() && !self.lost.load(Ordering::Relaxed) {
-                let _ = result::stream::synchronize(self.stream);
-            }
-            if !self.stream.is_null() {
-                let _ = result::stream::destroy(self.stream);
-            }
-            result::primary_ctx::release(self.device)
-        };
-        if let Err(error) = released {
-            tracing::debug!(?error, "the context of the GPU is not released");
+        if self.stream.is_null() {
+            return;
+        }
+        // SAFETY: no buffer or program refers to the GPU any more, so nothing uses the stream.
+        if let Err(error) = unsafe { result::stream::destroy(self.stream) } {
+            tracing::debug!(?error, "the stream of the GPU is not destroyed");
         }
     }
 }

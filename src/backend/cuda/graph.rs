@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{CUdeviceptr, CUgraphExec, CUstreamCaptureMode_enum};
 use cudarc::driver::{result, sys};
 
-use super::device::Gpu;
+use super::device::{Gpu, changes};
 use super::module::Function;
 use crate::Result;
 use crate::backend::gpu::address::Address;
@@ -120,6 +120,7 @@ impl Graph {
         submit: impl FnOnce() -> Result<()>,
     ) -> Result<Self> {
         let what = "the recording of a graph";
+        let _changes = changes();
         let mode = CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as the GPU and is not recording.
         gpu.checked(what, unsafe { result::stream::begin_capture(gpu.stream, mode) })?;
@@ -152,6 +153,7 @@ impl Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         if self.gpu.activate().is_ok() {
+            let _changes = changes();
             // SAFETY: the graph was made above, and every run has waited for its end.
             let _ = unsafe { result::graph::exec_destroy(self.executable) };
         }

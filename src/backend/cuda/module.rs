@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{result, sys};
 
+use super::device::changes;
 use super::error::{failed, of_driver};
 use super::nvrtc::Nvrtc;
 use super::translate::{KernelFile, entry_name};
@@ -149,6 +150,7 @@ impl Modules {
             }
             work();
         });
+        let _changes = changes();
         for (kernel, result) in compiled.into_inner().unwrap_or_else(PoisonError::into_inner) {
             let (image, stored) = result?;
             let loaded = match load(kernel, &image) {
@@ -253,6 +255,10 @@ fn load(kernel: &Kernel, image: &[u8]) -> Result<Loaded> {
     let name = CString::new(entry_name(&kernel.function)).expect("names of kernels contain no zero");
     // SAFETY: the module was loaded above.
     let function = unsafe { result::module::get_function(module, name) }.map_err(fault)?;
+    // The driver loads a function when it is first used, which must not be while a graph is recorded.
+    let registers = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS;
+    // SAFETY: the function was found above.
+    unsafe { result::function::get_function_attribute(function, registers) }.map_err(fault)?;
     Ok(Loaded { module, function: Function(function) })
 }
 
