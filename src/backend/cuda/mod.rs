@@ -1,8 +1,8 @@
 //! The driver for NVIDIA's GPUs: device, memory, kernels and graphs of CUDA.
 //!
 //! The kernels are those of [`super::gpu`]: their Metal source is translated to CUDA C++ and compiled at run time for the
-//! device's architecture. The commands of a lowered plan are recorded once into a CUDA graph, together with the copies of inputs
-//! and outputs, and each run replays that graph. Nothing of CUDA is needed to build; a machine without a driver or without
+//! device's architecture. The launches of a lowered plan are recorded once into a CUDA graph, and each run copies the inputs,
+//! replays that graph and copies the outputs. Nothing of CUDA is needed to build; a machine without a driver or without
 //! the compiler gets an error that says what is missing.
 //!
 //! Sources: NVIDIA, "CUDA Driver API", "NVRTC", "CUDA C++ Programming Guide".

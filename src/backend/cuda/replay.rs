@@ -39,6 +39,9 @@ struct Flag {
 }
 
 struct Replay {
+    /// Dropped before the memory that its launches access. It contains launches only: the driver keeps records of the memory that
+    /// copies in a graph access, and does not survive that memory's release.
+    graph: Mutex<Option<Graph>>,
     gpu: Arc<Gpu>,
     arena: Arena,
     launches: Vec<Launch>,
@@ -48,7 +51,6 @@ struct Replay {
     outputs: Vec<Transfer>,
     flags: Vec<Flag>,
     staging: Staging,
-    graph: Mutex<Option<Graph>>,
     /// Address of each allocation.
     addresses: Vec<CUdeviceptr>,
     _allocations: Allocations,
@@ -130,10 +132,9 @@ fn launch(gpu: &Gpu, dispatch: Dispatch) -> Result<Launch> {
 }
 
 impl Replay {
-    /// Submits all copies and launches to the stream; `between` is called before each launch and after the last one.
-    fn submit(&self, arena: CUdeviceptr, mut between: impl FnMut() -> Result<()>) -> Result<()> {
-        let (gpu, stream) = (&self.gpu, self.gpu.stream);
-        let resolve = |address: Address| match address {
+    /// Address on the device; `arena` is that of the arena.
+    fn resolve(&self, arena: CUdeviceptr, address: Address) -> CUdeviceptr {
+        match address {
             Address::Arena(offset) => arena + offset as CUdeviceptr,
             Address::Allocated(allocation, offset) => {
                 self.addresses[allocation.index] + offset as CUdeviceptr
@@ -141,28 +142,44 @@ impl Replay {
             Address::External(..) => {
                 unreachable!("plans of this backend have no in-place inputs and outputs")
             }
-        };
+        }
+    }
+
+    /// Submits the copies of all inputs to the device.
+    fn copy_inputs(&self, arena: CUdeviceptr) -> Result<()> {
         for input in self.inputs.iter().filter(|input| input.bytes > 0) {
+            let to = self.resolve(arena, input.address);
             // SAFETY: compiling has reserved these bytes of page-locked memory for the input.
             let from = unsafe { std::slice::from_raw_parts(self.staging.at(input.offset), input.bytes) };
             // SAFETY: the planner has reserved the input's bytes of the arena; the run ends before the memory is released.
-            let copied = unsafe { result::memcpy_htod_async(resolve(input.address), from, stream) };
-            gpu.checked("a copy of an input", copied)?;
+            let copied = unsafe { result::memcpy_htod_async(to, from, self.gpu.stream) };
+            self.gpu.checked("a copy of an input", copied)?;
         }
+        Ok(())
+    }
+
+    /// Submits all launches; `between` is called before each one and after the last.
+    fn submit(&self, arena: CUdeviceptr, mut between: impl FnMut() -> Result<()>) -> Result<()> {
         for launch in &self.launches {
             between()?;
-            launch.submit(gpu, resolve)?;
+            launch.submit(&self.gpu, |address| self.resolve(arena, address))?;
         }
-        between()?;
-        let outputs =
-            self.outputs.iter().map(|output| (resolve(output.address), output.offset, output.bytes));
+        between()
+    }
+
+    /// Submits the copies of all outputs and flags to the host.
+    fn copy_outputs(&self, arena: CUdeviceptr) -> Result<()> {
+        let outputs = self.outputs.iter().map(|output| {
+            let address = self.resolve(arena, output.address);
+            (address, output.offset, output.bytes)
+        });
         let flags = self.flags.iter().map(|flag| (flag.address, flag.offset, 4));
         for (address, offset, bytes) in outputs.chain(flags).filter(|&(_, _, bytes)| bytes > 0) {
             // SAFETY: compiling has reserved these bytes of page-locked memory.
             let into = unsafe { std::slice::from_raw_parts_mut(self.staging.at(offset), bytes) };
             // SAFETY: the tensor is contiguous at its address; the run ends before the memory is released.
-            let copied = unsafe { result::memcpy_dtoh_async(into, address, stream) };
-            gpu.checked("a copy of an output", copied)?;
+            let copied = unsafe { result::memcpy_dtoh_async(into, address, self.gpu.stream) };
+            self.gpu.checked("a copy of an output", copied)?;
         }
         Ok(())
     }
@@ -201,6 +218,9 @@ impl Replay {
     }
 
     fn replay(&self, arena: CUdeviceptr) -> Result<()> {
+        if self.launches.is_empty() {
+            return Ok(());
+        }
         let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
         if graph.as_ref().is_none_or(|graph| graph.arena != arena) {
             // The old one goes first: it refers to an arena that was released.
@@ -235,13 +255,13 @@ impl Executable for Replay {
             // SAFETY: compiling has reserved these bytes of page-locked memory for the input, and the lock is held.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.staging.at(input.offset), count) };
         }
+        self.copy_inputs(arena)?;
         match profile::run() {
             Some(run) => self.profiled(arena, run)?,
-            None => {
-                self.replay(arena)?;
-                self.gpu.wait(|| self.names())?;
-            }
+            None => self.replay(arena)?,
         }
+        self.copy_outputs(arena)?;
+        self.gpu.wait(|| self.names())?;
         let word = |buffer: &dyn Buffer| {
             let address = of_cuda(buffer).address();
             let flag =
