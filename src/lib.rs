@@ -65,7 +65,6 @@ pub mod durable;
 pub mod error;
 pub mod graph;
 pub mod inference;
-mod lru;
 pub mod models;
 pub mod ops;
 pub mod tensor;

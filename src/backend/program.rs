@@ -1,19 +1,20 @@
 //! Compiled programs and the cache that keeps them.
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::CpuStorage;
+use lru::LruCache;
 
 use super::{Executable, Io};
 use crate::graph::{Graph, LazyTensor, Plan, Source};
-use crate::lru::Lru;
 use crate::ops::{Op, Value};
 use crate::tensor::candle::{StorageGuard, start};
 use crate::tensor::{Constant, DType, HostTensor, Layout, TensorSpec};
 use crate::{Error, Result};
 
-/// How many compiled plans a device keeps; the one unused for longest goes first.
-const CACHED_PLANS: usize = 64;
+/// Maximum number of compiled plans of a device; the least recently used is dropped first.
+const MAX_PLANS: NonZeroUsize = NonZeroUsize::new(64).expect("is not zero");
 
 /// A plan with its kernels.
 pub(super) struct Compiled {
@@ -303,24 +304,24 @@ impl Structure {
 }
 
 /// Compiled plans by structure.
-pub(super) struct Cache(Mutex<Lru<Structure, Arc<Compiled>>>);
+pub(super) struct Cache(Mutex<LruCache<Structure, Arc<Compiled>>>);
 
 impl Default for Cache {
     fn default() -> Self {
-        Self(Mutex::new(Lru::new(CACHED_PLANS)))
+        Self(Mutex::new(LruCache::new(MAX_PLANS)))
     }
 }
 
 impl Cache {
     pub(super) fn get(&self, structure: &Structure) -> Option<Arc<Compiled>> {
-        self.plans().get(structure)
+        self.plans().get(structure).cloned()
     }
 
     pub(super) fn put(&self, structure: Structure, compiled: Arc<Compiled>) {
         self.plans().put(structure, compiled);
     }
 
-    fn plans(&self) -> MutexGuard<'_, Lru<Structure, Arc<Compiled>>> {
+    fn plans(&self) -> MutexGuard<'_, LruCache<Structure, Arc<Compiled>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

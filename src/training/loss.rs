@@ -1,17 +1,20 @@
 //! The summed loss of a batch as a program: what training differentiates and evaluation reads.
 
+use std::num::NonZeroUsize;
+
+use lru::LruCache;
+
 use super::batches::Batch;
 use crate::Result;
 use crate::backend::Program;
 use crate::graph::{Graph, LazyTensor};
-use crate::lru::Lru;
 use crate::models::{AdapterParameters, Decoder};
 use crate::tensor::{DType, HostTensor, TensorSpec};
 
 /// Supervised positions are padded to a multiple of this, so that few programs serve all batches.
 const SUPERVISED_STEP: usize = 32;
 /// How many programs are kept; recording one anew takes less time than running it once.
-const KEPT_PROGRAMS: usize = 32;
+const MAX_PROGRAMS: NonZeroUsize = NonZeroUsize::new(32).expect("is not zero");
 
 /// What a program does with the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,11 +28,11 @@ pub(super) enum Purpose {
 }
 
 /// Programs by what decides their shapes.
-pub(super) struct Programs(Lru<(BatchShape, Purpose), Program>);
+pub(super) struct Programs(LruCache<(BatchShape, Purpose), Program>);
 
 impl Default for Programs {
     fn default() -> Self {
-        Self(Lru::new(KEPT_PROGRAMS))
+        Self(LruCache::new(MAX_PROGRAMS))
     }
 }
 
@@ -42,7 +45,7 @@ impl Programs {
         compile: impl FnOnce() -> Result<Program>,
     ) -> Result<Program> {
         if let Some(program) = self.0.get(&(shape, purpose)) {
-            return Ok(program);
+            return Ok(program.clone());
         }
         let program = compile()?;
         self.0.put((shape, purpose), program.clone());

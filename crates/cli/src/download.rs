@@ -65,21 +65,53 @@ impl<'a> Sink<'a> {
         let mut meter = self.session.progress.bytes(label, total);
         let mut block = vec![0; 1 << 16];
         loop {
-            self.session.check_interrupt(&format!("fetching {label}")).map_err(Stopped::Fatal)?;
-            let n = match reader.read(&mut block) {
-                Ok(0) => return Ok(()),
-                Ok(n) => n,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(Stopped::Source(e)),
-            };
-            if limit.is_some_and(|limit| self.written + n as u64 > limit) {
-                return Err(Stopped::TooLong);
+            // Whole blocks are written, however the bytes arrive. One byte beyond the limit is enough to notice it.
+            let room = limit.map_or(usize::MAX as u64, |limit| limit.saturating_sub(self.written) + 1);
+            let size = block.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+            let (filled, end) = self.fill_block(&mut reader, &mut block[..size], label);
+            let within = limit.is_none_or(|limit| self.written + filled as u64 <= limit);
+            if within {
+                self.append(&block[..filled]).map_err(|e| Stopped::Fatal(disk(label, &e)))?;
+                meter.set(self.written);
             }
-            self.file.write_all(&block[..n]).map_err(|e| Stopped::Fatal(disk(label, &e)))?;
-            self.hash.update(&block[..n]);
-            self.written += n as u64;
-            meter.set(self.written);
+            match end {
+                _ if !within => return Err(Stopped::TooLong),
+                Some(end) => return end,
+                None => {}
+            }
         }
+    }
+
+    /// Reads until a block is full or the reader ends. Returns the number of bytes and, if the reader has ended, how.
+    fn fill_block(
+        &self,
+        reader: &mut impl Read,
+        block: &mut [u8],
+        label: &str,
+    ) -> (usize, Option<Result<(), Stopped>>) {
+        let mut filled = 0;
+        while filled < block.len() {
+            if let Err(stopped) = self.session.check_interrupt(&format!("fetching {label}")) {
+                return (filled, Some(Err(Stopped::Fatal(stopped))));
+            }
+            match reader.read(&mut block[filled..]) {
+                Ok(0) => return (filled, Some(Ok(()))),
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return (filled, Some(Err(Stopped::Source(e)))),
+            }
+        }
+        (filled, None)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.file.write_all(bytes)?;
+        self.hash.update(bytes);
+        self.written += bytes.len() as u64;
+        Ok(())
     }
 
     /// Syncs the file and tells its SHA-256.

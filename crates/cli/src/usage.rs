@@ -322,7 +322,7 @@ mod tests {
                 "metal-candle train --seed -1",
                 Code::Input,
                 "--seed: -1 is out of range",
-                "use a whole number from 0 to 18446744073709551615; any number",
+                "use a whole number from 0 to 18446744073709551615; the same seed repeats a run",
             ),
             (
                 "metal-candle train --rank 4.5",

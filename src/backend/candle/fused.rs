@@ -6,7 +6,7 @@ use crate::tensor::{DType, HostTensor, Shape};
 use crate::{Error, Result};
 
 /// A fused operation with its attributes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Fused {
     /// Of x.
     Softmax { axis: usize, log: bool },
@@ -51,25 +51,6 @@ impl Fused {
             Self::MatMul => "matmul_fused",
             Self::TopK { .. } => "top_k",
         }
-    }
-
-    /// The operation as numbers, for keys.
-    pub(super) fn encode(self, key: &mut Vec<u64>) {
-        let bits = |x: Real| u64::from(x.0.to_bits());
-        key.extend(match self {
-            Self::Softmax { axis, log } => [0, axis as u64, u64::from(log)],
-            Self::RmsNorm { eps } => [1, bits(eps), 0],
-            Self::AddRmsNorm { eps } => [2, bits(eps), 0],
-            Self::LayerNorm { eps } => [3, bits(eps), 0],
-            Self::Rope { heads_first } => [4, u64::from(heads_first), 0],
-            Self::SiluMul => [5, 0, 0],
-            Self::Attention { scale, causal } => [6, bits(scale), u64::from(causal)],
-            Self::MaskedAttention { scale } => [7, bits(scale), 0],
-            Self::Lora { scale } => [8, bits(scale), 0],
-            Self::CrossEntropy => [9, 0, 0],
-            Self::MatMul => [10, 0, 0],
-            Self::TopK { k } => [11, k as u64, 0],
-        });
     }
 
     /// How many outputs a caller sees; the others are for the backward pass.

@@ -11,7 +11,7 @@ use objc2::rc::autoreleasepool;
 
 use super::fused::Fused;
 use super::op::{elsewhere, wrap};
-use super::program::{Pass, Program, Programs, Source, Spec, Stored, View, check_extents, dtypes, key, plan};
+use super::program::{Key, Pass, Program, Programs, Source, Spec, Stored, View, check_extents, dtypes, plan};
 use crate::backend::metal::candle::{CandleDispatch, CandleGpu};
 use crate::backend::metal::system;
 use crate::backend::select::{Choices, Preference};
@@ -67,7 +67,8 @@ pub(super) fn run_metal(fused: Fused, pass: Pass, views: &[View<'_>]) -> Result<
     let storages = views.iter().map(|view| on_gpu(fused, view)).collect::<Result<Vec<_>>>()?;
     let device = storages[0].device();
     let each = views.iter().zip(dtypes(fused, views).map_err(wrap)?);
-    let key = key(fused, pass, each.clone().map(|(v, dtype)| (dtype, v.layout.dims(), v.layout.stride())));
+    let key =
+        Key::new(fused, pass, each.clone().map(|(v, dtype)| (dtype, v.layout.dims(), v.layout.stride())));
     let state = state(device)?;
     let encoded = state.programs.get(key, || {
         let specs: Vec<Spec> = each.clone().map(|(view, dtype)| view.spec(dtype)).collect();

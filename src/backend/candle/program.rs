@@ -3,12 +3,12 @@
 //! A program is found again by a key of operation, dtypes, shapes and strides. On the CPU it reads candle's storage and
 //! writes new storage directly; on Metal its launches go into candle's own encoder.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, MetalStorage, Storage};
+use lru::LruCache;
 
 use super::fused::Fused;
 use crate::backend::{Device, Executable, Io};
@@ -17,11 +17,11 @@ use crate::tensor::candle::{cpu_bytes, extent, filled, room, start};
 use crate::tensor::{Constant, DType, HostTensor, Layout, Shape, TensorSpec};
 use crate::{Error, Result};
 
-/// Compiled programs that are kept; when there are more, all are forgotten and compiled again as they are wanted.
-const KEPT: usize = 1024;
+/// Maximum number of compiled programs that are kept.
+const MAX_PROGRAMS: NonZeroUsize = NonZeroUsize::new(1024).expect("is not zero");
 
 /// What is to be computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Pass {
     /// The outputs that a caller sees, and if `hidden` those for the backward pass.
     Forward { hidden: bool },
@@ -122,72 +122,47 @@ fn cpu() -> Result<&'static Device> {
     Ok(CPU.get_or_init(|| device))
 }
 
-/// Hashes a key word by word: keys are short and come from shapes, so nobody gains by making them collide.
-#[derive(Default)]
-pub(super) struct Mix(u64);
+/// Identifies the program of a pass over tensors with these dtypes, shapes and strides.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    fused: Fused,
+    pass: Pass,
+    /// Dtype, rank, and each axis with its stride, of one tensor after the other.
+    tensors: Vec<usize>,
+}
 
-impl Hasher for Mix {
-    fn finish(&self) -> u64 {
-        self.0 ^ self.0 >> 29
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_ne_bytes(word));
+impl Key {
+    pub(super) fn new<'a>(
+        fused: Fused,
+        pass: Pass,
+        each: impl Iterator<Item = (DType, &'a [usize], &'a [usize])>,
+    ) -> Self {
+        let mut tensors = Vec::with_capacity(48);
+        for (dtype, dims, strides) in each {
+            tensors.extend([dtype as usize, dims.len()]);
+            tensors.extend(dims.iter().zip(strides).flat_map(|(&dim, &stride)| [dim, stride]));
         }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn write_usize(&mut self, word: usize) {
-        self.write_u64(word as u64);
+        Self { fused, pass, tensors }
     }
 }
 
-/// Programs by key.
-pub(super) struct Programs<T>(Mutex<HashMap<Vec<u64>, Arc<T>, BuildHasherDefault<Mix>>>);
+/// Compiled programs, of which the least recently used are dropped.
+pub(super) struct Programs<T>(Mutex<LruCache<Key, Arc<T>>>);
 
 impl<T> Programs<T> {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(HashMap::default()))
+        Self(Mutex::new(LruCache::new(MAX_PROGRAMS)))
     }
 
-    /// The program of a key, made if it is not there.
-    pub(super) fn get(&self, key: Vec<u64>, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+    /// Returns the program of a key, made if there is none.
+    pub(super) fn get(&self, key: Key, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
         if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(Arc::clone(known));
         }
         let made = Arc::new(make()?);
-        let mut programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if programs.len() >= KEPT {
-            programs.clear();
-        }
-        programs.insert(key, Arc::clone(&made));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).put(key, Arc::clone(&made));
         Ok(made)
     }
-}
-
-/// The key of a pass over tensors with these layouts.
-pub(super) fn key<'a>(
-    fused: Fused,
-    pass: Pass,
-    tensors: impl Iterator<Item = (DType, &'a [usize], &'a [usize])>,
-) -> Vec<u64> {
-    let mut key = Vec::with_capacity(48);
-    fused.encode(&mut key);
-    key.push(match pass {
-        Pass::Forward { hidden } => u64::from(hidden),
-        Pass::Backward { inputs, needed } => 2 + ((inputs as u64) << 8 | u64::from(needed) << 16),
-    });
-    for (dtype, dims, strides) in tensors {
-        key.push(dtype as u64 | (dims.len() as u64) << 8);
-        key.extend(dims.iter().zip(strides).flat_map(|(&dim, &stride)| [dim as u64, stride as u64]));
-    }
-    key
 }
 
 /// Where candle has a tensor.
@@ -255,7 +230,8 @@ pub(super) fn dtypes(fused: Fused, views: &[View<'_>]) -> Result<[DType; MOST]> 
 pub(super) fn run_cpu(fused: Fused, pass: Pass, views: &[View<'_>]) -> Result<Vec<(Storage, Vec<usize>)>> {
     static PROGRAMS: OnceLock<Programs<Compiled>> = OnceLock::new();
     let each = views.iter().zip(dtypes(fused, views)?);
-    let key = key(fused, pass, each.clone().map(|(v, dtype)| (dtype, v.layout.dims(), v.layout.stride())));
+    let key =
+        Key::new(fused, pass, each.clone().map(|(v, dtype)| (dtype, v.layout.dims(), v.layout.stride())));
     let compiled = PROGRAMS.get_or_init(Programs::new).get(key, || {
         let specs: Vec<Spec> = each.map(|(view, dtype)| view.spec(dtype)).collect();
         let device = cpu()?;

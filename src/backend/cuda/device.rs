@@ -46,7 +46,7 @@ fn load_driver() -> Result<()> {
         for name in names {
             // SAFETY: the library's initializers only set up the driver.
             if let Ok(library) = unsafe { libloading::Library::new(name) } {
-                // The driver does not survive being unloaded while it is in use.
+                // The library stays loaded, whatever becomes of this handle.
                 std::mem::forget(library);
                 return true;
             }

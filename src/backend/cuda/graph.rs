@@ -1,4 +1,7 @@
-//! The launches and copies of a program, and the CUDA graph that they are recorded into.
+//! The launches of a program, and the CUDA graph that they are recorded into.
+//!
+//! Copies between host and device are not in the graph. With copies recorded, `cuGraphLaunch` crashed or results were wrong
+//! as soon as a process had released the memory of other programs (driver 580.159.04, H100); the cause is not known.
 
 use std::ffi::c_void;
 use std::sync::Arc;

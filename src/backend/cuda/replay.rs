@@ -39,8 +39,7 @@ struct Flag {
 }
 
 struct Replay {
-    /// Dropped before the memory that its launches access. It contains launches only: the driver keeps records of the memory that
-    /// copies in a graph access, and does not survive that memory's release.
+    /// The recorded launches, which are dropped before the memory that they access.
     graph: Mutex<Option<Graph>>,
     gpu: Arc<Gpu>,
     arena: Arena,

@@ -7,16 +7,18 @@
 
 use std::cell::RefCell;
 use std::hash::Hash;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 
-use super::ffi::{ArrayMultiplication, Device, Multiplication, ProductKey, Rows, RowsKey, TopK};
-use crate::lru::Lru;
+use lru::LruCache;
 
-/// How many objects of a kind a thread keeps.
-const KEPT: usize = 256;
+use super::ffi::{ArrayMultiplication, Device, Multiplication, ProductKey, Rows, RowsKey, TopK};
+
+/// Maximum number of objects of a kind that a thread keeps.
+const MAX_KERNELS: NonZeroUsize = NonZeroUsize::new(256).expect("is not zero");
 
 /// Objects by device and key. An object keeps its device, so that no other can be at its address.
-type Cache<K, V> = Lru<(usize, K), Rc<V>>;
+type Cache<K, V> = LruCache<(usize, K), Rc<V>>;
 
 struct Kernels {
     products: Cache<ProductKey, Multiplication>,
@@ -27,10 +29,10 @@ struct Kernels {
 
 thread_local! {
     static KERNELS: RefCell<Kernels> = RefCell::new(Kernels {
-        products: Lru::new(KEPT),
-        arrays: Lru::new(KEPT),
-        rows: Lru::new(KEPT),
-        top_k: Lru::new(KEPT),
+        products: LruCache::new(MAX_KERNELS),
+        arrays: LruCache::new(MAX_KERNELS),
+        rows: LruCache::new(MAX_KERNELS),
+        top_k: LruCache::new(MAX_KERNELS),
     });
 }
 
@@ -44,7 +46,7 @@ fn cached<K: Hash + Eq + Copy, V>(
         let cache = cache(kernels);
         let full = (std::ptr::from_ref(device).cast::<()>() as usize, key);
         if let Some(kernel) = cache.get(&full) {
-            return kernel;
+            return Rc::clone(kernel);
         }
         let kernel = Rc::new(make(device, key));
         cache.put(full, Rc::clone(&kernel));

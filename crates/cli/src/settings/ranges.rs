@@ -61,7 +61,7 @@ const RANGES: [(&str, Range, &str); 36] = [
     ("rounds", Whole(1, 10_000), "usually 5"),
     ("rows", Whole(0, 1_000_000), "usually 3"),
     ("save-every", Whole(0, MAX_STEPS), "0 for only at the end"),
-    ("seed", Whole(0, u64::MAX), "any number"),
+    ("seed", Whole(0, u64::MAX), "the same seed repeats a run"),
     ("steps", Whole(1, MAX_STEPS), "usually 20 to 10000, or leave it out to train by epochs"),
     ("temperature", Real(0.0, 100.0), "usually 0.6 to 1; 0 takes the most probable token"),
     ("threads", Whole(0, 1024), "0 for one thread per core"),

@@ -58,7 +58,7 @@ pub(crate) fn train_on(text: &str) -> Word {
 pub(crate) fn split(text: &str) -> Word {
     if text.contains(['[', '+', '%']) {
         return Err(format!(
-            "'{text}' is more or less than one split, which is not supported; name one split, such as train, or put the \
+            "'{text}' is not a single split, which is not supported; name one split, such as train, or put the \
              rows that you want into a file"
         ));
     }
@@ -99,9 +99,7 @@ mod tests {
         assert_eq!(schedule("cosin").unwrap_err(), "'cosin' is unknown; did you mean 'cosine'?");
         assert_eq!(split("validation").unwrap(), "validation");
         for part in ["train[:50%]", "train+test", "train[10:]"] {
-            assert!(
-                split(part).unwrap_err().starts_with(&format!("'{part}' is more or less than one split"))
-            );
+            assert!(split(part).unwrap_err().starts_with(&format!("'{part}' is not a single split")));
         }
         assert_eq!(train_on("answers").unwrap_err(), "'answers' is unknown; use completion or all");
     }
