@@ -43,7 +43,9 @@
 //!
 //! [`backend::Device::cpu`] runs anywhere. [`backend::Device::metal`] exists on Apple's systems with the feature
 //! `custom-metal`, and uses Metal Performance Shaders where they are faster with the feature `mps`; both are default
-//! features, and add nothing elsewhere. [`backend::Device::reference`] runs the operations' definitions in f64 and is what
+//! features, and add nothing elsewhere. [`backend::Device::cuda`] runs the same kernels on NVIDIA's GPUs with the feature
+//! `cuda`, also a default feature: the driver and the compiler NVRTC are loaded at run time, and a machine without them gets
+//! an error that names what to install. [`backend::Device::reference`] runs the operations' definitions in f64 and is what
 //! all others are measured by. The feature `async-exec` adds runs that a task awaits.
 //!
 //! # Memory

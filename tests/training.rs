@@ -14,12 +14,14 @@ use metal_candle::training::{
 use metal_candle::{Error, Result};
 use serde_json::Value;
 
+mod test_device;
+
 #[cfg(softmetal)]
 extern crate softmetal;
 
-/// The GPU where this build has one, otherwise the CPU.
+/// The GPU under test (see `test_device`), otherwise the CPU.
 fn device() -> Device {
-    if cfg!(metal) { Device::metal().unwrap() } else { Device::cpu(2).unwrap() }
+    test_device::gpu().unwrap_or_else(|| Device::cpu(2).unwrap())
 }
 
 fn golden() -> PathBuf {

@@ -4,6 +4,7 @@
 pub mod asynchronous;
 pub mod candle;
 pub mod cpu;
+pub mod cuda;
 mod decompose;
 pub mod gpu;
 mod lowering;
@@ -18,6 +19,9 @@ pub mod tune;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+#[cfg(cuda)]
+#[doc(hidden)]
+pub use cuda::compiler::CudaCompiler;
 #[cfg(metal)]
 #[doc(hidden)]
 pub use metal::kernel_compiler::KernelCompiler;
@@ -120,22 +124,63 @@ impl Device {
         }
     }
 
-    /// Returns the fastest device of this machine: the GPU through Metal where this build and the system have one, else the
-    /// CPU with one thread per core. On Apple's systems a GPU that cannot be used is reported as a warning.
+    /// An NVIDIA GPU by its number, counted from 0, through CUDA.
+    ///
+    /// # Errors
+    /// There is no driver, no such GPU, or no kernel compiler (NVRTC), or this build does not contain the backend.
+    pub fn cuda(ordinal: usize) -> Result<Self> {
+        Self::cuda_with(ordinal, select::Choices::from_env()?)
+    }
+
+    /// [`Device::cuda`] with a choice among its implementations, whatever the environment contains.
+    ///
+    /// # Errors
+    /// As [`Device::cuda`].
+    pub fn cuda_with(ordinal: usize, choices: impl Into<select::Choices>) -> Result<Self> {
+        let choices = choices.into();
+        #[cfg(cuda)]
+        return Ok(Self::new(Box::new(cuda::Cuda::new(ordinal, choices)?)));
+        #[cfg(not(cuda))]
+        {
+            let _ = (ordinal, choices);
+            let message = "this build has no CUDA backend; on Linux or Windows, build with the feature cuda";
+            Err(Error::invalid("cuda", message))
+        }
+    }
+
+    /// Returns the fastest device of this machine: the GPU through Metal or CUDA where this build and the system have one, else
+    /// the CPU with one thread per core. A GPU that cannot be used is reported as a warning; a machine without one is not.
     ///
     /// # Errors
     /// METAL_CANDLE_BACKEND or METAL_CANDLE_TABLE has an invalid value.
     pub fn best() -> Result<Self> {
-        let choices = select::Choices::from_env()?;
-        match Self::metal_with(choices) {
+        Self::best_with(select::Choices::from_env()?, 0)
+    }
+
+    /// [`Device::best`] with a choice among a GPU's implementations, and the number of threads of a CPU (0: one per core).
+    ///
+    /// # Errors
+    /// The number of threads is invalid.
+    pub fn best_with(choices: impl Into<select::Choices>, threads: usize) -> Result<Self> {
+        let choices = choices.into();
+        let opened = if cfg!(metal) { Self::metal_with(choices) } else { Self::cuda_with(0, choices) };
+        match opened {
             Ok(device) => Ok(device),
             Err(error) => {
-                if cfg!(metal) {
+                if cfg!(metal) || Self::has_cuda_driver() {
                     tracing::warn!(%error, "the GPU cannot be used; using the CPU");
                 }
-                Self::cpu(0)
+                Self::cpu(threads)
             }
         }
+    }
+
+    /// Returns true if this build can use CUDA and the system has NVIDIA's driver with a GPU.
+    fn has_cuda_driver() -> bool {
+        #[cfg(cuda)]
+        return cuda::has_gpu();
+        #[cfg(not(cuda))]
+        false
     }
 
     /// The operations' scalar definitions in f64: slow, and the measure of every other device.

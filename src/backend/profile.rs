@@ -354,6 +354,30 @@ impl Run {
     }
 }
 
+#[cfg(cuda)]
+impl Run {
+    /// Seconds since the run began.
+    pub(super) fn elapsed(&self) -> f64 {
+        self.begun.elapsed().as_secs_f64()
+    }
+
+    /// Finishes a run whose steps are launches; `times` contains each one's start and end on the GPU in seconds since the run
+    /// began.
+    pub(super) fn finish_launches(self, steps: &[StepCost], times: &[(f64, f64)]) {
+        let whole = self.elapsed();
+        let mut recording = recording();
+        let Some(recording) = recording.as_mut() else { return };
+        recording.runs += 1;
+        recording.seconds += whole;
+        let begun = recording.since(self.begun);
+        recording.span("run", Track::Host(thread()), begun, whole, None);
+        for (step, (start, end)) in steps.iter().zip(times) {
+            recording.add(step, end - start);
+            recording.span(step.op, Track::Gpu, begun + start, end - start, Some(step.cost));
+        }
+    }
+}
+
 /// A small number of the calling thread.
 fn thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);

@@ -9,6 +9,8 @@ mod cases;
 mod edges;
 mod gradients;
 mod support;
+#[path = "../test_device/mod.rs"]
+mod test_device;
 
 use cases::{Case, Sizes, all};
 use metal_candle::Result;
@@ -17,12 +19,12 @@ use metal_candle::graph::{Graph, LazyTensor};
 use metal_candle::ops::reference::Reference;
 use metal_candle::tensor::HostTensor;
 
-/// The devices that are tested: the GPU where this build has one, otherwise the CPU.
+/// The devices that are tested: the GPU under test (see `test_device`), otherwise the CPU.
 pub(crate) fn devices() -> Vec<Device> {
-    if cfg!(metal) {
-        return vec![Device::metal().unwrap()];
+    match test_device::gpu() {
+        Some(gpu) => vec![gpu],
+        None => [1, 3].map(|threads| Device::cpu(threads).unwrap()).into(),
     }
-    [1, 3].map(|threads| Device::cpu(threads).unwrap()).into()
 }
 
 /// The device of tests that need one.
@@ -203,7 +205,7 @@ fn large_products_and_heads_give_their_definition() {
         HostTensor::from_slice(&weights, [m]).unwrap(),
     ];
     // Sums of 300,000 terms: in one run of f32 on a GPU, in blocks on the CPU.
-    let tolerance = if cfg!(metal) { 3.0 * F32 } else { F32 };
+    let tolerance = if test_device::kind() != "cpu" { 3.0 * F32 } else { F32 };
     check(&device, &Case { op: CrossEntropy { head: true }.into(), inputs }, tolerance);
 }
 

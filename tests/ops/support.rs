@@ -1,4 +1,4 @@
-//! The table of what runs where, which docs/SUPPORT_CPU.md and docs/SUPPORT_METAL.md holds.
+//! The table of what runs where, which docs/SUPPORT_CPU.md, docs/SUPPORT_METAL.md and docs/SUPPORT_CUDA.md contain.
 
 use std::collections::BTreeMap;
 
@@ -53,14 +53,11 @@ fn name(op: &Op) -> &'static str {
     }
 }
 
-/// The name of the device under test, which has a table of its own.
-const DEVICE: &str = if cfg!(metal) { "metal" } else { "cpu" };
-
 fn table() -> String {
-    let device = super::device();
+    let (device, name) = (super::device(), super::test_device::kind());
     let columns = [DType::F32, DType::F16, DType::BF16].map(|dtype| support(&device, dtype));
     let mut text = format!(
-        "# What runs on {DEVICE}\n\nWritten by the test `ops` (set `UPDATE_SUPPORT=1` to write it anew). A dtype is that \
+        "# What runs on {name}\n\nWritten by the test `ops` (set `UPDATE_SUPPORT=1` to write it anew). A dtype is that \
          of the storage; sums are f32.\n\n| operation | f32 | f16 | bf16 |\n|---|---|---|---|\n"
     );
     for name in columns[0].keys() {
@@ -73,7 +70,7 @@ fn table() -> String {
 
 #[test]
 fn the_table_in_the_documents_is_what_runs() {
-    let name = format!("docs/SUPPORT_{}.md", DEVICE.to_uppercase());
+    let name = format!("docs/SUPPORT_{}.md", super::test_device::kind().to_uppercase());
     let path = std::path::Path::new(env!("METAL_CANDLE_ROOT")).join(&name);
     let found = table();
     if std::env::var_os("UPDATE_SUPPORT").is_some() {

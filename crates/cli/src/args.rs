@@ -119,7 +119,7 @@ pub(crate) struct ModelArgs {
     /// Type of the stored weights: f32, bf16 or f16.
     #[arg(long, default_value = "f32", value_parser = words::dtype)]
     pub(crate) dtype: String,
-    /// auto, cpu or metal; auto takes the GPU where there is one.
+    /// auto, cpu, metal or cuda (cuda:1 for the second GPU); auto takes the GPU where there is one.
     #[arg(long, default_value = "auto", value_parser = words::device)]
     pub(crate) device: String,
     /// Threads of the cpu; 0 for one a core.

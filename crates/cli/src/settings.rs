@@ -145,7 +145,7 @@ pub(crate) struct TrainFlags {
     /// Type of the frozen weights: f32, bf16 or f16 [default: f32]
     #[arg(long, value_parser = words::dtype)]
     pub(crate) dtype: Option<String>,
-    /// auto, cpu or metal; auto takes the GPU where there is one [default: auto]
+    /// auto, cpu, metal or cuda (cuda:1 for the second GPU); auto takes the GPU where there is one [default: auto]
     #[arg(long, value_parser = words::device)]
     pub(crate) device: Option<String>,
     /// Threads of the cpu; 0 for one a core [default: 0]
@@ -509,25 +509,22 @@ pub(crate) fn train_on(text: &str) -> Result<TrainOn, Failure> {
 pub(crate) fn device(name: &str, threads: usize) -> anyhow::Result<Device> {
     match chosen("device", name, words::device)?.as_str() {
         "cpu" => Ok(Device::cpu(threads)?),
-        "metal" => {
+        "auto" => Ok(Device::best_with(gpu_choices()?, threads)?),
+        gpu => {
             if threads > 0 {
                 tracing::warn!("--threads has no effect on the GPU: it is the number of the cpu's threads");
             }
-            metal()
-        }
-        _ if cfg!(target_os = "macos") => match metal() {
-            Ok(device) => Ok(device),
-            Err(error) => {
-                tracing::warn!(%error, "the GPU cannot be used; the cpu is");
-                Ok(Device::cpu(threads)?)
+            if gpu == "metal" {
+                return Ok(Device::metal_with(gpu_choices()?)?);
             }
-        },
-        _ => Ok(Device::cpu(threads)?),
+            let ordinal = gpu.split_once(':').and_then(|(_, number)| number.parse().ok()).unwrap_or(0);
+            Ok(Device::cuda_with(ordinal, gpu_choices()?)?)
+        }
     }
 }
 
-/// The GPU, with what was measured of it and the kernels that were compiled for it before.
-fn metal() -> anyhow::Result<Device> {
+/// What was measured of the GPU, and the folder of the kernels that were compiled for it before.
+fn gpu_choices() -> anyhow::Result<Choices> {
     let mut choices = Choices::from_env()?;
     if let Ok(cache) = cache::root() {
         let path = cache.join(cache::TABLE);
@@ -536,7 +533,7 @@ fn metal() -> anyhow::Result<Device> {
         }
         choices.kernels.get_or_insert_with(|| cache.join("kernels"));
     }
-    Ok(Device::metal_with(choices)?)
+    Ok(choices)
 }
 
 /// A storage for weights.

@@ -90,9 +90,9 @@ const REFUSED: &[Refused] = &[
     ("pull model --force", 3, "model: is a path on this machine", "--force"),
     ("pull model --from pip", 3, "model: is a path on this machine", "--from"),
     (
-        "generate --prompt x --device cuda",
+        "generate --prompt x --device rocm",
         2,
-        "this build has no backend for 'cuda'",
+        "this build has no backend for 'rocm'",
         "metal on a Mac, or cpu",
     ),
     (

@@ -15,6 +15,8 @@ pub enum ChipClass {
     Max,
     /// Ultra: two of Max.
     Ultra,
+    /// A GPU of NVIDIA's.
+    Nvidia,
 }
 
 /// A chip.
@@ -70,6 +72,25 @@ pub const CHIPS: [Chip; 19] = chips![
     ("A19 Pro", 5, Phone, 1.9, 7.5, 77.0),
 ];
 
+/// NVIDIA's GPUs, with dense peaks without sparsity: f32 of the CUDA cores, f16 of the tensor cores with f32 sums. The generation
+/// is the compute capability's major number. A name stands for the SXM form where there are several; an H100 with the smaller
+/// memory is found before one without.
+pub const NVIDIA_CHIPS: [Chip; 13] = chips![
+    ("H200", 9, Nvidia, 66.9, 989.0, 4800.0),
+    ("H100 PCIe", 9, Nvidia, 51.2, 756.0, 2000.0),
+    ("H100 NVL", 9, Nvidia, 60.0, 835.0, 3900.0),
+    ("H100", 9, Nvidia, 66.9, 989.0, 3350.0),
+    ("A100-SXM4-40GB", 8, Nvidia, 19.5, 312.0, 1555.0),
+    ("A100", 8, Nvidia, 19.5, 312.0, 1935.0),
+    ("L40S", 8, Nvidia, 91.6, 362.0, 864.0),
+    ("L4", 8, Nvidia, 30.3, 121.0, 300.0),
+    ("A10", 8, Nvidia, 31.2, 125.0, 600.0),
+    ("RTX 3090", 8, Nvidia, 35.6, 71.0, 936.0),
+    ("RTX 4090", 8, Nvidia, 82.6, 165.2, 1008.0),
+    ("RTX 5090", 12, Nvidia, 104.8, 209.5, 1792.0),
+    ("B200", 10, Nvidia, 80.0, 2250.0, 8000.0),
+];
+
 /// The smallest chip, which stands in for GPUs that report neither a known name nor an architecture of Apple's.
 pub const UNKNOWN: Chip = CHIPS[0];
 
@@ -84,6 +105,19 @@ impl Chip {
     pub fn known(device_name: &str) -> Option<Self> {
         let name = device_name.strip_prefix("Apple ").unwrap_or(device_name).trim();
         CHIPS.into_iter().find(|chip| chip.name == name)
+    }
+
+    /// The chip of an NVIDIA GPU by the driver's name of the device, such as "NVIDIA H100 80GB HBM3"; the L4, the smallest of the
+    /// table, stands in for one that the table lacks.
+    pub fn of_nvidia(device_name: &str) -> Self {
+        let words = |text: &str| text.split([' ', '-']).map(str::to_owned).collect::<Vec<_>>();
+        let name = words(device_name);
+        let contained = |chip: &Self| {
+            let wanted = words(chip.name);
+            name.windows(wanted.len()).any(|window| window == wanted)
+        };
+        let smallest = || NVIDIA_CHIPS.into_iter().find(|chip| chip.name == "L4").unwrap_or(UNKNOWN);
+        NVIDIA_CHIPS.into_iter().find(contained).unwrap_or_else(smallest)
     }
 
     /// The chip of a device, by `MTLDevice.name` alone; see [`Chip::of_device`].
@@ -124,7 +158,7 @@ impl Chip {
         match self.class {
             ChipClass::Phone => 40,
             ChipClass::BasePro => 64,
-            ChipClass::Max | ChipClass::Ultra => 256,
+            ChipClass::Max | ChipClass::Ultra | ChipClass::Nvidia => 256,
         }
     }
 
@@ -198,6 +232,24 @@ mod tests {
         assert_eq!(Chip::of_device("AMD Radeon Pro 5500M", ""), UNKNOWN);
         let names: std::collections::BTreeSet<_> = CHIPS.iter().map(|chip| chip.name).collect();
         assert_eq!(names.len(), CHIPS.len());
+    }
+
+    #[test]
+    fn nvidia_chips_are_found_by_words_of_the_name() {
+        for (name, expected) in [
+            ("NVIDIA H100 80GB HBM3", "H100"),
+            ("NVIDIA H100 PCIe", "H100 PCIe"),
+            ("NVIDIA H200", "H200"),
+            ("NVIDIA A100-SXM4-40GB", "A100-SXM4-40GB"),
+            ("NVIDIA A100-SXM4-80GB", "A100"),
+            ("NVIDIA A100 80GB PCIe", "A100"),
+            ("NVIDIA L4", "L4"),
+            ("NVIDIA L40S", "L40S"),
+            ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+            ("NVIDIA GeForce RTX 9990", "L4"),
+        ] {
+            assert_eq!(Chip::of_nvidia(name).name, expected, "{name}");
+        }
     }
 
     #[test]

@@ -113,6 +113,15 @@ impl IndexCheck {
         }
     }
 
+    /// Returns the flag that a kernel sets; `None` if the host checks an input.
+    #[cfg_attr(not(cuda), allow(dead_code, reason = "only CUDA copies flags to the host"))]
+    pub(in crate::backend) fn flag(&self) -> Option<&dyn Buffer> {
+        match &self.indices {
+            Indices::Flag(flag) => Some(&**flag),
+            Indices::Input(_) => None,
+        }
+    }
+
     /// Checks the flag that a run has left; `first_word` reads the first word of a buffer.
     ///
     /// # Errors

@@ -35,6 +35,8 @@ pub struct RecordedDispatch {
     pub threads: [usize; 3],
     /// True if an earlier dispatch must finish first.
     pub barrier: bool,
+    /// Number of arguments.
+    pub arguments: usize,
     /// Number of arguments that are bound to the arena.
     pub arena_arguments: usize,
 }
@@ -190,6 +192,7 @@ pub fn dispatches(
                 groups: dispatch.groups,
                 threads: dispatch.threads,
                 barrier: command.barrier,
+                arguments: dispatch.arguments.len(),
                 arena_arguments: dispatch.arguments.iter().filter(arena).count(),
             }
         }

@@ -51,7 +51,7 @@ fn rounds() -> RangedU64ValueParser<usize> {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchOpsArgs {
-    /// auto, cpu or metal.
+    /// auto, cpu, metal or cuda.
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
     /// Threads of the cpu; 0 for one a core.
@@ -87,7 +87,7 @@ pub(crate) struct BenchModelArgs {
     /// A folder, a GGUF file, a hub id or a short name [default: METAL_CANDLE_MODEL, else smollm2-135m]
     #[arg(long, short)]
     pub(crate) model: Option<String>,
-    /// auto, cpu or metal.
+    /// auto, cpu, metal or cuda.
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
     /// Threads of the cpu; 0 for one a core.
@@ -139,7 +139,7 @@ impl BenchModelArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// auto, cpu or metal.
+    /// auto, cpu, metal or cuda.
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
     /// Threads of the cpu; 0 for one a core.

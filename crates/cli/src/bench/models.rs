@@ -397,7 +397,7 @@ pub(crate) fn run(job: Job, args: &BenchModelArgs, session: &Session) -> anyhow:
     Ok(ModelReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         machine: machine(),
-        device: if place == "cpu" {
+        device: if device.name() == "cpu" {
             format!("cpu, {} threads", threads(args.threads))
         } else {
             device.name()

@@ -137,7 +137,7 @@ pub(crate) fn run(args: &BenchOpsArgs, session: &Session) -> anyhow::Result<Repo
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         machine: machine(),
-        device: if place == "cpu" { format!("cpu, {threads} threads") } else { device.name() },
+        device: if device.name() == "cpu" { format!("cpu, {threads} threads") } else { device.name() },
         rounds: args.rounds,
         notes: NOTES.map(str::to_owned).into_iter().chain(warnings()).collect(),
         missing,

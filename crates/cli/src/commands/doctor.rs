@@ -1,5 +1,7 @@
 //! `metal-candle doctor`.
 
+mod cuda;
+
 use std::time::Duration;
 
 use metal_candle::backend::metal::device_info::{self, DeviceInfo};
@@ -95,6 +97,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         }
         Err(_) => {}
     }
+    cuda::report(&mut devices, &mut missing);
     let report = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
@@ -185,6 +188,10 @@ fn text(report: &Value) -> String {
     for device in report["devices"].as_array().into_iter().flatten() {
         if device["name"] == "metal" {
             lines.extend(gpu_lines(device));
+            continue;
+        }
+        if device["name"] == "cuda" {
+            lines.extend(cuda::lines(device));
             continue;
         }
         let features: Vec<String> = device["features"].as_array().into_iter().flatten().map(word).collect();

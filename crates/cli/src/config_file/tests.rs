@@ -479,7 +479,7 @@ fn what_cannot_be_done_is_refused_by_name_and_line() {
         ("steps: 4\niters: 8", "'steps' and 'iters' contradict each other", "keep one of them"),
         ("rank: -4", "'rank': invalid value: integer `-4`", "use a number from 0 on"),
         ("schedule: cosin", "'schedule': 'cosin' is unknown", "did you mean 'cosine'?"),
-        ("device: cuda", "'device': this build has no backend for 'cuda'", "metal"),
+        ("device: rocm", "'device': this build has no backend for 'rocm'", "metal"),
         ("rnak: 4", "'rnak': is not a setting", "did you mean 'rank'?"),
         ("n_gpu_layers: 4", "is not a setting here, though llama.cpp has it", "--device"),
         ("- a\n- b", "has no keys at its top level", "key: value"),

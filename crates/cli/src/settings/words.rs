@@ -6,16 +6,20 @@ use crate::failure::nearest;
 
 type Word = Result<String, String>;
 
-/// Returns the device that a word means: `auto`, `cpu` or `metal`.
+/// Returns the device that a word means: `auto`, `cpu`, `metal` or `cuda`, the last also with the number of a GPU (`cuda:1`).
 pub(crate) fn device(text: &str) -> Word {
     let word = text.to_ascii_lowercase();
     match word.as_str() {
-        "auto" | "cpu" | "metal" => Ok(word),
-        "mps" | "gpu" => Ok("metal".to_owned()),
-        other if ["cuda", "rocm", "hip", "vulkan", "xpu"].iter().any(|name| other.starts_with(name)) => {
-            Err(format!("this build has no backend for '{text}'; use metal on a Mac, or cpu"))
+        "auto" | "cpu" | "metal" | "cuda" => Ok(word),
+        "mps" => Ok("metal".to_owned()),
+        "gpu" => Ok(if cfg!(target_os = "macos") { "metal" } else { "cuda" }.to_owned()),
+        other if other.strip_prefix("cuda:").is_some_and(|number| number.parse::<usize>().is_ok()) => {
+            Ok(word)
         }
-        _ => Err(unknown(text, &["auto", "cpu", "metal"])),
+        other if ["rocm", "hip", "vulkan", "xpu"].iter().any(|name| other.starts_with(name)) => {
+            Err(format!("this build has no backend for '{text}'; use metal on a Mac, cuda on a PC, or cpu"))
+        }
+        _ => Err(unknown(text, &["auto", "cpu", "metal", "cuda"])),
     }
 }
 
@@ -79,13 +83,15 @@ mod tests {
     #[test]
     fn words_of_other_tools_mean_ours() {
         assert_eq!(
-            [device("mps"), device("GPU"), device("cpu")].map(Result::unwrap),
-            ["metal", "metal", "cpu"]
+            [device("mps"), device("CUDA:1"), device("cpu")].map(Result::unwrap),
+            ["metal", "cuda:1", "cpu"]
         );
+        assert_eq!(device("GPU").unwrap(), if cfg!(target_os = "macos") { "metal" } else { "cuda" });
         assert_eq!(
-            device("cuda:0").unwrap_err(),
-            "this build has no backend for 'cuda:0'; use metal on a Mac, or cpu"
+            device("rocm:0").unwrap_err(),
+            "this build has no backend for 'rocm:0'; use metal on a Mac, cuda on a PC, or cpu"
         );
+        assert!(device("cuda:x").is_err());
         assert_eq!(device("metall").unwrap_err(), "'metall' is unknown; did you mean 'metal'?");
         assert_eq!(dtype("bfloat16").unwrap(), "bf16");
         assert_eq!(dtype("u32").unwrap_err(), "'u32' is unknown; did you mean 'f32'?");

@@ -52,6 +52,12 @@ inline uint2 visible(constant AttentionGradSizes& sizes, uint batch, uint query,
     return uint2(min(start, end), end);
 }
 
+// The weight of a key, at most 1: the forward pass has rounded huge scores in another way. NaN stays NaN.
+inline float probability(float score, float lse) {
+    float x = score - lse;
+    return precise::exp(x > 0.0f ? 0.0f : x);
+}
+
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(256)]] void attention_delta(
     device const T* out [[buffer(0)]],
@@ -158,7 +164,7 @@ template <typename T>
         }
         uint key = from + lane;
         bool seen = key >= range.x && key < range.y;
-        float ds = seen ? sizes.scale * precise::exp(sizes.scale * score - own_lse) * (dp - own_delta) : 0.0f;
+        float ds = seen ? sizes.scale * probability(sizes.scale * score, own_lse) * (dp - own_delta) : 0.0f;
         uint low = min(max(range.x, from), from + TILE) - from;
         uint high = range.y > from ? min(range.y, from + TILE) - from : 0;
         for (uint chunk = 0; chunk < d; chunk += CHUNK) {
@@ -250,7 +256,7 @@ template <typename T>
                 uint2 range = visible(sizes, batch, query, starts);
                 if (key >= range.x && key < range.y) {
                     ulong row = (ulong(batch) * sizes.heads + head) * sizes.t + query;
-                    p = precise::exp(sizes.scale * score - lse[row]);
+                    p = probability(sizes.scale * score, lse[row]);
                     ds = sizes.scale * p * (dp - delta[row]);
                 }
             }
