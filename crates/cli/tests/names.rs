@@ -127,12 +127,7 @@ const REFUSED: &[Refused] = &[
     ("generate -p x --prompt y", 2, "-p and --prompt are one flag", "give one of them"),
     ("train --steps 3 --max_steps 4", 2, "--steps and --max_steps are one flag", "give one of them"),
     ("train --iters 3 --steps 4", 2, "contradict each other", "give one of them"),
-    (
-        "train --split train[:50%]",
-        2,
-        "--split: 'train[:50%]' is not a single split",
-        "name one split",
-    ),
+    ("train --split train[:50%]", 2, "--split: 'train[:50%]' is not a single split", "name one split"),
     // Suggestions are near, or there is none.
     ("generate --greedy", 2, "has no flag --greedy", "--temperature 0, the default"),
     ("generate --prompt-file x", 2, "has no flag --prompt-file", "standard input"),
