@@ -93,7 +93,7 @@ const REFUSED: &[Refused] = &[
         "generate --prompt x --device rocm",
         2,
         "this build has no backend for 'rocm'",
-        "metal on a Mac, or cpu",
+        "metal on a Mac, cuda on a PC, or cpu",
     ),
     (
         "eval --data data/valid.jsonl --device metall",
