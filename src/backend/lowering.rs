@@ -1,6 +1,6 @@
 //! What the lowerings of all backends share: a step's tensors, the checks on them, and the dispatch over operations.
 
-use crate::graph::Step;
+use crate::graph::{Place, Plan, Step};
 use crate::ops::{
     Accumulate, AdamW, Attention, AttentionGrad, Concat, CrossEntropy, Dropout, Epilogue, GlobalNorm,
     LayerNorm, LayerNormGrad, LogSoftmax, LogSoftmaxGrad, Lora, LoraGrad, MatMul, Op, QuantMatMul,
@@ -71,6 +71,21 @@ impl<A: Clone> StepContext<'_, A> {
         }
         Err(self.unsupported(tensor.dtype, &format!("cast it to {dtype}, as the other inputs")))
     }
+}
+
+/// Returns an error if a step of a plan updates a parameter that is not writable.
+pub(super) fn check_updates(plan: &Plan, writable: impl Fn(usize) -> bool) -> Result<()> {
+    for step in &plan.steps {
+        for output in step.outputs.iter().flatten() {
+            if let Place::Parameter(index) = output.place
+                && !writable(index)
+            {
+                let message = format!("is updated by {}, but is frozen host memory", step.op.name());
+                return Err(Error::invalid(plan.parameters[index].name(), message));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Lowers operations, one method for each kind.

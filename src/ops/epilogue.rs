@@ -6,12 +6,15 @@ use crate::ops::{Binary, Op};
 use crate::tensor::{Layout, TensorSpec};
 use crate::{Error, Result};
 
+/// Maximum number of sums of an epilogue: a bias each for q, k and v.
+pub(crate) const MAX_SUMS: usize = 3;
+
 /// What is computed from the result y `[m, n]` of a product.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum EpilogueKind {
     /// `silu(y[:, ..n/2]) · y[:, n/2..]`, with [`SiluMul`] of the two halves.
     Gate,
-    /// `y[:, start..start + len] + addend` for each pair (start, len): biases and residuals.
+    /// `y[:, start..start + len] + addend` for each of at most three pairs (start, len): biases and residuals.
     Sums(Vec<(usize, usize)>),
 }
 
@@ -71,6 +74,10 @@ impl Operation for Epilogue {
                 return Err(Error::shape(name, "a gate needs an even number of columns", &[&y.shape]));
             }
             EpilogueKind::Sums(sums) => {
+                if sums.len() > MAX_SUMS {
+                    let message = format!("has {} sums; the maximum is {MAX_SUMS}", sums.len());
+                    return Err(Error::invalid(name, message));
+                }
                 for (&(start, len), addend) in sums.iter().zip(addends) {
                     if start.checked_add(len).is_none_or(|end| end > n) {
                         let message = format!("columns {start}+{len} of a sum do not exist");
@@ -126,4 +133,24 @@ impl Operation for Epilogue {
 /// Returns true for the layout of one row that is repeated.
 fn repeated_row(layout: &Layout) -> bool {
     layout.shape.rank() == 2 && layout.strides[0] == 0 && layout.is_row_contiguous()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::MatMul;
+
+    #[test]
+    fn more_sums_than_kernels_have_are_rejected() {
+        let sums = |count: usize| {
+            let kind = EpilogueKind::Sums(vec![(0, 4); count]);
+            let op = Epilogue { product: Box::new(MatMul::new(false, true).into()), kind };
+            let mut inputs = vec![TensorSpec::f32([2, 8]), TensorSpec::f32([4, 8])];
+            inputs.extend(vec![TensorSpec::f32([2, 4]); count]);
+            op.infer(&inputs).map(|outputs| outputs.len())
+        };
+        assert_eq!(sums(MAX_SUMS).unwrap(), 1 + MAX_SUMS);
+        let error = sums(MAX_SUMS + 1).unwrap_err().to_string();
+        assert!(error.contains("has 4 sums; the maximum is 3"), "{error}");
+    }
 }

@@ -40,6 +40,7 @@ pub use dropout::Dropout;
 pub(crate) use dropout::philox;
 pub use elementwise::{Affine, Binary, BinaryFn, Fill, Scale, Unary, UnaryFn, UnaryGrad};
 pub use embedding::{Embedding, EmbeddingGrad};
+pub(crate) use epilogue::MAX_SUMS;
 pub use epilogue::{Epilogue, EpilogueKind};
 pub use kv_write::KvWrite;
 pub use layer_norm::{LayerNorm, LayerNormGrad};

@@ -71,7 +71,7 @@ impl Chosen {
         }
     }
 
-    /// Where a base is: at its path as seen from the current folder or from the adapter's, or on the hub.
+    /// Returns the location of a base: its path from the current folder or from the adapter's folder, or its hub id.
     fn located(&self, base: &str) -> Option<String> {
         if !expand_home(base).exists() && self.beside(base).exists() {
             return Some(self.beside(base).display().to_string());

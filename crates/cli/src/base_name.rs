@@ -81,7 +81,7 @@ mod tests {
             assert_eq!(stated(name, &files), name);
         }
         assert_eq!(stated(path, &files), path);
-        // What a folder was made from is not what it is, unless it is called so.
+        // The parent of a derived model is not its base, unless the names agree.
         files.base_model = Some("org/parent".into());
         assert_eq!(stated(path, &files), path);
         assert_eq!(stated("org/name:a.gguf", &files), "org/parent");

@@ -42,7 +42,7 @@ pub(crate) fn models() -> Result<PathBuf, Failure> {
     Ok(root()?.join("models"))
 }
 
-/// Returns true if the user forbids any network use of ours.
+/// Returns true if the user has forbidden network access.
 pub(crate) fn offline() -> bool {
     flag("METAL_CANDLE_OFFLINE")
 }

@@ -350,7 +350,7 @@ impl Found {
 /// Settings that are paths.
 const PATHS: [&str; 4] = ["model", "data", "out", "adapter"];
 
-/// Returns true for a group of settings under a name of its own, as in `[lora]` with `rank = 8` below it.
+/// Returns true for a named group of settings, such as `[lora]` with `rank = 8` below it.
 fn is_section(name: &str, value: &Value, entries: &Map<String, Value>, all: &Map<String, Value>) -> bool {
     let has_reader = mlx::applies(name) && !matches!(name, "optimizer" | "optim")
         || axolotl::applies(name, value, all)

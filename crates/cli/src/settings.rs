@@ -523,7 +523,7 @@ pub(crate) fn device(name: &str, threads: usize) -> anyhow::Result<Device> {
     }
 }
 
-/// What was measured of the GPU, and the folder of the kernels that were compiled for it before.
+/// Returns the measurements of the GPU, and the folder of its compiled kernels.
 fn gpu_choices() -> anyhow::Result<Choices> {
     let mut choices = Choices::from_env()?;
     if let Ok(cache) = cache::root() {

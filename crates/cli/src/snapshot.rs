@@ -141,7 +141,7 @@ fn in_our_cache(folder: &Path, source: &HubSource, options: Options, session: &S
     sound.then(|| model_path(&snapshot, &names))
 }
 
-/// What is loaded: a GGUF file, of a split model the first one, or the folder.
+/// Returns the path to load: a GGUF file (the first one of a split model), or the folder.
 fn model_path(snapshot: &Path, files: &[&str]) -> PathBuf {
     let first = files.iter().min().map(|file| files_of_model(file));
     match first.as_deref() {

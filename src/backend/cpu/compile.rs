@@ -10,7 +10,7 @@ use super::{
     layer_norm, layout, lora, matmul, quant_matmul, reduce, rms_norm, rope, sample, silu_mul, softmax, top_k,
 };
 use crate::backend::decompose::{self, decompose};
-use crate::backend::lowering::{Lower, StepContext};
+use crate::backend::lowering::{Lower, StepContext, check_updates};
 use crate::backend::{Executable, Io, profile};
 use crate::graph::{Operand, Place, Plan};
 use crate::ops::{
@@ -181,16 +181,9 @@ pub(super) fn compile(pool: &Arc<Pool>, arena: &Arena, plan: &Plan) -> Result<Bo
         dtype: operand.dtype,
         layout: operand.layout.clone(),
     };
+    check_updates(plan, |parameter| parameters[parameter].1)?;
     let mut calls = Vec::with_capacity(plan.steps.len());
     for step in &plan.steps {
-        for output in step.outputs.iter().flatten() {
-            if let Place::Parameter(index) = output.place
-                && !parameters[index].1
-            {
-                let message = format!("is updated by {}, but is frozen host memory", step.op.name());
-                return Err(Error::invalid(plan.parameters[index].name(), message));
-            }
-        }
         let of_part =
             |op: &Op, inputs: &[Operand], outputs: &[TensorSpec]| scratch_of_part(pool, op, inputs, outputs);
         let parts = decompose(step, &of_part);

@@ -10,15 +10,9 @@ use super::device::Gpu;
 use super::error::of_driver;
 use crate::backend::gpu::driver::Location;
 use crate::backend::gpu::library::ROW_GAP;
+use crate::backend::gpu::slabs::{MAX_CUT, Slabs};
 use crate::tensor::Buffer;
 use crate::{Error, Result};
-
-/// Buffers up to this size are parts of larger ones, so that one launch reaches many of them.
-const SMALL: usize = 4 << 20;
-/// Size of such a larger buffer: from the first, doubled each time, to the last.
-const SLABS: (usize, usize) = (1 << 20, 16 << 20);
-/// Parts of a buffer begin at multiples of this, as allocations of CUDA do.
-const ALIGNMENT: usize = 256;
 
 /// An allocation of device memory.
 pub(super) struct Memory {
@@ -126,8 +120,8 @@ pub(super) struct Arena(Arc<Mutex<State>>);
 #[derive(Default)]
 pub(super) struct State {
     memory: Option<Memory>,
-    /// The allocation that small buffers are cut from, and how much of it is in use. An older one lives as long as its parts.
-    slab: Option<(Arc<Memory>, usize)>,
+    /// The allocations that small buffers are cut from.
+    slabs: Slabs<Arc<Memory>>,
 }
 
 impl Arena {
@@ -148,18 +142,6 @@ impl Arena {
 }
 
 impl State {
-    /// Cuts a part off a larger allocation, and returns that one and the offset of the part.
-    fn cut(&mut self, gpu: &Arc<Gpu>, bytes: usize, what: &str) -> Result<(Arc<Memory>, usize)> {
-        if self.slab.as_ref().is_none_or(|(memory, used)| used + bytes > memory.bytes) {
-            let size = self.slab.as_ref().map_or(SLABS.0, |(memory, _)| (2 * memory.bytes).min(SLABS.1));
-            self.slab = Some((Arc::new(Memory::new(gpu, size.max(bytes), what)?), 0));
-        }
-        let (memory, used) = self.slab.as_mut().expect("made above");
-        let start = *used;
-        *used = (start + bytes.max(1)).next_multiple_of(ALIGNMENT);
-        Ok((Arc::clone(memory), start))
-    }
-
     /// Address of the arena's first byte, or `None` after an allocation that failed.
     pub(super) fn address(&self) -> Option<CUdeviceptr> {
         self.memory.as_ref().map(Memory::address)
@@ -179,8 +161,8 @@ pub(super) struct CudaBuffer {
 impl CudaBuffer {
     /// Allocates a buffer filled with zeros.
     pub(super) fn new(gpu: &Arc<Gpu>, bytes: usize, what: &str, arena: &Arena) -> Result<Self> {
-        let (memory, start) = if bytes <= SMALL {
-            arena.lock().cut(gpu, bytes, what)?
+        let (memory, start) = if bytes <= MAX_CUT {
+            arena.lock().slabs.cut(bytes, |size| Ok(Arc::new(Memory::new(gpu, size, what)?)))?
         } else {
             (Arc::new(Memory::new(gpu, bytes, what)?), 0)
         };

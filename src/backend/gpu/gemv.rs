@@ -11,8 +11,9 @@ use crate::Result;
 pub(super) const SOURCE: Source =
     Source::new("gemv", concat!(include_str!("kernels/products.metal"), include_str!("kernels/gemv.metal")));
 
-/// Maximum number of sums of a dispatch: a bias each of q, k and v.
+/// Maximum number of sums of a dispatch, as in `gemv.metal`.
 const MAX_SUMS: usize = 3;
+const _: () = assert!(MAX_SUMS == crate::ops::MAX_SUMS);
 /// Maximum number of rows; with more rows, the tiles of a matrix product are better filled.
 const MAX_ROWS: usize = 8;
 

@@ -10,10 +10,10 @@ use super::{
     sample, silu_mul, softmax, top_k,
 };
 use crate::backend::decompose::{self, decompose};
-use crate::backend::lowering::{Lower, StepContext};
+use crate::backend::lowering::{Lower, StepContext, check_updates};
 use crate::backend::profile::StepCost;
 use crate::error::DeviceFault;
-use crate::graph::{Operand, Place, Plan, Step};
+use crate::graph::{self, Operand, Place, Plan, Step};
 use crate::ops::{
     Accumulate, AdamW, Attention, AttentionGrad, Concat, CrossEntropy, Dropout, Epilogue, GlobalNorm,
     LayerNorm, LayerNormGrad, LogSoftmax, LogSoftmaxGrad, Lora, LoraGrad, MatMul, Op, QuantMatMul,
@@ -22,15 +22,24 @@ use crate::ops::{
 use crate::tensor::TensorSpec;
 use crate::{Error, Result};
 
-/// Returns the bytes of scratch memory that a step needs.
-pub(in crate::backend) fn scratch(
-    driver: &dyn Driver,
-    op: &Op,
-    inputs: &[Operand],
-    outputs: &[TensorSpec],
-) -> usize {
-    let of_part = |op: &Op, inputs: &[Operand], _: &[TensorSpec]| scratch_of_part(driver, op, inputs);
-    decompose::scratch(op, inputs, outputs, &of_part).unwrap_or_else(|| scratch_of_part(driver, op, inputs))
+/// What plans for a GPU depend on is the same for all drivers: the shared kernels.
+impl<D: Driver> graph::Target for D {
+    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
+        let of_part = |op: &Op, inputs: &[Operand], _: &[TensorSpec]| scratch_of_part(self, op, inputs);
+        decompose::scratch(op, inputs, outputs, &of_part).unwrap_or_else(|| scratch_of_part(self, op, inputs))
+    }
+
+    fn supports_epilogue(&self, product: &Op, inputs: &[TensorSpec]) -> bool {
+        epilogue::supports(self, product, inputs)
+    }
+
+    fn supports_rope_kv_write(&self) -> bool {
+        true
+    }
+
+    fn fuses(&self) -> bool {
+        true
+    }
 }
 
 fn scratch_of_part(driver: &dyn Driver, op: &Op, inputs: &[Operand]) -> usize {
@@ -47,15 +56,6 @@ fn scratch_of_part(driver: &dyn Driver, op: &Op, inputs: &[Operand]) -> usize {
         Op::RmsNormGrad(_) => rms_norm::grad_scratch(inputs),
         _ => 0,
     }
-}
-
-/// Returns true if the kernel for few rows computes this product, and with it an epilogue.
-pub(in crate::backend) fn supports_epilogue(
-    driver: &dyn Driver,
-    product: &Op,
-    inputs: &[TensorSpec],
-) -> bool {
-    epilogue::supports(driver, product, inputs)
 }
 
 /// The table of operations.
@@ -210,17 +210,8 @@ pub(in crate::backend) fn lower(driver: &dyn Driver, plan: &Plan) -> Result<Lowe
         dtype: operand.dtype,
         layout: operand.layout.clone(),
     };
-    for step in &plan.steps {
-        check_sizes(step)?;
-        for output in step.outputs.iter().flatten() {
-            if let Place::Parameter(index) = output.place
-                && !parameters[index].1
-            {
-                let message = format!("is updated by {}, but is frozen host memory", step.op.name());
-                return Err(Error::invalid(plan.parameters[index].name(), message));
-            }
-        }
-    }
+    plan.steps.iter().try_for_each(check_sizes)?;
+    check_updates(plan, |parameter| parameters[parameter].1)?;
     let given = plan.inputs.iter().map(|input| tensor(&input.operand)).collect();
     let mut target = Target { driver, allocations, commands: Vec::new(), checks: Vec::new(), given };
     let mut costs = Vec::new();

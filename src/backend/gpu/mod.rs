@@ -21,6 +21,7 @@ pub(super) mod kernel_files;
 pub(super) mod library;
 pub(super) mod lower;
 pub(super) mod op;
+pub(super) mod slabs;
 
 #[cfg(test)]
 mod tests;

@@ -11,12 +11,11 @@ use super::command::{Argument, Work};
 use super::driver::{Driver, Location};
 use super::kernel::{Kernel, Source};
 use super::library::LibraryCall;
-use super::lower::{self, Lowered, lower};
+use super::lower::{Lowered, lower};
 use crate::backend::select::{Choices, Preference};
 use crate::backend::{Backend, Device, Executable, Io};
-use crate::graph::{Graph, LazyTensor, Operand, Plan, Target};
-use crate::ops::Op;
-use crate::tensor::{Buffer, TensorSpec};
+use crate::graph::{Graph, LazyTensor, Plan};
+use crate::tensor::Buffer;
 use crate::{Error, Result};
 
 /// Maximum number of threads of a threadgroup, as on Apple's GPUs.
@@ -115,38 +114,17 @@ impl Driver for Recorder {
     }
 }
 
-/// The backend around the recorder.
-struct Recording(Recorder);
-
-impl Target for Recording {
-    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
-        lower::scratch(&self.0, op, inputs, outputs)
-    }
-
-    fn supports_epilogue(&self, product: &Op, inputs: &[TensorSpec]) -> bool {
-        lower::supports_epilogue(&self.0, product, inputs)
-    }
-
-    fn supports_rope_kv_write(&self) -> bool {
-        true
-    }
-
-    fn fuses(&self) -> bool {
-        true
-    }
-}
-
-impl Backend for Recording {
+impl Backend for Recorder {
     fn name(&self) -> String {
-        self.0.name().to_owned()
+        Driver::name(self).to_owned()
     }
 
     fn allocate(&self, bytes: usize) -> Result<Arc<dyn Buffer>> {
-        Driver::allocate(&self.0, bytes, "parameters")
+        Driver::allocate(self, bytes, "parameters")
     }
 
     fn compile(&self, plan: &Plan) -> Result<Box<dyn Executable>> {
-        Ok(Box::new(Recorded(lower(&self.0, plan)?)))
+        Ok(Box::new(Recorded(lower(self, plan)?)))
     }
 }
 
@@ -165,7 +143,7 @@ impl Executable for Recorded {
 
 /// Returns a device that compiles programs as for a GPU and cannot run them.
 pub fn device() -> Device {
-    Device::new(Box::new(Recording(recorder())))
+    Device::new(Box::new(recorder()))
 }
 
 pub(super) fn recorder() -> Recorder {

@@ -11,13 +11,11 @@ use crate::backend::gpu::chip::Chip;
 use crate::backend::gpu::driver::{Driver, Location};
 use crate::backend::gpu::kernel::{Kernel, Source};
 use crate::backend::gpu::library::LibraryCall;
-use crate::backend::gpu::lower;
 use crate::backend::profile::Peak;
 use crate::backend::select::Choices;
 use crate::backend::{Backend, Executable};
-use crate::graph::{Operand, Plan, Target};
-use crate::ops::Op;
-use crate::tensor::{Buffer, HostTensor, TensorSpec};
+use crate::graph::Plan;
+use crate::tensor::{Buffer, HostTensor};
 
 /// MLX's GEMM kernels, which candle-metal-kernels contains.
 pub(super) const MLX_GEMM: Source = Source::third_party("mlx_gemm", candle_metal_kernels::source::MLX_GEMM);
@@ -79,24 +77,6 @@ impl Driver for Metal {
             let _ = call;
             Err("this build does not contain Metal Performance Shaders".to_owned())
         }
-    }
-}
-
-impl Target for Metal {
-    fn scratch(&self, op: &Op, inputs: &[Operand], outputs: &[TensorSpec]) -> usize {
-        lower::scratch(self, op, inputs, outputs)
-    }
-
-    fn supports_epilogue(&self, product: &Op, inputs: &[TensorSpec]) -> bool {
-        lower::supports_epilogue(self, product, inputs)
-    }
-
-    fn supports_rope_kv_write(&self) -> bool {
-        true
-    }
-
-    fn fuses(&self) -> bool {
-        true
     }
 }
 

@@ -14,6 +14,7 @@ use super::error::DEVICE;
 use super::memory::Raw;
 use crate::backend::gpu::driver::Location;
 use crate::backend::gpu::library::ROW_GAP;
+use crate::backend::gpu::slabs::{MAX_CUT, Slabs};
 use crate::tensor::{Buffer, HostTensor, MappedFile};
 use crate::{Error, Result};
 
@@ -21,13 +22,6 @@ use crate::{Error, Result};
 const SHARED: MTLResourceOptions = MTLResourceOptions(
     MTLResourceOptions::StorageModeShared.0 | MTLResourceOptions::HazardTrackingModeTracked.0,
 );
-
-/// Buffers up to this size are cut from larger ones, so that one dispatch reaches many of them.
-const SMALL: usize = 4 << 20;
-/// Minimum and maximum size of the larger buffers; each is twice as large as the one before.
-const SLABS: (usize, usize) = (1 << 20, 16 << 20);
-/// Alignment of the parts of a buffer.
-const ALIGNMENT: usize = 256;
 
 /// `vm_page_size` on Apple's chips. Memory that is used in place must start and end at a multiple of it.
 const PAGE: usize = 16 * 1024;
@@ -51,8 +45,8 @@ pub(super) struct Arena(Arc<Mutex<State>>);
 /// The arena's memory, and the number of the last run.
 pub(super) struct State {
     memory: Option<Raw>,
-    /// The buffer that small ones are cut from, and its used bytes. An older one exists as long as its parts do.
-    slab: Option<(Raw, usize)>,
+    /// The allocations that small buffers are cut from.
+    slabs: Slabs<Raw>,
     pub(super) runs: u64,
     pub(super) submissions: super::commands::Submissions,
 }
@@ -65,7 +59,7 @@ impl Arena {
         let runs = objc2_metal::MTLSharedEvent::signaledValue(&*gpu.event);
         Self(Arc::new(Mutex::new(State {
             memory: None,
-            slab: None,
+            slabs: Slabs::default(),
             runs,
             submissions: super::commands::Submissions::default(),
         })))
@@ -88,18 +82,6 @@ impl Arena {
 }
 
 impl State {
-    /// Cuts a part from a larger buffer; returns that buffer and the part's offset.
-    fn cut(&mut self, gpu: &Gpu, bytes: usize, what: &str) -> Result<(Raw, usize)> {
-        if self.slab.as_ref().is_none_or(|(raw, used)| used + bytes > raw.length()) {
-            let size = self.slab.as_ref().map_or(SLABS.0, |(raw, _)| (2 * raw.length()).min(SLABS.1));
-            self.slab = Some((new_buffer(gpu, size.max(bytes), what)?, 0));
-        }
-        let (raw, used) = self.slab.as_mut().expect("made above");
-        let start = *used;
-        *used = (start + bytes).next_multiple_of(ALIGNMENT);
-        Ok((raw.clone(), start))
-    }
-
     /// Returns the arena's buffer, which exists once a plan was compiled.
     pub(super) fn memory(&self) -> Raw {
         self.memory.clone().expect("a compiled plan has reserved the arena")
@@ -126,8 +108,8 @@ unsafe impl Sync for MetalBuffer {}
 impl MetalBuffer {
     pub(super) fn new(gpu: &Gpu, bytes: usize, what: &str, arena: &Arena) -> Result<Self> {
         let (raw, start) = autoreleasepool(|_| {
-            if bytes <= SMALL {
-                arena.lock().cut(gpu, bytes, what)
+            if bytes <= MAX_CUT {
+                arena.lock().slabs.cut(bytes, |size| new_buffer(gpu, size, what))
             } else {
                 Ok((new_buffer(gpu, bytes, what)?, 0))
             }

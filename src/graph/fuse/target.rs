@@ -6,10 +6,7 @@
 use super::{Rewriter, Source};
 use crate::Result;
 use crate::graph::Target;
-use crate::ops::{BinaryFn, Epilogue, EpilogueKind, Op, Recorder, RopeKvWrite, Value};
-
-/// Maximum number of sums of an epilogue: a bias each for q, k and v.
-const MAX_SUMS: usize = 3;
+use crate::ops::{BinaryFn, Epilogue, EpilogueKind, MAX_SUMS, Op, Recorder, RopeKvWrite, Value};
 
 impl Rewriter<'_> {
     /// Records a product with what is computed from its result.

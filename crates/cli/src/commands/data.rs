@@ -79,7 +79,7 @@ pub(crate) fn summary(name: &str, made: &Examples, length: usize) -> String {
     text
 }
 
-/// What is remarkable about rows, each as a sentence without its period.
+/// Returns remarks about rows, each a sentence without its period.
 fn remarks(notes: &RowNotes) -> Vec<String> {
     let RowNotes {
         ends_added,

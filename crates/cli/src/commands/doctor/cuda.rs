@@ -1,4 +1,4 @@
-//! What `doctor` reports about NVIDIA GPUs.
+//! The report of `doctor` about NVIDIA GPUs.
 
 use metal_candle::backend::cuda::device_info::{self, CudaInfo};
 use serde_json::{Value, json};
